@@ -1,0 +1,13 @@
+//! The end-to-end harness: it starts the composition of `ringwall.yaml` on free ports and gives the
+//! scenarios real clients for it.
+//!
+//! Owns: the life of the platform under test ([`stack`]), a browserless person ([`person`]), raw and
+//! mTLS clients ([`edge`], [`mesh`]) and a real Chromium ([`browser`]).
+//! Must not: know any component's code; it meets them over the network and through the state
+//! directory, as an operator does. Read next: [`stack::Stack`], then `tests/e2e.rs`.
+
+pub mod browser;
+pub mod edge;
+pub mod mesh;
+pub mod person;
+pub mod stack;

@@ -1,0 +1,273 @@
+//! The platform under test: `ringwall up` on free ports with a state directory of its own.
+//!
+//! Owns: the supervisor's process and the wait for its health gates.
+//! The scenarios get a [`StackInfo`]: addresses, files and credentials, and nothing of the harness.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+/// A running platform. Stop it with [`Stack::stop`]; dropping it stops it as well.
+pub struct Stack {
+    pub info: StackInfo,
+    supervisor: Option<Child>,
+    state: tempfile::TempDir,
+}
+
+/// What an operator knows of a running platform.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StackInfo {
+    pub pid: i32,
+    pub url: Url,
+    pub issuer: Url,
+    pub public_address: SocketAddr,
+    pub state_dir: PathBuf,
+    ca_bundle: PathBuf,
+    components: Vec<Component>,
+    #[serde(skip)]
+    credentials: Value,
+}
+
+/// One component of a running platform.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Component {
+    pub name: String,
+    pub address: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    pub pid: i32,
+    pub log: PathBuf,
+}
+
+impl Stack {
+    /// Starts the whole platform and waits until it says that it is up.
+    pub fn start() -> Result<Self> {
+        let state = tempfile::Builder::new().prefix("ringwall-e2e-").tempdir()?;
+        // PostgreSQL runs as a user of its own when the tests run as root.
+        set_mode(state.path(), 0o711)?;
+        let mut supervisor = ringwall()?
+            .args(["up", "--free-ports", "-o", "json"])
+            .arg("--state-dir")
+            .arg(state.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run `ringwall up`")?;
+        match read_info(&mut supervisor, state.path()) {
+            Ok(info) => Ok(Self { info, supervisor: Some(supervisor), state }),
+            Err(error) => {
+                end(supervisor)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops the platform in order and reports a process that it left behind.
+    pub fn stop(mut self) -> Result<()> {
+        if let Some(supervisor) = self.supervisor.take() {
+            end(supervisor)?;
+        }
+        let left: Vec<&str> = self
+            .info
+            .components
+            .iter()
+            .filter(|component| is_alive(component.pid))
+            .map(|component| component.name.as_str())
+            .collect();
+        if !left.is_empty() {
+            bail!("still running after `ringwall up` ended: {}", left.join(", "));
+        }
+        Ok(())
+    }
+
+    /// Keeps the state directory, for a look at the logs of a failed run.
+    pub fn keep_state(&mut self) -> &Path {
+        self.state.disable_cleanup(true);
+        self.state.path()
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if let Some(supervisor) = self.supervisor.take() {
+            // Nothing can be returned from here; a leftover shows in the next run's ports.
+            let _ = end(supervisor);
+        }
+    }
+}
+
+impl StackInfo {
+    pub fn app_url(&self) -> Url {
+        self.url.clone()
+    }
+
+    pub fn api_url(&self) -> Url {
+        self.sibling("api")
+    }
+
+    pub fn auth_url(&self) -> Url {
+        self.issuer.clone()
+    }
+
+    pub fn app_host(&self) -> String {
+        host(&self.url)
+    }
+
+    pub fn api_host(&self) -> String {
+        host(&self.api_url())
+    }
+
+    pub fn auth_host(&self) -> String {
+        host(&self.issuer)
+    }
+
+    pub fn public_address(&self) -> SocketAddr {
+        self.public_address
+    }
+
+    /// The audience of the public API: its origin, without a trailing slash.
+    pub fn api_audience(&self) -> String {
+        self.api_url().origin().ascii_serialization()
+    }
+
+    /// The issuer as it stands in tokens, without a trailing slash.
+    pub fn issuer_text(&self) -> String {
+        self.issuer.origin().ascii_serialization()
+    }
+
+    pub fn ca_bundle(&self) -> PathBuf {
+        self.ca_bundle.clone()
+    }
+
+    pub fn components(&self) -> &[Component] {
+        &self.components
+    }
+
+    pub fn component(&self, name: &str) -> Result<&Component> {
+        self.components
+            .iter()
+            .find(|component| component.name == name)
+            .with_context(|| format!("the platform has no component {name}"))
+    }
+
+    /// Where the component's SVID lies.
+    pub fn identity(&self, component: &str) -> PathBuf {
+        self.state_dir.join("identity").join(component)
+    }
+
+    /// What a component has logged until now.
+    pub fn log(&self, component: &str) -> Result<String> {
+        let path = &self.component(component)?.log;
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    /// The generated password of a demo user.
+    pub fn password(&self, user: &str) -> Result<String> {
+        self.credential("users", "name", user, "password")
+    }
+
+    /// The generated secret of a demo client.
+    pub fn client_secret(&self, client: &str) -> Result<String> {
+        self.credential("clients", "client_id", client, "secret")
+    }
+
+    /// Every generated secret that `ringwall status --credentials` shows.
+    pub fn all_credentials(&self) -> Vec<String> {
+        let lists = ["users", "clients"].into_iter().filter_map(|list| self.credentials[list].as_array());
+        let values = lists.flatten().flat_map(|entry| [&entry["password"], &entry["secret"]]);
+        values.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    fn credential(&self, list: &str, key: &str, name: &str, field: &str) -> Result<String> {
+        self.credentials[list]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|entry| entry[key] == name)
+            .and_then(|entry| entry[field].as_str())
+            .map(str::to_owned)
+            .with_context(|| format!("`ringwall status --credentials` names no {name}"))
+    }
+
+    fn sibling(&self, label: &str) -> Url {
+        let mut url = self.url.clone();
+        let sibling = host(&url).replacen("app.", &format!("{label}."), 1);
+        url.set_host(Some(&sibling)).expect("a host with another first label is a host");
+        url
+    }
+}
+
+/// The `ringwall` binary that was built with this test binary.
+pub fn ringwall() -> Result<Command> {
+    let executable = std::env::current_exe()?;
+    let binary = executable
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join("ringwall"))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| {
+            format!("no `ringwall` beside {}: run `cargo xtask e2e`", executable.display())
+        })?;
+    Ok(Command::new(binary))
+}
+
+/// Whether a process of that number runs (a zombie does not).
+pub fn is_alive(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+}
+
+fn read_info(supervisor: &mut Child, state: &Path) -> Result<StackInfo> {
+    let output = supervisor.stdout.take().context("the supervisor has no output")?;
+    let mut text = String::new();
+    let mut reader = BufReader::new(output);
+    // One JSON object, on one line or on several: read until it is whole.
+    while reader.read_line(&mut text)? > 0 {
+        if serde_json::from_str::<Value>(&text).is_ok() {
+            break;
+        }
+    }
+    let mut info: StackInfo = serde_json::from_str(&text)
+        .with_context(|| format!("`ringwall up -o json` did not say that it is up: {text:?}"))?;
+    // The rest of the output is nobody's, but a closed pipe would end the supervisor.
+    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
+    let credentials = ringwall()?
+        .args(["status", "--credentials", "-o", "json", "--state-dir"])
+        .arg(state)
+        .output()?;
+    info.credentials = serde_json::from_slice(&credentials.stdout)
+        .context("`ringwall status --credentials -o json` gave no JSON")?;
+    Ok(info)
+}
+
+fn end(mut supervisor: Child) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(supervisor.id())?);
+    // It may have ended by itself: then wait() tells.
+    let _ = kill(pid, Signal::SIGTERM);
+    supervisor.wait().context("cannot wait for `ringwall up`")?;
+    Ok(())
+}
+
+fn host(url: &Url) -> String {
+    url.host_str().expect("a public URL has a host").to_owned()
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(())
+}
+
+/// The loopback address of a mesh listener, for messages.
+pub fn is_loopback(address: &SocketAddr) -> bool {
+    match address.ip() {
+        IpAddr::V4(ip) => ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_loopback(),
+    }
+}
