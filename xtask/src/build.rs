@@ -1,0 +1,86 @@
+//! Building the binaries that run, and handing over to `ringwall`.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::config::Config;
+use crate::layers::metadata::Metadata;
+use crate::process::{human, run, say};
+
+/// Cargo profile of the binaries.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+impl Profile {
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Dev => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// The cargo command that builds every deployable and `ringwall` itself.
+pub(crate) fn deployables(config: &Config, profile: Profile) -> Result<Command> {
+    let metadata = Metadata::load(config)?;
+    let mut command = Command::new(&config.cargo);
+    command
+        .current_dir(&config.root)
+        .args(["build", "--locked"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    for name in metadata.deployables() {
+        command.args(["--package", name]);
+    }
+    Ok(command)
+}
+
+/// Builds in release mode and becomes `ringwall up`.
+pub(crate) fn up(config: &Config, arguments: &[String]) -> Result<ExitCode> {
+    let started = Instant::now();
+    say("building the platform (release); the first build takes some minutes");
+    run(&mut deployables(config, Profile::Release)?)?;
+    say(&format!("built in {}", human(started.elapsed())));
+    become_ringwall(&binary(config, Profile::Release), "up", arguments)
+}
+
+/// Becomes `ringwall down`; builds it first when it is not there.
+pub(crate) fn down(config: &Config, arguments: &[String]) -> Result<ExitCode> {
+    let release = binary(config, Profile::Release);
+    let dev = binary(config, Profile::Dev);
+    if let Some(built) = [&release, &dev]
+        .into_iter()
+        .find(|candidate| candidate.is_file())
+    {
+        return become_ringwall(built, "down", arguments);
+    }
+    let mut build = Command::new(&config.cargo);
+    build.current_dir(&config.root);
+    run(build.args([
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "ringwall-cli",
+    ]))?;
+    become_ringwall(&release, "down", arguments)
+}
+
+/// Where cargo puts `ringwall`, with the components' binaries beside it.
+pub(crate) fn binary(config: &Config, profile: Profile) -> PathBuf {
+    config.target.join(profile.folder()).join("ringwall")
+}
+
+/// Replaces this process, so that signals and the exit code are those of `ringwall`.
+fn become_ringwall(binary: &Path, command: &str, arguments: &[String]) -> Result<ExitCode> {
+    let error = Command::new(binary).arg(command).args(arguments).exec();
+    Err(error).with_context(|| format!("starting {}", binary.display()))
+}

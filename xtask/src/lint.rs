@@ -1,0 +1,91 @@
+//! Format and lints: rustfmt, clippy, layers, licences and bans, unused dependencies.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+
+use crate::config::Config;
+use crate::process::{run, say};
+use crate::setup::tools::{self, Tool};
+use crate::test::{Plan, Step};
+
+/// Formats the sources, or only checks them.
+pub(crate) fn fmt(config: &Config, check: bool) -> Result<()> {
+    run(&mut fmt_command(config, check))
+}
+
+/// Runs every lint, even after one has failed, and says which did.
+pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
+    plan.step(Step::command("format", || Ok(fmt_command(config, true))));
+    plan.step(Step::command("clippy", || Ok(clippy(config))));
+    plan.step(Step::check("layers", || crate::layers::check(config)));
+    plan.step(Step::command("licences and bans", || {
+        deny(config, &["bans", "licenses", "sources"])
+    }));
+    advisories(config, plan);
+    plan.step(Step::command("unused dependencies", || machete(config)));
+}
+
+/// `cargo xtask lint`.
+pub(crate) fn run_lint(config: &Config) -> ExitCode {
+    let mut plan = Plan::default();
+    run_all(config, &mut plan);
+    plan.summary()
+}
+
+fn fmt_command(config: &Config, check: bool) -> Command {
+    let mut command = cargo(config, &["fmt", "--all"]);
+    if check {
+        command.arg("--check");
+    }
+    command
+}
+
+fn clippy(config: &Config) -> Command {
+    cargo(
+        config,
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    )
+}
+
+fn deny(config: &Config, checks: &[&str]) -> Result<Command> {
+    let binary = tools::ensure(config, Tool::Deny)?;
+    let mut command = Command::new(binary);
+    command
+        .current_dir(&config.root)
+        .args(["--locked", "check", "--hide-inclusion-graph"]);
+    command.args(checks);
+    Ok(command)
+}
+
+/// Advisories need the advisory database, thus the network: without it the step is told as skipped.
+fn advisories(config: &Config, plan: &mut Plan) {
+    if !tools::reachable("github.com", 443) {
+        say("  advisories: skipped, the advisory database (github.com) is not reachable");
+        return;
+    }
+    plan.step(Step::command("advisories", || {
+        deny(config, &["advisories"])
+    }));
+}
+
+fn machete(config: &Config) -> Result<Command> {
+    let binary = tools::ensure(config, Tool::Machete)?;
+    let mut command = Command::new(binary);
+    command.current_dir(&config.root);
+    Ok(command)
+}
+
+fn cargo(config: &Config, arguments: &[&str]) -> Command {
+    let mut command = Command::new(&config.cargo);
+    command.current_dir(&config.root).args(arguments);
+    command
+}

@@ -1,0 +1,30 @@
+//! `cargo xtask setup`: makes a Debian machine able to run, test or measure the platform.
+//!
+//! Idempotent: what is there is left alone, what is missing is named before it is installed.
+//! `packages.rs` asks apt, `web.rs` builds the web application, `tools.rs` pins cargo's tools.
+
+mod packages;
+pub(crate) mod tools;
+mod web;
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::commands::Purpose;
+use crate::config::Config;
+use crate::process::{human, say};
+
+/// Makes sure of everything that the purpose needs.
+pub(crate) fn run(config: &Config, purpose: Purpose) -> Result<()> {
+    let started = Instant::now();
+    packages::ensure(config, purpose)?;
+    if purpose != Purpose::Bench {
+        web::ensure(config)?;
+    }
+    say(&format!("setup: ready in {}", human(started.elapsed())));
+    Ok(())
+}
+
+/// Type check and bundle of the web application, as a step of the test run.
+pub(crate) use web::check as check_web;

@@ -1,0 +1,301 @@
+//! Debian packages: which are missing, and how they get onto the machine.
+//!
+//! A need is judged by its tool, so that Node from elsewhere counts as well as Debian's. Nothing is
+//! installed without being named first, and no package may leave a service running.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::commands::Purpose;
+use crate::config::Config;
+use crate::process::{run, say};
+
+/// Something that must be on the machine, and the packages that bring it.
+struct Need {
+    what: &'static str,
+    packages: &'static [&'static str],
+    met: fn(&Config) -> bool,
+}
+
+const RUN: &[Need] = &[
+    Need {
+        what: "a C compiler (for aws-lc and SQLite)",
+        packages: &["gcc", "libc6-dev"],
+        met: |config| config.tool("cc").is_some() && Path::new("/usr/include/stdio.h").exists(),
+    },
+    Need {
+        what: "PostgreSQL 15 or newer",
+        packages: &["postgresql-15"],
+        met: has_postgres,
+    },
+    Need {
+        what: "Node 18 or newer",
+        packages: &["nodejs"],
+        met: has_node,
+    },
+    Need {
+        what: "npm",
+        packages: &["npm"],
+        met: |config| config.tool("npm").is_some(),
+    },
+];
+
+const TEST: &[Need] = &[
+    Need {
+        what: "Chromium",
+        packages: &["chromium"],
+        met: |config| config.tool("chromium").is_some(),
+    },
+    Need {
+        what: "chromedriver",
+        packages: &["chromium-driver"],
+        met: |config| config.tool("chromedriver").is_some(),
+    },
+    Need {
+        what: "certutil (trust of the test CA in the browser)",
+        packages: &["libnss3-tools"],
+        met: |config| config.tool("certutil").is_some(),
+    },
+];
+
+const BENCH: &[Need] = &[
+    Need {
+        what: "nginx",
+        packages: &["nginx"],
+        met: |config| config.tool("nginx").is_some(),
+    },
+    Need {
+        what: "HAProxy",
+        packages: &["haproxy"],
+        met: |config| config.tool("haproxy").is_some(),
+    },
+    Need {
+        what: "wrk",
+        packages: &["wrk"],
+        met: |config| config.tool("wrk").is_some(),
+    },
+    Need {
+        what: "Python's venv (for Envoy's wheel)",
+        packages: &["python3-venv"],
+        met: |config| {
+            config
+                .tool("python3")
+                .is_some_and(|python| has_ensurepip(&python))
+        },
+    },
+];
+
+/// Packages whose service Debian starts at installation, and the service's name.
+const SERVICES: &[&str] = &["nginx", "haproxy"];
+
+/// Keeps Debian from creating and starting a cluster of its own on port 5432.
+const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/ringwall.conf";
+
+/// Installs what the purpose needs and the machine lacks.
+pub(super) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
+    let missing = missing(config, purpose);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say("setup: this machine lacks:");
+    for need in &missing {
+        say(&format!(
+            "  {} (package {})",
+            need.what,
+            need.packages.join(" ")
+        ));
+    }
+    let packages: Vec<&str> = missing
+        .iter()
+        .flat_map(|need| need.packages)
+        .copied()
+        .collect();
+    install(&Privilege::find(config, &packages)?, &packages)?;
+    let left = self::missing(config, purpose);
+    if let Some(need) = left.first() {
+        bail!(
+            "{} is still missing after the installation of {}",
+            need.what,
+            packages.join(" ")
+        );
+    }
+    Ok(())
+}
+
+fn missing(config: &Config, purpose: Purpose) -> Vec<&'static Need> {
+    let lists: &[&'static [Need]] = match purpose {
+        Purpose::Run => &[RUN],
+        Purpose::Test => &[RUN, TEST],
+        Purpose::Bench => &[BENCH],
+    };
+    lists
+        .iter()
+        .copied()
+        .flatten()
+        .filter(|need| !(need.met)(config))
+        .collect()
+}
+
+/// How a privileged step runs.
+enum Privilege {
+    Root,
+    Sudo(PathBuf),
+}
+
+impl Privilege {
+    fn find(config: &Config, packages: &[&str]) -> Result<Self> {
+        if config.tool("apt-get").is_none() {
+            bail!(
+                "no apt-get here: install by hand what Debian calls {}",
+                packages.join(" ")
+            );
+        }
+        if is_root() {
+            return Ok(Self::Root);
+        }
+        let command = format!(
+            "apt-get install -y --no-install-recommends {}",
+            packages.join(" ")
+        );
+        let Some(sudo) = config.tool("sudo") else {
+            bail!("installing needs root and there is no sudo: run as root\n  {command}");
+        };
+        Ok(Self::Sudo(sudo))
+    }
+
+    /// Runs one named privileged step.
+    fn run(&self, what: &str, words: &[&str]) -> Result<()> {
+        let Some((program, arguments)) = words.split_first() else {
+            return Ok(());
+        };
+        say(&format!(
+            "setup: privileged step, {what}:\n  {}",
+            words.join(" ")
+        ));
+        let mut command = match self {
+            Self::Root => Command::new(program),
+            Self::Sudo(sudo) => {
+                let mut command = Command::new(sudo);
+                command.arg(program);
+                command
+            }
+        };
+        command
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        run(&mut command).with_context(|| format!("{what}: run this as root: {}", words.join(" ")))
+    }
+}
+
+fn install(privilege: &Privilege, packages: &[&str]) -> Result<()> {
+    let postgres = packages
+        .iter()
+        .any(|package| package.starts_with("postgresql"))
+        && !Path::new("/etc/postgresql-common/createcluster.conf").exists();
+    if postgres {
+        let script = format!(
+            "mkdir -p {} && echo 'create_main_cluster = false' > {NO_MAIN_CLUSTER}",
+            "/etc/postgresql-common/createcluster.d"
+        );
+        privilege.run(
+            "no PostgreSQL cluster outside Ringwall's state",
+            &["sh", "-c", &script],
+        )?;
+    }
+    let result = fetch(privilege, packages);
+    if postgres {
+        privilege.run(
+            "the machine's own default again",
+            &["rm", "-f", NO_MAIN_CLUSTER],
+        )?;
+    }
+    result?;
+    for service in SERVICES.iter().filter(|service| packages.contains(service)) {
+        stop_service(privilege, service)?;
+    }
+    Ok(())
+}
+
+fn fetch(privilege: &Privilege, packages: &[&str]) -> Result<()> {
+    privilege.run("fresh package lists", &["apt-get", "update", "-q"])?;
+    let mut words = vec!["apt-get", "install", "-y", "-q", "--no-install-recommends"];
+    words.extend(packages);
+    privilege.run("installation", &words)
+}
+
+/// The bench starts its own nginx and HAProxy: Debian's must not hold port 80.
+fn stop_service(privilege: &Privilege, service: &str) -> Result<()> {
+    if Path::new("/run/systemd/system").exists() {
+        let words = ["systemctl", "disable", "--now", service];
+        return privilege.run("no service left behind", &words);
+    }
+    let script = format!("service {service} stop || true");
+    privilege.run("no service left behind", &["sh", "-c", &script])
+}
+
+/// The effective uid, without a crate: /proc knows it.
+fn is_root() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
+}
+
+fn has_postgres(config: &Config) -> bool {
+    let packaged = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let packaged = packaged.filter(|entry| entry.path().join("bin/postgres").is_file());
+    let newest = packaged
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok())
+        .max();
+    newest.is_some_and(|version| version >= 15) || config.tool("postgres").is_some()
+}
+
+fn has_node(config: &Config) -> bool {
+    let Some(node) = config.tool("node") else {
+        return false;
+    };
+    let output = Command::new(node)
+        .arg("--version")
+        .stderr(Stdio::null())
+        .output();
+    output.is_ok_and(|output| {
+        node_major(&String::from_utf8_lossy(&output.stdout)).is_some_and(|major| major >= 18)
+    })
+}
+
+/// `v20.20.2` → 20.
+fn node_major(version: &str) -> Option<u32> {
+    version
+        .trim()
+        .strip_prefix('v')?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
+fn has_ensurepip(python: &Path) -> bool {
+    let mut probe = Command::new(python);
+    probe
+        .args(["-c", "import ensurepip, venv"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_versions_are_read() {
+        assert_eq!(node_major("v20.20.2\n"), Some(20));
+        assert_eq!(node_major("v18.0.0"), Some(18));
+        assert_eq!(node_major("20"), None);
+    }
+}
