@@ -9,5 +9,6 @@
 pub mod browser;
 pub mod edge;
 pub mod mesh;
+pub mod oauth;
 pub mod person;
 pub mod stack;

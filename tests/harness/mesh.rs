@@ -1,7 +1,9 @@
 //! Clients for the mesh listeners: with a workload's own identity, as a thief of it would have it,
 //! and with identities that no authority of the platform has issued.
 
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -40,7 +42,27 @@ pub async fn call(
     let source = IdentitySource::load(identity).context("cannot load the identity")?;
     let peer = SpiffeId::workload(&trust_domain()?, component)?;
     let config = mesh_client_config(&source, peer)?;
-    let address = stack.component(component)?.address;
+    call_at(stack.component(component)?.address, config, request).await
+}
+
+/// Calls the admin listener of `component` as the workload `caller`.
+pub async fn admin_call(
+    stack: &StackInfo,
+    caller: &str,
+    component: &str,
+    request: Request<Bytes>,
+) -> Result<Answer> {
+    let source = IdentitySource::load(&stack.identity(caller)).context("cannot load the identity")?;
+    let peer = SpiffeId::workload(&trust_domain()?, component)?;
+    let address = stack.component(component)?.admin.context("it has no admin listener")?;
+    call_at(address, mesh_client_config(&source, peer)?, request).await
+}
+
+async fn call_at(
+    address: SocketAddr,
+    config: Arc<rustls::ClientConfig>,
+    request: Request<Bytes>,
+) -> Result<Answer> {
     let client = Client::mesh(address, config, ClientLimits::default());
     let response = client.send(request.map(body::full)).await?;
     let (parts, body) = response.into_parts();

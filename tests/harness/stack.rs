@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ringwall_secret::{SecretProvider, SecretsConfig};
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
@@ -182,6 +183,16 @@ impl StackInfo {
         let lists = ["users", "clients"].into_iter().filter_map(|list| self.credentials[list].as_array());
         let values = lists.flatten().flat_map(|entry| [&entry["password"], &entry["secret"]]);
         values.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// A secret from a component's sealed file, as somebody who has stolen both of its files reads it.
+    pub fn secret(&self, component: &str, name: &str) -> Result<String> {
+        let folder = self.state_dir.join("secrets");
+        let provider = SecretProvider::open(&SecretsConfig::Sealed {
+            file: folder.join(format!("{component}.sealed")),
+            key_file: folder.join(format!("{component}.seal-key")),
+        })?;
+        Ok(provider.get_string(name)?.expose().clone())
     }
 
     fn credential(&self, list: &str, key: &str, name: &str, field: &str) -> Result<String> {
