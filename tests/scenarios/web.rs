@@ -67,16 +67,16 @@ async fn order_in(browser: &Browser, stack: &StackInfo) -> Result<()> {
     browser.fill(Locator::Css("input[name=password]"), &stack.password("alice")?).await?;
     accessible(browser, "login").await?;
     browser.click(Locator::Css("form button")).await?;
-    browser.press("Add to basket").await?;
+    browser.click(Locator::XPath("//button[starts-with(@aria-label, 'Add to basket')]")).await?;
     accessible(browser, "catalogue").await?;
     browser.press("Place order").await?;
     browser.sees("Confirmed").await?;
     accessible(browser, "confirmed order").await?;
     browser.screenshot("order-confirmed").await?;
     no_token_within_reach(browser).await?;
-    browser.press("What just happened").await?;
+    browser.click(Locator::Css("[data-testid=show-trace]")).await?;
     for service in ["gateway", "orders", "inventory", "tokenizer", "payments", "notifications"] {
-        browser.sees(service).await?;
+        browser.wait(Locator::Css(&format!("[data-testid=hop][data-service={service}]"))).await?;
     }
     accessible(browser, "what just happened").await?;
     browser.screenshot("what-just-happened").await?;
