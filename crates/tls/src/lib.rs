@@ -1,0 +1,27 @@
+//! The only TLS configuration of the platform: rustls over aws-lc-rs.
+//!
+//! Owns: mutual TLS inside the mesh ([`mesh_server_config`], [`mesh_client_config`]), TLS at the
+//! edge ([`edge_server_config`], [`edge_client_config`]), TLS to PostgreSQL ([`postgres`]), and the
+//! hot reload of every certificate ([`IdentitySource`], [`EdgeCertificates`]).
+//! Must not: accept connections, issue certificates, or offer a way to switch verification off.
+//! Read next: `identity_source.rs`, then `verify.rs` (who is believed), then `mesh.rs` and `edge.rs`.
+
+mod edge;
+mod error;
+mod identity_source;
+mod mesh;
+mod pem;
+pub mod postgres;
+mod provider;
+mod reload;
+mod verify;
+
+#[cfg(test)]
+mod fixture;
+
+pub use edge::{Alpn, EdgeCertificate, EdgeCertificates, edge_client_config, edge_server_config};
+pub use error::TlsError;
+pub use identity_source::IdentitySource;
+pub use mesh::{mesh_client_config, mesh_server_config, mesh_server_name};
+pub use provider::install_crypto_provider;
+pub use verify::{PeerPolicy, PeerRefused, peer_spiffe_id};

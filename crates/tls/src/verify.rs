@@ -1,0 +1,205 @@
+//! Whom a handshake believes inside the mesh (R71).
+//!
+//! Owns: the check of a peer's certificate, in this order: chain to the trust bundle, validity and
+//! use (webpki); leaf rules and exactly one URI SAN (`ringwall-identity`); the exact SPIFFE ID.
+//! Must not: look at DNS names, subjects or addresses. None of them is an identity here.
+//! Read next: `mesh.rs`, which puts these verifiers into configurations.
+
+use std::sync::Arc;
+
+use ringwall_identity::svid::Svid;
+use ringwall_identity::{IdentityError, SpiffeId, TrustDomain};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::verify_tls13_signature;
+use rustls::server::ParsedCertificate;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::IdentitySource;
+use crate::provider::provider;
+
+/// Which workloads may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerPolicy {
+    /// Exactly these; an empty list admits nobody.
+    AnyOf(Vec<SpiffeId>),
+    /// Every workload of this trust domain.
+    AnyInTrustDomain(TrustDomain),
+}
+
+impl PeerPolicy {
+    /// Whether `peer` may connect.
+    #[must_use]
+    pub fn allows(&self, peer: &SpiffeId) -> bool {
+        match self {
+            Self::AnyOf(ids) => ids.contains(peer),
+            Self::AnyInTrustDomain(domain) => peer.trust_domain() == domain,
+        }
+    }
+}
+
+/// Why a peer with a genuine certificate is refused. Found inside the handshake's `rustls::Error`,
+/// so that the side that refuses can say in its log whom it met.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerRefused {
+    /// The certificate carries no usable workload identity.
+    #[error("peer certificate refused: {0}")]
+    NotAnSvid(#[from] IdentityError),
+    /// Another workload answered than the one that was dialled.
+    #[error("peer is {seen}, but {expected} was dialled")]
+    WrongServer {
+        /// Who answered.
+        seen: SpiffeId,
+        /// Who was meant.
+        expected: SpiffeId,
+    },
+    /// The caller is not among those that this component serves.
+    #[error("caller {0} is not among those that may connect here")]
+    NotACaller(SpiffeId),
+}
+
+/// The verified workload at the other end of a finished mesh handshake.
+///
+/// `None` before the handshake has ended, and on connections without client certificate.
+#[must_use]
+pub fn peer_spiffe_id(connection: &CommonState) -> Option<SpiffeId> {
+    let leaf = connection.peer_certificates()?.first()?;
+    Svid::from_der(leaf).ok().map(|svid| svid.id)
+}
+
+/// Verifies the server that a client has dialled: one exact identity.
+#[derive(Debug)]
+pub(crate) struct ServerVerifier {
+    pub(crate) source: Arc<IdentitySource>,
+    pub(crate) expected: SpiffeId,
+}
+
+/// Verifies callers of a server: an identity that the policy names.
+#[derive(Debug)]
+pub(crate) struct CallerVerifier {
+    pub(crate) source: Arc<IdentitySource>,
+    pub(crate) policy: PeerPolicy,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.source.material().roots,
+            intermediates,
+            now,
+            provider().signature_verification_algorithms.all,
+        )?;
+        let seen = identity(leaf)?;
+        if seen != self.expected {
+            let expected = self.expected.clone();
+            return Err(refused(PeerRefused::WrongServer { seen, expected }));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(tls12_is_not_spoken())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for CallerVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    /// No hints: each workload has one certificate, and the roots may change under this reference.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let material = self.source.material();
+        let verified = material
+            .caller_chains
+            .verify_client_cert(leaf, intermediates, now)?;
+        let caller = identity(leaf)?;
+        if !self.policy.allows(&caller) {
+            return Err(refused(PeerRefused::NotACaller(caller)));
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(tls12_is_not_spoken())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        verify_tls13_signature(message, leaf, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+fn identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
+    Svid::from_der(leaf)
+        .map(|svid| svid.id)
+        .map_err(|error| refused(error.into()))
+}
+
+fn refused(why: PeerRefused) -> Error {
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
+}
+
+/// Never reached: the configurations offer TLS 1.3 alone. A refusal all the same.
+fn tls12_is_not_spoken() -> Error {
+    Error::General("TLS 1.2 is not spoken inside the mesh".to_owned())
+}
