@@ -16,7 +16,7 @@ use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_tls::{IdentitySource, mesh_client_config};
 use time::OffsetDateTime;
 
-use crate::stack::StackInfo;
+use crate::stack::{StackInfo, set_mode};
 
 /// A bounded answer.
 #[derive(Debug)]
@@ -100,7 +100,9 @@ pub fn forged_identity(
 /// Writes an identity directory as `ringwall up` does.
 pub fn write_identity(issued: &Issued, bundle: &str) -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
-    std::fs::write(folder.path().join("svid.key"), &issued.key_pem)?;
+    let key = folder.path().join("svid.key");
+    std::fs::write(&key, &issued.key_pem)?;
+    set_mode(&key, 0o600)?;
     std::fs::write(folder.path().join("svid.pem"), &issued.chain_pem)?;
     std::fs::write(folder.path().join("bundle.pem"), bundle)?;
     Ok(folder)

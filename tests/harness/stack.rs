@@ -269,7 +269,7 @@ fn host(url: &Url) -> String {
     url.host_str().expect("a public URL has a host").to_owned()
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<()> {
+pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(())

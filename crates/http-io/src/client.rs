@@ -6,10 +6,11 @@
 //! Must not: add headers of its own, retry after the request has reached the upstream, or trace.
 //! Read next: [`Call`] for the convenient form, `client/connector.rs` for the connection.
 
+mod address;
 mod call;
 mod connector;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use http::{
     Method, Request, Response, StatusCode, Uri, Version,
@@ -24,7 +25,10 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
 
-pub use self::call::{Call, JsonResponse, Transport};
+pub use self::{
+    address::Address,
+    call::{Call, JsonResponse, Transport},
+};
 use self::connector::Connector;
 use crate::{
     body::{BodyError, BoxBody, BoxError},
@@ -138,15 +142,21 @@ pub struct Client {
 
 impl Client {
     /// Client of a mesh workload: `tls` pins its SPIFFE id, so the server name says nothing.
-    pub fn mesh(address: SocketAddr, tls: Arc<ClientConfig>, limits: ClientLimits) -> Self {
-        let name = ServerName::IpAddress(address.ip().into());
+    pub fn mesh(
+        address: impl Into<Address>,
+        tls: Arc<ClientConfig>,
+        limits: ClientLimits,
+    ) -> Self {
+        let address = address.into();
+        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+        let authority = address.authority();
         let connector = Connector::tls(address, name, tls, limits.connect_timeout);
-        Self::build(connector, Scheme::HTTPS, ip_authority(address), limits)
+        Self::build(connector, Scheme::HTTPS, authority, limits)
     }
 
     /// Client of a public TLS endpoint, verified by name, dialled at a fixed address.
     pub fn edge(
-        address: SocketAddr,
+        address: impl Into<Address>,
         server_name: &str,
         tls: Arc<ClientConfig>,
         limits: ClientLimits,
@@ -158,15 +168,17 @@ impl Client {
             443 => server_name.parse::<Authority>(),
             port => format!("{server_name}:{port}").parse(),
         };
-        let authority = authority.map_err(|e| invalid(e.to_string()))?;
+        let authority = authority.map_err(|_| invalid())?;
         let connector = Connector::tls(address, name, tls, limits.connect_timeout);
         Ok(Self::build(connector, Scheme::HTTPS, authority, limits))
     }
 
     /// Client without TLS: a collector or a test on loopback.
-    pub fn plain(address: SocketAddr, limits: ClientLimits) -> Self {
+    pub fn plain(address: impl Into<Address>, limits: ClientLimits) -> Self {
+        let address = address.into();
+        let authority = address.authority();
         let connector = Connector::plain(address, limits.connect_timeout);
-        Self::build(connector, Scheme::HTTP, ip_authority(address), limits)
+        Self::build(connector, Scheme::HTTP, authority, limits)
     }
 
     /// Says `name` instead of the address in errors.
@@ -208,7 +220,8 @@ impl Client {
         }
         *request.uri_mut() = self.absolute(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
-        let limit = self.limits.request_timeout;
+        let own = request.extensions().get::<RequestTimeout>().map(|own| own.0);
+        let limit = own.unwrap_or(self.limits.request_timeout);
         let peer = || self.peer.clone();
         match tokio::time::timeout(limit, self.inner.request(request)).await {
             Err(_elapsed) => Err(ClientError::Timeout {

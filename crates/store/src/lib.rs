@@ -10,6 +10,7 @@
 pub mod database;
 pub mod error;
 pub mod log;
+pub mod postgres;
 
 pub use database::{Database, StoreLimits};
 pub use error::StoreError;

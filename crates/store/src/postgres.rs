@@ -76,7 +76,9 @@ impl Postgres {
         config.validate()?;
         let connect = ReadingConnect::new(PostgresTls::new(&config.tls), Arc::new(password));
         // Fast: a broken connection is found by its task, so recycling asks the server nothing.
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let recycling = ManagerConfig {
+            recycling_method: RecyclingMethod::Fast,
+        };
         let manager = Manager::from_connect(config.client_config(), connect, recycling);
         let lifetime = config.max_lifetime;
         let pool = Pool::builder(manager)
@@ -88,12 +90,17 @@ impl Postgres {
                 if metrics.age() < lifetime {
                     return Ok(());
                 }
-                Err(HookError::message("the connection reached its max_lifetime"))
+                Err(HookError::message(
+                    "the connection reached its max_lifetime",
+                ))
             }))
             .build()
             .map_err(|error| StoreError::PostgresConfig(error.to_string()))?;
         spawn_reaper(&pool, lifetime);
-        Ok(Self { pool, database: config.database.as_str().into() })
+        Ok(Self {
+            pool,
+            database: config.database.as_str().into(),
+        })
     }
 
     /// Lends a connection; it returns to the pool when dropped.
@@ -129,7 +136,8 @@ impl Postgres {
         // A migration may rightly take longer than a request's statement.
         tx.batch_execute("SET LOCAL statement_timeout = '5min'; SET LOCAL lock_timeout = '1min'")
             .await?;
-        tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+        tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK])
+            .await?;
         tx.batch_execute(
             "CREATE TABLE IF NOT EXISTS ringwall_migrations (
                 version bigint PRIMARY KEY,
@@ -138,7 +146,10 @@ impl Postgres {
         )
         .await?;
         let found: i64 = tx
-            .query_one("SELECT coalesce(max(version), 0) FROM ringwall_migrations", &[])
+            .query_one(
+                "SELECT coalesce(max(version), 0) FROM ringwall_migrations",
+                &[],
+            )
             .await?
             .get(0);
         let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
@@ -152,8 +163,11 @@ impl Postgres {
             let step = async {
                 tx.batch_execute(sql).await?;
                 let version = i64::try_from(number).unwrap_or(i64::MAX);
-                tx.execute("INSERT INTO ringwall_migrations (version) VALUES ($1)", &[&version])
-                    .await
+                tx.execute(
+                    "INSERT INTO ringwall_migrations (version) VALUES ($1)",
+                    &[&version],
+                )
+                .await
             };
             step.await.map_err(|error| StoreError::Migrate {
                 path: self.database.to_string(),

@@ -2,14 +2,14 @@
 //!
 //! Used by [`super::Client`] and by the traced upstreams of `ringwall-service` alike.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde::{Serialize, de::DeserializeOwned};
 use url::form_urlencoded;
 
-use super::{ClientError, ClientLimits};
+use super::{ClientError, ClientLimits, RequestTimeout};
 use crate::{
     body::{BoxBody, collect, empty, full},
     problem::Problem,
@@ -107,6 +107,14 @@ impl<'a, T: Transport + ?Sized> Call<'a, T> {
         })
     }
 
+    /// Replaces the client's request timeout for this call, such as for a long poll.
+    pub fn timeout(self, limit: Duration) -> Self {
+        self.change(|request| {
+            request.extensions_mut().insert(RequestTimeout(limit));
+            Ok(())
+        })
+    }
+
     /// Sends; the answer streams, whatever its status.
     pub async fn send(self) -> Result<Response<Incoming>, ClientError> {
         self.transport.exchange(self.request?).await
@@ -117,9 +125,11 @@ impl<'a, T: Transport + ?Sized> Call<'a, T> {
     pub async fn receive<R: DeserializeOwned>(self) -> Result<JsonResponse<R>, ClientError> {
         let (transport, peer) = (self.transport, self.transport.peer().clone());
         let limits = transport.limits();
-        let limit = limits.request_timeout;
+        let request = self.request?;
+        let own = request.extensions().get::<RequestTimeout>().map(|own| own.0);
+        let limit = own.unwrap_or(limits.request_timeout);
         let whole = async {
-            let (parts, body) = transport.exchange(self.request?).await?.into_parts();
+            let (parts, body) = transport.exchange(request).await?.into_parts();
             let bytes =
                 collect(body, limits.max_body)
                     .await

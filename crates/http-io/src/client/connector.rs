@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,16 +21,18 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use super::address::Address;
+
 /// Dials one address; the URI that the pool passes in is ignored on purpose.
 #[derive(Clone)]
 pub(super) struct Connector {
-    address: SocketAddr,
+    address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     timeout: Duration,
 }
 
 impl Connector {
-    pub(super) fn plain(address: SocketAddr, timeout: Duration) -> Self {
+    pub(super) fn plain(address: Address, timeout: Duration) -> Self {
         Self {
             address,
             tls: None,
@@ -40,7 +41,7 @@ impl Connector {
     }
 
     pub(super) fn tls(
-        address: SocketAddr,
+        address: Address,
         name: ServerName<'static>,
         config: Arc<ClientConfig>,
         timeout: Duration,
@@ -53,7 +54,10 @@ impl Connector {
     }
 
     async fn connect(self) -> io::Result<Stream> {
-        let tcp = TcpStream::connect(self.address).await?;
+        let tcp = match &self.address {
+            Address::Ip(address) => TcpStream::connect(address).await?,
+            Address::Name { host, port } => TcpStream::connect((host.as_ref(), *port)).await?,
+        };
         tcp.set_nodelay(true)?;
         match self.tls {
             None => Ok(Stream::Plain(tcp)),

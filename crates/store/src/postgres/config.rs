@@ -101,9 +101,11 @@ impl PostgresConfig {
                 return refuse(format!("{key} is {value:?}, choose 1ms to 60s"));
             }
         }
-        for (key, value) in
-            [("server_name", &self.server_name), ("database", &self.database), ("user", &self.user)]
-        {
+        for (key, value) in [
+            ("server_name", &self.server_name),
+            ("database", &self.database),
+            ("user", &self.user),
+        ] {
             if value.is_empty() {
                 return refuse(format!("{key} is empty"));
             }
@@ -158,7 +160,12 @@ mod tests {
         assert_eq!(client.get_password(), None);
         assert_eq!(client.get_ssl_mode(), SslMode::Require);
         assert_eq!(client.get_channel_binding(), ChannelBinding::Require);
-        assert!(client.get_options().unwrap().contains("statement_timeout=5000 "));
+        assert!(
+            client
+                .get_options()
+                .unwrap()
+                .contains("statement_timeout=5000 ")
+        );
     }
 
     #[test]
