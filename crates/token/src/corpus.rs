@@ -1,0 +1,1 @@
+//! Attacks on the verifier, one test for each (RFC 8725).
