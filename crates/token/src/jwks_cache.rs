@@ -192,3 +192,210 @@ impl fmt::Debug for JwksCache {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Algorithm, KeyRing, SigningKey};
+    use std::sync::Mutex as StdMutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tokio::time::{advance, sleep};
+
+    /// What the issuer answers, how often it was asked, and how long it takes.
+    #[derive(Default)]
+    struct Issuer {
+        document: StdMutex<Option<Bytes>>,
+        fetches: AtomicUsize,
+        takes: StdMutex<Duration>,
+    }
+
+    impl Issuer {
+        fn publish(&self, ring: &KeyRing) {
+            let text = serde_json::to_vec(&ring.jwks()).unwrap();
+            *self.document.lock().unwrap() = Some(text.into());
+        }
+
+        fn away(&self) {
+            *self.document.lock().unwrap() = None;
+        }
+
+        fn fetches(&self) -> usize {
+            self.fetches.load(Ordering::SeqCst)
+        }
+    }
+
+    fn cache() -> (Arc<Issuer>, KeyRing, JwksCache) {
+        let issuer = Arc::new(Issuer::default());
+        let ring = KeyRing::generate(Algorithm::Es256).unwrap();
+        issuer.publish(&ring);
+        let asked = Arc::clone(&issuer);
+        let fetch = move || -> FetchFuture {
+            let asked = Arc::clone(&asked);
+            Box::pin(async move {
+                asked.fetches.fetch_add(1, Ordering::SeqCst);
+                let takes = *asked.takes.lock().unwrap();
+                sleep(takes).await;
+                let document = asked.document.lock().unwrap().clone();
+                document.ok_or_else(|| "connection refused".into())
+            })
+        };
+        (issuer, ring, JwksCache::new(fetch, JwksLimits::default()))
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_keys_are_fetched_once_while_they_are_fresh() {
+        let (issuer, ring, cache) = cache();
+        for _ in 0..3 {
+            assert!(cache.keys_for(ring.current().kid()).await.is_ok());
+            advance(seconds(199)).await;
+        }
+        assert_eq!(issuer.fetches(), 1);
+        advance(seconds(10)).await;
+        assert!(cache.keys_for(ring.current().kid()).await.is_ok());
+        assert_eq!(issuer.fetches(), 2, "older than max_age");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_parallel_callers_share_one_fetch() {
+        let (issuer, ring, cache) = cache();
+        *issuer.takes.lock().unwrap() = seconds(1);
+        let callers: Vec<_> = (0..50)
+            .map(|_| {
+                let (cache, kid) = (cache.clone(), ring.current().kid().to_owned());
+                tokio::spawn(async move { cache.keys_for(&kid).await.map(drop) })
+            })
+            .collect();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), Ok(()));
+        }
+        assert_eq!(issuer.fetches(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_unknown_kids_cannot_make_a_storm() {
+        let (issuer, ring, cache) = cache();
+        assert!(cache.keys_for(ring.current().kid()).await.is_ok());
+        for n in 0..100 {
+            let refused = cache.keys_for(&format!("kid-{n}")).await;
+            assert_eq!(refused.err(), Some(TokenError::UnknownKey));
+            advance(Duration::from_millis(100)).await;
+        }
+        assert!(
+            issuer.fetches() <= 3,
+            "10 s at one fetch each 5 s: {}",
+            issuer.fetches()
+        );
+        assert!(
+            cache.keys_for(ring.current().kid()).await.is_ok(),
+            "others are unaffected"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_rotated_key_is_found() {
+        let (issuer, mut ring, cache) = cache();
+        let old = ring.current().kid().to_owned();
+        assert!(cache.keys_for(&old).await.is_ok());
+        ring.rotate(seconds(60), SystemTime::UNIX_EPOCH).unwrap();
+        issuer.publish(&ring);
+        advance(seconds(5)).await;
+        assert!(cache.keys_for(ring.current().kid()).await.is_ok());
+        assert!(cache.keys_for(&old).await.is_ok(), "still published");
+        assert_eq!(issuer.fetches(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_announced_key_needs_no_fetch_when_it_begins_to_sign() {
+        let (issuer, mut ring, cache) = cache();
+        ring.announce(SigningKey::generate(Algorithm::Es256).unwrap())
+            .unwrap();
+        issuer.publish(&ring);
+        assert!(cache.keys_for(ring.current().kid()).await.is_ok());
+        ring.rotate(seconds(60), SystemTime::UNIX_EPOCH).unwrap();
+        assert!(cache.keys_for(ring.current().kid()).await.is_ok());
+        assert_eq!(issuer.fetches(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_old_keys_serve_while_the_issuer_is_away_but_not_for_ever() {
+        let (issuer, ring, cache) = cache();
+        let kid = ring.current().kid();
+        assert!(cache.keys_for(kid).await.is_ok());
+        issuer.away();
+        advance(seconds(3599)).await;
+        assert!(cache.keys_for(kid).await.is_ok(), "six times ten minutes");
+        advance(seconds(6)).await;
+        let refused = cache.keys_for(kid).await.err();
+        assert!(
+            matches!(refused, Some(TokenError::KeySetUnavailable(_))),
+            "{refused:?}"
+        );
+        issuer.publish(&ring);
+        assert!(cache.keys_for(kid).await.is_err(), "not before min_refresh");
+        advance(seconds(5)).await;
+        assert!(cache.keys_for(kid).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_withdrawn_key_stops_at_max_age() {
+        let (issuer, ring, cache) = cache();
+        let kid = ring.current().kid();
+        assert!(cache.keys_for(kid).await.is_ok());
+        issuer.publish(&KeyRing::generate(Algorithm::Es256).unwrap());
+        advance(seconds(601)).await;
+        assert_eq!(
+            cache.keys_for(kid).await.err(),
+            Some(TokenError::UnknownKey)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_hostile_documents_leave_the_last_good_keys() {
+        let (issuer, ring, cache) = cache();
+        let kid = ring.current().kid();
+        assert!(cache.keys_for(kid).await.is_ok());
+        let many = format!(r#"{{"keys":[{}]}}"#, vec!["{}"; 33].join(","));
+        for hostile in [
+            "",
+            "{}",
+            r#"{"keys":[]}"#,
+            &many,
+            &" ".repeat(64 * 1024 + 1),
+        ] {
+            *issuer.document.lock().unwrap() = Some(hostile.to_owned().into());
+            advance(seconds(601)).await;
+            assert!(cache.keys_for(kid).await.is_ok(), "{:.20}", hostile);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_slow_issuer_is_given_up() {
+        let (issuer, ring, cache) = cache();
+        *issuer.takes.lock().unwrap() = seconds(3600);
+        let begun = Instant::now();
+        let refused = cache.keys_for(ring.current().kid()).await.err();
+        assert!(
+            matches!(refused, Some(TokenError::KeySetUnavailable(_))),
+            "{refused:?}"
+        );
+        assert!(begun.elapsed() <= seconds(11));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r12_caller_that_goes_away_does_not_cancel_the_fetch() {
+        let (issuer, ring, cache) = cache();
+        *issuer.takes.lock().unwrap() = seconds(2);
+        let kid = ring.current().kid();
+        assert!(
+            timeout(seconds(1), cache.keys_for(kid)).await.is_err(),
+            "gave up waiting"
+        );
+        sleep(seconds(2)).await;
+        assert!(cache.keys_for(kid).await.is_ok());
+        assert_eq!(issuer.fetches(), 1);
+    }
+}
