@@ -1,5 +1,6 @@
 //! Places orders on a platform of its own and prints what each of them took, as one JSON object on
-//! stdout: `{"latencies_us": [...], "rate_per_s": ..., "shares_us": {"gateway": [...], ...}}`.
+//! stdout: `{"rounds": [{"latencies_us": [...], "rate_per_s": ..., "shares_us": {"gateway": [...]}}]}`.
+//! The one argument is the number of rounds.
 //!
 //! `cargo xtask bench order` runs it and makes the table. The shares come from the traces of the
 //! orders: the time in which a component's own span was open and none of its children's was.
@@ -38,28 +39,39 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<Value> {
+    let rounds = std::env::args().nth(1).unwrap_or_else(|| "5".to_owned());
+    let rounds: u32 = rounds.parse().context("the number of rounds is no number")?;
     let stack = Stack::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(measure(&stack.info));
+    let report = runtime.block_on(measure(&stack.info, rounds));
     stack.stop()?;
     report
 }
 
-async fn measure(stack: &StackInfo) -> Result<Value> {
+async fn measure(stack: &StackInfo, rounds: u32) -> Result<Value> {
     let alice = Person::signed_in(stack, "alice").await?;
-    let order = cheapest_order(&alice).await?;
+    let order = best_stocked_order(&alice).await?;
     for _ in 0..5 {
         place(&alice, &order).await?;
     }
+    let mut measured = Vec::new();
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        measured.push(measure_round(stack, &alice, &order).await?);
+    }
+    Ok(json!({ "rounds": measured }))
+}
+
+async fn measure_round(stack: &StackInfo, alice: &Person, order: &Value) -> Result<Value> {
     let mut latencies = Vec::new();
     let mut traces = Vec::new();
     for _ in 0..SEQUENTIAL {
         let started = Instant::now();
-        let placed = place(&alice, &order).await?;
+        let placed = place(alice, order).await?;
         latencies.push(started.elapsed().as_micros());
         traces.extend(placed["trace_id"].as_str().map(str::to_owned));
     }
-    let rate = rate(stack, &order).await?;
+    let rate = rate(stack, order).await?;
     tokio::time::sleep(EXPORT).await;
     let mut shares: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for trace in &traces {
@@ -72,7 +84,7 @@ async fn measure(stack: &StackInfo) -> Result<Value> {
 }
 
 /// One unit of the article with the largest stock.
-async fn cheapest_order(person: &Person) -> Result<Value> {
+async fn best_stocked_order(person: &Person) -> Result<Value> {
     let catalogue = person.api_json(Method::GET, "/api/catalogue", None).await?;
     let items = catalogue.as_array().or_else(|| catalogue["items"].as_array());
     let item = items
@@ -83,7 +95,7 @@ async fn cheapest_order(person: &Person) -> Result<Value> {
     Ok(json!({ "lines": [{ "sku": item["sku"], "quantity": 1 }] }))
 }
 
-/// Places the order, waiting as long as a limit says.
+/// Places one order, which must succeed.
 async fn place(person: &Person, order: &Value) -> Result<Value> {
     let answer = person.api(Method::POST, "/api/orders", Some(order)).await?;
     let status = answer.status();
