@@ -60,7 +60,14 @@ impl Authority {
     pub fn generate(domain: &TrustDomain, now: OffsetDateTime) -> Result<Self, IdentityError> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = subject(&format!("{domain} root"));
+        // Successive roots have names of their own, since verifiers look issuers up by name.
+        let fingerprint: String = params
+            .key_identifier(&key)
+            .iter()
+            .take(4)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        params.distinguished_name = subject(&format!("root {fingerprint} of {domain}"));
         // X509-SVID §4: a signing certificate names the trust domain, without a path.
         let own_id = format!("spiffe://{domain}");
         params.subject_alt_names = vec![SanType::URI(ia5(&own_id)?)];
@@ -507,6 +514,16 @@ mod tests {
             .issue_svid(&orders(), &[], HOUR, root.not_after())
             .unwrap_err();
         assert!(matches!(late, IdentityError::AuthorityExpired(_)), "{late}");
+    }
+
+    #[test]
+    fn successive_roots_have_different_names() {
+        let name =
+            |root: &Authority| with_certificate(root.cert_pem(), |c| c.subject().to_string());
+        assert_ne!(
+            name(&authority("ringwall.local")),
+            name(&authority("ringwall.local"))
+        );
     }
 
     #[test]

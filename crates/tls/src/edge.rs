@@ -227,3 +227,191 @@ impl fmt::Debug for EdgeCertificates {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{HOUR, authority, connect, now};
+    use ringwall_identity::authority::Authority;
+    use ringwall_secret::private_file;
+    use rustls::{NamedGroup, ProtocolVersion};
+    use tempfile::TempDir;
+
+    /// An edge with the platform's three hosts under one certificate.
+    struct Edge {
+        dir: TempDir,
+        authority: Authority,
+        configured: EdgeCertificate,
+    }
+
+    const HOSTS: [&str; 3] = ["app.localhost", "api.localhost", "auth.localhost"];
+
+    impl Edge {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let configured = EdgeCertificate {
+                hosts: HOSTS.map(str::to_owned).to_vec(),
+                chain: dir.path().join("chain.pem"),
+                key: dir.path().join("key.pem"),
+            };
+            let edge = Self {
+                dir,
+                authority: authority("ringwall.local"),
+                configured,
+            };
+            edge.issue(&HOSTS, now());
+            private_file::write(&edge.roots(), edge.authority.cert_pem().as_bytes()).unwrap();
+            edge
+        }
+
+        fn issue(&self, hosts: &[&str], at: OffsetDateTime) {
+            let dns: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+            let issued = self.authority.issue_server(&dns, &[], HOUR, at).unwrap();
+            private_file::write(&self.configured.key, issued.key_pem.as_bytes()).unwrap();
+            private_file::write(&self.configured.chain, issued.chain_pem.as_bytes()).unwrap();
+        }
+
+        fn roots(&self) -> PathBuf {
+            self.dir.path().join("roots.pem")
+        }
+
+        fn load(&self) -> Result<Arc<EdgeCertificates>, TlsError> {
+            EdgeCertificates::load(std::slice::from_ref(&self.configured))
+        }
+
+        fn server(&self, alpn: Alpn) -> Arc<ServerConfig> {
+            edge_server_config(self.load().unwrap(), alpn)
+        }
+
+        /// A browser that trusts the root and offers both HTTP versions.
+        fn browser(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> ClientConfig {
+            let mut config = ClientConfig::builder_with_provider(provider())
+                .with_protocol_versions(versions)
+                .unwrap()
+                .with_root_certificates(pem::roots(&self.roots()).unwrap())
+                .with_no_client_auth();
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config
+        }
+    }
+
+    #[tokio::test]
+    async fn r26_each_declared_host_is_served() {
+        let edge = Edge::new();
+        let server = edge.server(Alpn::Http2AndHttp1);
+        let browser = Arc::new(edge.browser(&[&TLS13, &TLS12]));
+        for host in [
+            "app.localhost",
+            "api.localhost",
+            "auth.localhost",
+            "API.localhost",
+        ] {
+            let met = connect(&server, &browser, host).await.unwrap().met;
+            assert_eq!(met.version, ProtocolVersion::TLSv1_3);
+            assert_eq!(met.group, NamedGroup::X25519MLKEM768);
+            assert_eq!(met.alpn.as_deref(), Some(b"h2".as_slice()));
+            assert_eq!(met.server_saw, None, "no client certificate at the edge");
+        }
+        let inside = edge_client_config(&edge.roots()).unwrap();
+        let met = connect(&server, &inside, "api.localhost")
+            .await
+            .unwrap()
+            .met;
+        assert_eq!(met.alpn.as_deref(), Some(b"http/1.1".as_slice()));
+        let met = connect(&edge.server(Alpn::Http1), &browser, "api.localhost")
+            .await
+            .unwrap()
+            .met;
+        assert_eq!(met.alpn.as_deref(), Some(b"http/1.1".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn r26_unknown_or_missing_sni_is_closed() {
+        let edge = Edge::new();
+        let server = edge.server(Alpn::Http2AndHttp1);
+        let browser = Arc::new(edge.browser(&[&TLS13, &TLS12]));
+        // An IP address is not sent as SNI (RFC 6066 §3), so the last one names no host.
+        for name in ["localhost", "evil.example", "x.api.localhost", "127.0.0.1"] {
+            let verdict = connect(&server, &browser, name).await.err().unwrap();
+            assert!(
+                verdict.contains("no server certificate chain resolved"),
+                "{name}: {verdict}"
+            );
+        }
+        let mut silent = edge.browser(&[&TLS13]);
+        silent.enable_sni = false;
+        let verdict = connect(&server, &Arc::new(silent), "api.localhost")
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            verdict.contains("no server certificate chain resolved"),
+            "{verdict}"
+        );
+    }
+
+    #[tokio::test]
+    async fn r43_older_browsers_get_tls_1_2() {
+        let edge = Edge::new();
+        let browser = Arc::new(edge.browser(&[&TLS12]));
+        let met = connect(&edge.server(Alpn::Http1), &browser, "app.localhost")
+            .await
+            .unwrap()
+            .met;
+        assert_eq!(met.version, ProtocolVersion::TLSv1_2);
+    }
+
+    #[tokio::test]
+    async fn edge_client_believes_its_roots_alone() {
+        let edge = Edge::new();
+        let stranger = Edge::new();
+        let client = edge_client_config(&stranger.roots()).unwrap();
+        let server = edge.server(Alpn::Http1);
+        let verdict = connect(&server, &client, "api.localhost")
+            .await
+            .err()
+            .unwrap();
+        assert!(verdict.contains("invalid peer certificate"), "{verdict}");
+        assert!(edge_client_config(&edge.dir.path().join("none")).is_err());
+    }
+
+    #[tokio::test]
+    async fn r33_edge_certificates_are_replaced_while_they_serve() {
+        let edge = Edge::new();
+        let certificates = edge.load().unwrap();
+        let server = edge_server_config(Arc::clone(&certificates), Alpn::Http1);
+        let browser = Arc::new(edge.browser(&[&TLS13]));
+        let leaf = |open: &crate::fixture::Open| {
+            open.client.get_ref().1.peer_certificates().unwrap()[0].clone()
+        };
+        let before = connect(&server, &browser, "api.localhost").await.unwrap();
+        edge.issue(&HOSTS, now());
+        assert!(certificates.reload().unwrap());
+        let fresh = Arc::new(edge.browser(&[&TLS13])); // Without a session to resume.
+        let after = connect(&server, &fresh, "api.localhost").await.unwrap();
+        assert_ne!(leaf(&before), leaf(&after));
+        edge.issue(&["elsewhere.localhost"], now());
+        assert!(certificates.reload().is_err());
+        let fresh = Arc::new(edge.browser(&[&TLS13]));
+        let still = connect(&server, &fresh, "api.localhost").await.unwrap();
+        assert_eq!(leaf(&after), leaf(&still), "the last good certificate");
+    }
+
+    #[test]
+    fn edge_certificates_that_cannot_serve_stop_the_start() {
+        let edge = Edge::new();
+        let refusal = |configured: &[EdgeCertificate]| {
+            EdgeCertificates::load(configured).unwrap_err().to_string()
+        };
+        assert!(refusal(&[]).contains("no host"));
+        let one = edge.configured.clone();
+        assert!(refusal(&[one.clone(), one.clone()]).contains("stands twice"));
+        let mut more = one.clone();
+        more.hosts.push("shop.localhost".to_owned());
+        assert!(refusal(&[more]).contains("does not cover the host \"shop.localhost\""));
+        edge.issue(&HOSTS, now() - 2 * HOUR);
+        assert!(refusal(std::slice::from_ref(&one)).contains("expired"));
+        private_file::write(&one.key, b"not a key").unwrap();
+        assert!(refusal(&[one]).contains("not a PEM private key"));
+    }
+}

@@ -5,6 +5,7 @@
 //! Must not: look at DNS names, subjects or addresses. None of them is an identity here.
 //! Read next: `mesh.rs`, which puts these verifiers into configurations.
 
+use std::fmt;
 use std::sync::Arc;
 
 use ringwall_identity::svid::Svid;
@@ -45,7 +46,7 @@ impl PeerPolicy {
 
 /// Why a peer with a genuine certificate is refused. Found inside the handshake's `rustls::Error`,
 /// so that the side that refuses can say in its log whom it met.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum PeerRefused {
     /// The certificate carries no usable workload identity.
     #[error("peer certificate refused: {0}")]
@@ -61,6 +62,13 @@ pub enum PeerRefused {
     /// The caller is not among those that this component serves.
     #[error("caller {0} is not among those that may connect here")]
     NotACaller(SpiffeId),
+}
+
+impl fmt::Debug for PeerRefused {
+    /// As `Display`: rustls prints foreign errors by `Debug`, and this one is for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The verified workload at the other end of a finished mesh handshake.
