@@ -161,9 +161,9 @@ impl Client {
         tls: Arc<ClientConfig>,
         limits: ClientLimits,
     ) -> Result<Self, ClientError> {
-        let invalid = |_| ClientError::Request(format!("`{server_name}` is not a server name"));
-        let name =
-            ServerName::try_from(server_name.to_owned()).map_err(|e| invalid(e.to_string()))?;
+        let address = address.into();
+        let invalid = || ClientError::Request(format!("`{server_name}` is not a server name"));
+        let name = ServerName::try_from(server_name.to_owned()).map_err(|_| invalid())?;
         let authority = match address.port() {
             443 => server_name.parse::<Authority>(),
             port => format!("{server_name}:{port}").parse(),
@@ -325,12 +325,9 @@ impl std::fmt::Debug for Client {
     }
 }
 
-fn ip_authority(address: SocketAddr) -> Authority {
-    address
-        .to_string()
-        .parse()
-        .expect("a socket address is a valid authority")
-}
+/// Limit of one request, in its extensions; [`Call::timeout`] sets it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestTimeout(pub(crate) Duration);
 
 #[cfg(test)]
 #[path = "client/tests.rs"]

@@ -1,0 +1,217 @@
+//! One mTLS listener: accept → handshake → identity → HTTP, and the drain of what is open.
+//!
+//! Owns: the limits of connections. Used for the mesh port and the admin port alike.
+//! Must not: look at requests; `middleware.rs` does.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{Extension, Router, body::Body};
+use http_body_util::Limited;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use ringwall_tls::peer_spiffe_id;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use crate::{metrics::Metrics, peer::Peer};
+
+/// Named limits of a listener.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerLimits {
+    pub(crate) max_connections: usize,
+    pub(crate) handshake_timeout: Duration,
+    /// From the first wait for a request until its head is whole; also ends idle HTTP/1 connections.
+    pub(crate) header_read_timeout: Duration,
+    pub(crate) max_header_bytes: usize,
+    pub(crate) max_headers: usize,
+    pub(crate) max_body: usize,
+    pub(crate) h2_max_streams: u32,
+    /// Streams reset by the peer before we have looked at them (rapid reset, CVE-2023-44487).
+    pub(crate) h2_max_pending_resets: usize,
+    /// Streams that we had to reset because of the peer's errors.
+    pub(crate) h2_max_local_resets: usize,
+    pub(crate) h2_keep_alive: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            handshake_timeout: Duration::from_secs(5),
+            header_read_timeout: Duration::from_secs(10),
+            max_header_bytes: 64 * 1024,
+            max_headers: 100,
+            max_body: crate::app::DEFAULT_MAX_BODY,
+            h2_max_streams: 256,
+            h2_max_pending_resets: 20,
+            h2_max_local_resets: 64,
+            h2_keep_alive: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Accepts until `stop`; every connection then gets a graceful shutdown. `open` counts connections:
+/// wait for it to drain. Cancelling `kill` ends what has not drained.
+pub(crate) struct Server {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) router: Router,
+    pub(crate) limits: ServerLimits,
+    pub(crate) metrics: Metrics,
+    pub(crate) stop: CancellationToken,
+    pub(crate) kill: CancellationToken,
+    pub(crate) open: TaskTracker,
+}
+
+impl Server {
+    pub(crate) async fn run(self) {
+        let permits = Arc::new(Semaphore::new(self.limits.max_connections));
+        let shared = Arc::new(Shared {
+            acceptor: TlsAcceptor::from(self.tls),
+            router: self.router,
+            limits: self.limits,
+            metrics: self.metrics,
+            stop: self.stop.clone(),
+        });
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                accepted = accept(&self.listener, &permits) => accepted,
+            };
+            let Some((stream, permit)) = accepted else { continue };
+            let (shared, kill) = (Arc::clone(&shared), self.kill.clone());
+            self.open.spawn(async move {
+                shared.metrics.connections.inc();
+                tokio::select! {
+                    () = kill.cancelled() => {}
+                    () = Arc::clone(&shared).connection(stream) => {}
+                }
+                shared.metrics.connections.dec();
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, permit)),
+        Err(error) => {
+            // A connection that is already gone concerns nobody; want of descriptors needs a pause.
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+            ) {
+                tracing::error!(%error, "cannot accept connections");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            None
+        }
+    }
+}
+
+struct Shared {
+    acceptor: TlsAcceptor,
+    router: Router,
+    limits: ServerLimits,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    async fn connection(self: Arc<Self>, stream: TcpStream) {
+        // Delayed small answers would cost more than the packets they save.
+        let _unsupported = stream.set_nodelay(true);
+        let handshake = self.acceptor.accept(stream);
+        let tls = match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => return self.refused(&error.to_string()),
+            Err(_elapsed) => return self.refused("the handshake took too long"),
+        };
+        let Some(id) = peer_spiffe_id(tls.get_ref().1) else {
+            return self.refused("the peer has no workload identity");
+        };
+        let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+        let router = self.router.clone().layer(Extension(Peer(id)));
+        if is_h2 { self.http2(tls, router).await } else { self.http1(tls, router).await }
+    }
+
+    fn refused(&self, reason: &str) {
+        self.metrics.handshake_failures.inc();
+        tracing::warn!(reason, "connection refused in the handshake");
+    }
+
+    async fn http1(&self, tls: TlsStream<TcpStream>, router: Router) {
+        let max_body = self.limits.max_body;
+        let service = service_fn(move |request| serve(router.clone(), request, max_body));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_read_timeout)
+            .max_buf_size(self.limits.max_header_bytes)
+            .max_headers(self.limits.max_headers)
+            .serve_connection(TokioIo::new(tls), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        closed(result);
+    }
+
+    async fn http2(&self, tls: TlsStream<TcpStream>, router: Router) {
+        let max_body = self.limits.max_body;
+        let service = service_fn(move |request| serve(router.clone(), request, max_body));
+        let max_header_list = u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.h2_max_streams)
+            .max_header_list_size(max_header_list)
+            .max_pending_accept_reset_streams(self.limits.h2_max_pending_resets)
+            .max_local_error_reset_streams(self.limits.h2_max_local_resets)
+            .keep_alive_interval(self.limits.h2_keep_alive)
+            .keep_alive_timeout(self.limits.h2_keep_alive)
+            .serve_connection(TokioIo::new(tls), service);
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        closed(result);
+    }
+}
+
+async fn serve(
+    router: Router,
+    request: http::Request<Incoming>,
+    max_body: usize,
+) -> Result<axum::response::Response, std::convert::Infallible> {
+    router.oneshot(request.map(|body| Body::new(Limited::new(body, max_body)))).await
+}
+
+fn closed(result: hyper::Result<()>) {
+    if let Err(error) = result {
+        // Peers close idle connections and vanish; that is their right and not our fault.
+        tracing::debug!(%error, "connection ended");
+    }
+}

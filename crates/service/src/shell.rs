@@ -1,0 +1,128 @@
+//! What a component gets from its surroundings: identity, secrets, upstreams, metrics, health.
+
+use std::{path::PathBuf, sync::Arc};
+
+use ringwall_http_io::{Client, ClientLimits};
+use ringwall_identity::SpiffeId;
+use ringwall_secret::SecretProvider;
+use ringwall_tls::{IdentitySource, mesh_client_config};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::{
+    config::{ConfigError, ServiceConfig},
+    error::StartError,
+    health::Health,
+    metrics::Metrics,
+    upstream::Upstream,
+};
+
+/// The surroundings of one component. Clones share everything.
+#[derive(Clone)]
+pub struct Shell {
+    pub name: &'static str,
+    pub config: Arc<ServiceConfig>,
+    pub identity: Arc<IdentitySource>,
+    pub secrets: Arc<SecretProvider>,
+    pub metrics: Metrics,
+    pub health: Health,
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Shell {
+    /// Opens identity and secrets as configured. Starts no task and touches no global state, so that
+    /// a test can have several.
+    pub fn open(name: &'static str, config: ServiceConfig) -> Result<Self, StartError> {
+        ringwall_tls::install_crypto_provider();
+        let identity = IdentitySource::load(&config.identity)?;
+        let expected = config.workload(name)?;
+        if identity.spiffe_id() != expected {
+            return Err(StartError::config(format!(
+                "{} holds the identity {}, but this component is {expected}\n  fix: point service.identity at the directory of {name}",
+                config.identity.display(),
+                identity.spiffe_id(),
+            )));
+        }
+        let secrets = SecretProvider::open(&config.secrets)?;
+        let shutdown = CancellationToken::new();
+        Ok(Self {
+            name,
+            config: Arc::new(config),
+            identity,
+            secrets: Arc::new(secrets),
+            metrics: Metrics::default(),
+            health: Health::new(shutdown.clone()),
+            shutdown,
+        })
+    }
+
+    /// Client of a declared upstream.
+    pub fn upstream(&self, name: &str) -> Result<Upstream, ConfigError> {
+        let client = self.client(name)?;
+        Ok(Upstream::new(client, name, self.metrics.clone()))
+    }
+
+    /// Client of a declared upstream without spans and trace context: for telemetry itself and for
+    /// data paths that trace by themselves.
+    pub fn client(&self, name: &str) -> Result<Client, ConfigError> {
+        let Some(upstream) = self.config.upstreams.get(name) else {
+            return Err(ConfigError::invalid(
+                "service.upstreams",
+                "no upstream of this name",
+                &format!("a declared upstream `{name}`"),
+                &format!("add `{name}: {{ address: \"127.0.0.1:PORT\", identity: {name} }}`"),
+            ));
+        };
+        let peer = self.config.workload(&upstream.identity)?;
+        let tls = mesh_client_config(&self.identity, peer).map_err(|error| {
+            ConfigError::invalid(
+                "service.identity",
+                &error.to_string(),
+                "an identity that can dial TLS 1.3",
+                "issue the identity again",
+            )
+        })?;
+        let mut limits = ClientLimits::default();
+        if let Some(timeout) = upstream.timeout {
+            limits.request_timeout = timeout;
+        }
+        Ok(Client::mesh(upstream.address.clone(), tls, limits).named(name))
+    }
+
+    /// Directory for the component's own durable files; made if missing, readable by its owner only.
+    pub fn state_dir(&self) -> Result<PathBuf, StartError> {
+        let Some(directory) = &self.config.state else {
+            return Err(ConfigError::invalid(
+                "service.state",
+                "nothing",
+                "a directory for durable files",
+                "add `state: /var/lib/ringwall/data/NAME`",
+            )
+            .into());
+        };
+        std::os::unix::fs::DirBuilderExt::mode(
+            std::fs::DirBuilder::new().recursive(true),
+            0o700,
+        )
+        .create(directory)?;
+        Ok(directory.clone())
+    }
+
+    /// This component's own SPIFFE id.
+    pub fn spiffe_id(&self) -> SpiffeId {
+        self.identity.spiffe_id()
+    }
+
+    /// Resolves when the process begins to drain.
+    pub fn shutdown(&self) -> WaitForCancellationFutureOwned {
+        self.shutdown.clone().cancelled_owned()
+    }
+
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    /// Begins the drain, as SIGTERM does.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+}
