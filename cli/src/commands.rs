@@ -1,0 +1,136 @@
+//! The command line of `ringwall`.
+//!
+//! Exit codes: 0 done (a second `up` included, which only says so) · 1 nothing runs, or a check did
+//! not pass · 69 a component or a tool is missing or does not get ready · 71 a port is taken ·
+//! 74 a file cannot be used · 77 a privilege is missing · 78 a configuration is refused · 130
+//! stopped before the platform was up.
+
+mod check;
+mod detach;
+mod down;
+mod logs;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::error::CliError;
+use crate::state::StateDir;
+use crate::{composition, config, output, ports};
+
+#[derive(Parser)]
+#[command(
+    name = "ringwall",
+    about = "Run and watch the Ringwall platform",
+    version
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start the platform and keep it running; Ctrl-C stops it
+    Up(up::UpArgs),
+    /// Stop the platform
+    Down(StateArgs),
+    /// Components with their health, or the demo's credentials
+    Status(status::StatusArgs),
+    /// What components print
+    Logs(logs::LogsArgs),
+    /// Whether this machine and the composition can be started
+    Check(check::CheckArgs),
+}
+
+/// Where the state is.
+#[derive(Args, Clone, Debug)]
+struct StateArgs {
+    /// State directory [default: $RINGWALL_STATE, for root /var/lib/ringwall, else
+    /// $XDG_STATE_HOME/ringwall or ~/.local/state/ringwall]
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Which composition, on which ports.
+#[derive(Args, Clone, Debug)]
+struct CompositionArgs {
+    /// The composition [default: ringwall.yaml here, else the one that is built in]
+    #[arg(long, short, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Demo identities, or none
+    #[arg(long, value_enum, default_value_t)]
+    profile: composition::Profile,
+    /// Folder of the components' binaries [default: beside this one]
+    #[arg(long, value_name = "DIRECTORY")]
+    bin_dir: Option<PathBuf>,
+    /// Folder of the built web application [default: beside the binaries, else in the sources]
+    #[arg(long, value_name = "DIRECTORY")]
+    web_dir: Option<PathBuf>,
+    /// Add this to every port
+    #[arg(long, value_name = "N", conflicts_with = "free_ports")]
+    port_offset: Option<u16>,
+    /// Port of the public listener
+    #[arg(long, value_name = "PORT")]
+    public_port: Option<u16>,
+    /// Choose free ports for everything
+    #[arg(long)]
+    free_ports: bool,
+}
+
+impl StateArgs {
+    fn open(&self) -> Result<StateDir, CliError> {
+        config::state_directory(self.state_dir.as_deref()).map(StateDir::new)
+    }
+}
+
+impl CompositionArgs {
+    /// Reads the composition and moves its ports; gives its text for messages as well.
+    fn load(&self) -> Result<(composition::Composition, config::Source), CliError> {
+        let source = config::composition(self.file.as_deref())?;
+        let mut composition = composition::Composition::read(&source)?;
+        ports::drop_absent_addresses(&mut composition);
+        if self.free_ports {
+            ports::choose_free(&mut composition)?;
+        } else if let Some(offset) = self.port_offset {
+            composition.renumber(|port| port.saturating_add(offset));
+        }
+        if let Some(port) = self.public_port {
+            composition.public.port.value = port;
+        }
+        composition.web = config::web(self.web_dir.as_deref(), self.bin_dir.as_deref())?;
+        Ok((composition, source))
+    }
+}
+
+/// Runs a command.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
+    match cli.command {
+        Command::Up(args) => up::run(&args),
+        Command::Down(args) => down::run(&args.open()?),
+        Command::Status(args) => status::run(&args),
+        Command::Logs(args) => logs::run(&args),
+        Command::Check(args) => check::run(&args),
+    }
+}
+
+/// A runtime for one command. One thread: we only wait.
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| CliError::Io {
+            what: "starting the runtime".into(),
+            source,
+        })
+}
+
+/// Prints a value as JSON.
+fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| CliError::internal("writing JSON", error))?;
+    output::print(&text)
+}

@@ -1,0 +1,279 @@
+//! `ringwall check`: tools, ports, configurations and, for production, every refusal. Nothing is
+//! started and nothing in the state directory changes.
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{CompositionArgs, StateArgs};
+use crate::composition::{Composition, Profile, Shown};
+use crate::error::CliError;
+use crate::files;
+use crate::output::{Format, print};
+use crate::postgres::Server;
+use crate::record::Record;
+use crate::state::StateDir;
+use crate::{config, ports, render};
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    composition: CompositionArgs,
+    #[command(flatten)]
+    state: StateArgs,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// One thing that was looked at.
+#[derive(Serialize)]
+struct Finding {
+    /// What was looked at: `tools`, `ports`, or a component.
+    subject: String,
+    ok: bool,
+    /// What was seen, with the fix where it is not good.
+    detail: String,
+}
+
+/// Checks everything, prints everything, fails when anything is not good.
+pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
+    let (composition, _) = args.composition.load()?;
+    let state = args.state.open()?;
+    let binaries = config::binaries(args.composition.bin_dir.as_deref())?;
+    let profile = args.composition.profile;
+    let mut findings = vec![
+        tools(&composition, &state, &binaries),
+        ports_free(&composition, &state),
+    ];
+    findings.extend(configurations(&composition, &state, &binaries, profile)?);
+    if profile == Profile::Production {
+        findings.extend(refusals(&composition));
+    }
+    let bad = findings.iter().filter(|finding| !finding.ok).count();
+    match args.output {
+        Format::Json => {
+            let json =
+                serde_json::json!({ "profile": profile, "ok": bad == 0, "findings": findings });
+            super::print_json(&json)?;
+        }
+        Format::Text => {
+            for Finding {
+                subject,
+                ok,
+                detail,
+            } in &findings
+            {
+                let mark = if *ok { "ok     " } else { "REFUSED" };
+                print(&format!(
+                    "{mark}  {subject:<14} {}",
+                    detail.replace('\n', "\n                         ")
+                ))?;
+            }
+        }
+    }
+    if bad == 0 {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Err(CliError::ChecksFailed(bad))
+    }
+}
+
+/// Refuses when a component's binary is not there.
+pub(super) fn binaries_exist(composition: &Composition, folder: &Path) -> Result<(), CliError> {
+    for binary in composition
+        .binaries()
+        .filter_map(|component| component.binary.as_ref())
+    {
+        if !folder.join(binary).is_file() {
+            return Err(CliError::ToolMissing {
+                what: format!("the binary {}", folder.join(binary).display()),
+                fix: "build it (cargo xtask up does), or name its folder: --bin-dir DIRECTORY"
+                    .into(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Lets every component check its rendered configuration, all at the same time.
+pub(super) fn configs(
+    composition: &Composition,
+    file: &str,
+    state: &StateDir,
+    binaries: &Path,
+) -> Result<(), CliError> {
+    let checks = composition.binaries().map(|component| {
+        let name = component.name.value.clone();
+        let program = binaries.join(component.binary.as_deref().unwrap_or_default());
+        let config = state.config(&name);
+        (name, thread::spawn(move || ask(&program, &config)))
+    });
+    // All are started before the first is waited for.
+    let checks: Vec<_> = checks.collect();
+    let mut refused = None;
+    for (component, check) in checks {
+        let answer = check
+            .join()
+            .unwrap_or_else(|_| Err("the check itself failed".into()));
+        if let Err(output) = answer
+            && refused.is_none()
+        {
+            let output = output
+                .lines()
+                .map(|line| format!("  │ {line}\n"))
+                .collect::<String>();
+            let output = output.trim_end().to_owned();
+            refused = Some(CliError::ComponentConfig {
+                component,
+                output,
+                file: file.to_owned(),
+            });
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+/// Runs `BINARY --config FILE --check`; the error is what it printed.
+fn ask(program: &Path, config: &Path) -> Result<(), String> {
+    let output = Command::new(program)
+        .arg("--config")
+        .arg(config)
+        .arg("--check")
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stderr, output.stdout].concat();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    Err(if said.is_empty() {
+        format!("ended with {}", output.status)
+    } else {
+        said
+    })
+}
+
+fn tools(composition: &Composition, state: &StateDir, binaries: &Path) -> Finding {
+    let server = composition
+        .components
+        .iter()
+        .find(|component| component.postgres.is_some());
+    let found = binaries_exist(composition, binaries).and_then(|()| {
+        server
+            .map(|component| Server::find(component, state))
+            .transpose()
+    });
+    let subject = "tools".to_owned();
+    match found {
+        Ok(_) => Finding {
+            subject,
+            ok: true,
+            detail: "binaries and PostgreSQL are there".into(),
+        },
+        Err(error) => Finding {
+            subject,
+            ok: false,
+            detail: error.to_string(),
+        },
+    }
+}
+
+fn ports_free(composition: &Composition, state: &StateDir) -> Finding {
+    let subject = "ports".to_owned();
+    let running = Record::read(state)
+        .ok()
+        .flatten()
+        .filter(|record| record.supervisor().is_alive());
+    if let Some(record) = running {
+        let detail = format!("held by the running platform (pid {})", record.pid);
+        return Finding {
+            subject,
+            ok: true,
+            detail,
+        };
+    }
+    let conflicts = ports::conflicts(composition);
+    let ok = conflicts.is_empty();
+    Finding {
+        subject,
+        ok,
+        detail: if ok {
+            "free".into()
+        } else {
+            conflicts.join("\n")
+        },
+    }
+}
+
+/// Each component's own verdict on its part, rendered aside.
+fn configurations(
+    composition: &Composition,
+    state: &StateDir,
+    binaries: &Path,
+    profile: Profile,
+) -> Result<Vec<Finding>, CliError> {
+    let folder = std::env::temp_dir().join(format!("ringwall-check-{}", std::process::id()));
+    files::directory(&folder, 0o700)?;
+    let mut findings = Vec::new();
+    for component in composition.binaries() {
+        let subject = component.name.value.clone();
+        let path = folder.join(format!("{subject}.yaml"));
+        let program = binaries.join(component.binary.as_deref().unwrap_or_default());
+        let answer = render::config(composition, component, state, profile)
+            .and_then(|text| files::write(&path, text.as_bytes(), 0o600, None))
+            .map_err(|error| error.to_string())
+            .and_then(|()| ask(&program, &path));
+        findings.push(match answer {
+            Ok(()) => Finding {
+                subject,
+                ok: true,
+                detail: "configuration accepted".into(),
+            },
+            Err(detail) => Finding {
+                subject,
+                ok: false,
+                detail,
+            },
+        });
+    }
+    std::fs::remove_dir_all(&folder).map_err(|error| CliError::io("removing", &folder, error))?;
+    Ok(findings)
+}
+
+/// What production refuses of the composition itself.
+fn refusals(composition: &Composition) -> Vec<Finding> {
+    let refused = |detail: String| Finding {
+        subject: "composition".into(),
+        ok: false,
+        detail,
+    };
+    let mut findings = Vec::new();
+    for spec in &composition.secrets {
+        let line = spec.holders().referenced.line();
+        match spec.shown() {
+            Some(Shown::User(name)) => findings.push(refused(format!(
+                "line {line}: a generated password for the demo user {name}\n  fix: remove it"
+            ))),
+            Some(Shown::Client(name)) => findings.push(refused(format!(
+                "line {line}: a generated secret for the demo client {name}\n  fix: remove it"
+            ))),
+            None => {}
+        }
+    }
+    let domain = &composition.public.domain;
+    if domain.value == "localhost" || domain.value.ends_with(".localhost") {
+        findings.push(refused(format!(
+            "line {}: public.domain is `{}`, which only this machine reaches (RFC 6761 §6.3)\n  \
+             fix: name the domain that users will see",
+            domain.referenced.line(),
+            domain.value
+        )));
+    }
+    findings
+}

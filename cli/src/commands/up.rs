@@ -1,0 +1,219 @@
+//! `ringwall up`, in the order that it happens: composition, lock, what this machine lacks, first
+//! start, configuration checks, supervisor.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use time::OffsetDateTime;
+
+use super::{CompositionArgs, StateArgs, check, detach, down, runtime, status};
+use crate::composition::{Composition, Profile};
+use crate::config::Source;
+use crate::error::CliError;
+use crate::output::{self, Format, say};
+use crate::postgres::Server;
+use crate::probe::Prober;
+use crate::processes::ProcessId;
+use crate::record::{ComponentRecord, Condition, Phase, Record};
+use crate::state::{Lock, StateDir};
+use crate::supervisor::{Parts, Supervisor};
+use crate::{config, files, ports, provision};
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct UpArgs {
+    #[command(flatten)]
+    pub(super) composition: CompositionArgs,
+    #[command(flatten)]
+    pub(super) state: StateArgs,
+    /// How to print what runs, once it does
+    #[arg(long, short, value_enum, default_value_t)]
+    pub(super) output: Format,
+    /// Return when the platform is up; it goes on in the background
+    #[arg(long)]
+    pub(super) detach: bool,
+    /// Leave a component that dies as it is (for fault scenarios)
+    #[arg(long)]
+    pub(super) no_restart: bool,
+    /// Set by `--detach` for the process in the background
+    #[arg(long, hide = true)]
+    pub(super) detached: bool,
+}
+
+/// Runs the platform until it is told to stop.
+pub(super) fn run(args: &UpArgs) -> Result<ExitCode, CliError> {
+    let begun = Instant::now();
+    if args.detach {
+        return detach::run(args);
+    }
+    if args.detached {
+        detach::leave_terminal();
+    }
+    let (composition, source) = args.composition.load()?;
+    let state = args.state.open()?;
+    let profile = args.composition.profile;
+    state.create(&composition)?;
+    let Some(lock) = state.lock()? else {
+        return already(&state, args.output);
+    };
+    state.keep_profile(profile)?;
+    down::end_leftovers(&state)?;
+    let parts = prepare(composition, &source, state, profile, args)?;
+    supervise(parts, lock, begun, args.output)
+}
+
+/// Everything before the first process.
+fn prepare(
+    composition: Composition,
+    source: &Source,
+    state: StateDir,
+    profile: Profile,
+    args: &UpArgs,
+) -> Result<Parts, CliError> {
+    let binaries = config::binaries(args.composition.bin_dir.as_deref())?;
+    check::binaries_exist(&composition, &binaries)?;
+    let server = composition
+        .components
+        .iter()
+        .find(|component| component.postgres.is_some())
+        .map(|component| Server::find(component, &state))
+        .transpose()?;
+    ports::check(&composition)?;
+    let database_user = server.as_ref().and_then(Server::user);
+    let issuer = provision::run(&composition, &state, profile, database_user)?;
+    check::configs(&composition, &source.name, &state, &binaries)?;
+    files::write(&state.composition(), source.text.as_bytes(), 0o600, None)?;
+    if let Some(server) = &server {
+        server.prepare(&databases(&composition))?;
+    }
+    let prober = Prober::load(&state, &composition.trust_domain.value)?;
+    let record = first_record(&composition, &state, profile)?;
+    let restarts = !args.no_restart;
+    Ok(Parts {
+        composition,
+        state,
+        binaries,
+        server,
+        issuer,
+        prober,
+        record,
+        restarts,
+    })
+}
+
+fn supervise(
+    parts: Parts,
+    _lock: Lock,
+    begun: Instant,
+    format: Format,
+) -> Result<ExitCode, CliError> {
+    let (state, composition) = (parts.state.clone(), parts.composition.clone());
+    let count = composition.components.len();
+    say(&format!(
+        "starting {count} components (state in {})",
+        state.root().display()
+    ));
+    runtime()?.block_on(async {
+        let supervisor = Supervisor::new(parts);
+        supervisor
+            .run(|record| {
+                say(&format!("up in {:.1} s", begun.elapsed().as_secs_f64()));
+                match format {
+                    Format::Json => output::print(&record.json()?),
+                    Format::Text => output::print(&status::welcome(record, &composition, &state)?),
+                }
+            })
+            .await
+    })?;
+    say("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A second `up` on the same state directory.
+fn already(state: &StateDir, format: Format) -> Result<ExitCode, CliError> {
+    let Some(record) = Record::read(state)? else {
+        say("Ringwall is being started by another process");
+        return Ok(ExitCode::SUCCESS);
+    };
+    match record.phase {
+        Phase::Up => say(&format!(
+            "Ringwall runs already (pid {}): {}",
+            record.pid, record.url
+        )),
+        Phase::Starting => say(&format!(
+            "Ringwall is being started already (pid {})",
+            record.pid
+        )),
+        Phase::Stopping => {
+            return Err(CliError::State {
+                what: format!("Ringwall is just stopping (pid {})", record.pid),
+                fix: "try again in a moment".into(),
+            });
+        }
+    }
+    if format == Format::Json {
+        output::print(&record.json()?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn databases(composition: &Composition) -> Vec<String> {
+    let servers = composition
+        .components
+        .iter()
+        .filter_map(|component| component.postgres.as_ref());
+    servers
+        .flat_map(|server| &server.databases)
+        .map(|name| name.value.clone())
+        .collect()
+}
+
+fn first_record(
+    composition: &Composition,
+    state: &StateDir,
+    profile: Profile,
+) -> Result<Record, CliError> {
+    let own =
+        ProcessId::own().ok_or_else(|| CliError::internal("reading /proc", "no own entry"))?;
+    let now = OffsetDateTime::now_utc();
+    let components = composition
+        .components
+        .iter()
+        .map(|component| ComponentRecord {
+            name: component.name.value.clone(),
+            what: component.what.clone(),
+            address: component.address(),
+            admin: component.admin_address(),
+            pid: 0,
+            started: 0,
+            restarts: 0,
+            since: now,
+            condition: Condition::Waiting,
+            log: state.log(&component.name.value),
+        });
+    let public = composition.public.listen.first().copied();
+    let public = public.ok_or_else(|| CliError::State {
+        what: "this machine has none of the addresses in public.listen".into(),
+        fix: "name one that it has".into(),
+    })?;
+    Ok(Record {
+        pid: own.pid,
+        started: own.started,
+        phase: Phase::Starting,
+        profile,
+        url: composition.url("app"),
+        issuer: composition.url("auth"),
+        domain: composition.public.domain.value.clone(),
+        trust_domain: composition.trust_domain.value.clone(),
+        public_address: (public, composition.public.port.value).into(),
+        state_dir: state.root().to_path_buf(),
+        ca_bundle: state.ca_bundle(),
+        components: components.collect(),
+    })
+}
+
+/// Where the background process prints.
+pub(super) fn supervisor_log(state: &StateDir) -> PathBuf {
+    state.log("supervisor")
+}

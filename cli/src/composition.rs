@@ -1,0 +1,351 @@
+//! The model of `ringwall.yaml`: what runs, who may call whom, which secrets exist.
+//!
+//! Owns: the types, reading with line numbers, and what profile and ports the caller chose.
+//! Must not: know any component's own configuration, which stays a JSON value. Read next:
+//! `validate.rs` for what is refused, `interpolate.rs` for `${…}`.
+
+mod interpolate;
+mod validate;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use serde_saphyr::Spanned;
+
+use crate::config::Source;
+use crate::error::CliError;
+
+pub(crate) use interpolate::Variables;
+pub(crate) use validate::{API_KEY_ENTRIES, API_KEY_PEPPER};
+
+/// The workload that probes and operates: it may read every admin listener and nothing else.
+pub(crate) const OPERATOR: &str = "ringwall";
+
+/// Whether identities may be made for show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Profile {
+    /// Seeded users, clients and keys, made at first start
+    #[default]
+    Demo,
+    /// Refuses demo identities, legacy grants, plaintext listeners, unsealed keys, default secrets
+    Production,
+}
+
+impl Profile {
+    /// The word as it stands in configuration.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Demo => "demo",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// The whole platform.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Composition {
+    pub(crate) trust_domain: Spanned<String>,
+    pub(crate) public: Public,
+    pub(crate) certificates: Certificates,
+    #[serde(with = "humantime_serde")]
+    pub(crate) drain: Duration,
+    pub(crate) logs: Logs,
+    #[serde(default)]
+    pub(crate) telemetry: Option<Telemetry>,
+    pub(crate) components: Vec<Component>,
+    #[serde(default)]
+    pub(crate) secrets: Vec<SecretSpec>,
+    /// The built web application; chosen on the command line, not in the file.
+    #[serde(skip)]
+    pub(crate) web: PathBuf,
+}
+
+/// The one public listener.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Public {
+    /// The hosts are labels below it: `app.<domain>`.
+    pub(crate) domain: Spanned<String>,
+    pub(crate) port: Spanned<u16>,
+    /// Addresses to listen on; one that this machine does not have is left out.
+    pub(crate) listen: Vec<IpAddr>,
+    /// First labels of the public hosts.
+    pub(crate) hosts: Vec<String>,
+    /// The component that listens there.
+    pub(crate) component: Spanned<String>,
+}
+
+/// How long certificates live; all are issued again at half of the shorter life.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificates {
+    /// SVIDs and PostgreSQL's certificates; at most 1 h.
+    #[serde(with = "humantime_serde")]
+    pub(crate) workloads: Duration,
+    /// The public hosts' certificate.
+    #[serde(with = "humantime_serde")]
+    pub(crate) edge: Duration,
+}
+
+/// What components log, and how much of it is kept.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Logs {
+    pub(crate) format: String,
+    pub(crate) level: String,
+    /// Size at which a log file is turned, in MiB.
+    pub(crate) turn_at_mib: u64,
+    /// Turned files that are kept.
+    pub(crate) keep: u32,
+}
+
+/// Where every component sends its spans.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Telemetry {
+    pub(crate) collector: Spanned<String>,
+    pub(crate) sample_ratio: f64,
+}
+
+/// One process of the platform.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Component {
+    pub(crate) name: Spanned<String>,
+    /// One line for people.
+    pub(crate) what: String,
+    /// An own binary; exactly one of `binary` and `postgres` is given.
+    #[serde(default)]
+    pub(crate) binary: Option<String>,
+    /// A PostgreSQL server.
+    #[serde(default)]
+    pub(crate) postgres: Option<PostgresSpec>,
+    pub(crate) port: Spanned<u16>,
+    #[serde(default)]
+    pub(crate) admin: Option<Spanned<u16>>,
+    /// Components that must be ready before this one starts.
+    #[serde(default)]
+    pub(crate) needs: Vec<Spanned<String>>,
+    /// Components that this one dials; each must name it in `callers`.
+    #[serde(default)]
+    pub(crate) calls: Vec<Spanned<String>>,
+    /// Components that may connect to `port`; each must name this one in `calls`.
+    #[serde(default)]
+    pub(crate) callers: Vec<Spanned<String>>,
+    /// The component's own configuration.
+    #[serde(default)]
+    pub(crate) config: Map<String, Value>,
+}
+
+/// What a PostgreSQL server holds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PostgresSpec {
+    /// Databases, each owned by the role, and used by the workload, of the same name.
+    pub(crate) databases: Vec<Spanned<String>>,
+}
+
+/// Which component holds a secret under which name.
+pub(crate) type Holders = BTreeMap<String, String>;
+
+/// A secret that is made at first start.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum SecretSpec {
+    /// 32 random bytes as base64url text, the same for each holder.
+    Random {
+        r#for: Spanned<Holders>,
+        #[serde(default)]
+        shown: Option<Shown>,
+    },
+    /// A password that a person can type.
+    Password {
+        r#for: Spanned<Holders>,
+        #[serde(default)]
+        shown: Option<Shown>,
+    },
+    /// A private signing key (PKCS#8 PEM, ES256).
+    SigningKey {
+        r#for: Spanned<Holders>,
+        #[serde(default)]
+        shown: Option<Shown>,
+    },
+    /// An API key for the caller, and its keyed hash in the callee's `api-key-entries`.
+    ApiKey {
+        r#for: Spanned<Holders>,
+        to: Spanned<String>,
+        scopes: Vec<String>,
+    },
+}
+
+/// A demo identity, which `ringwall status --credentials` shows and production refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Shown {
+    User(String),
+    Client(String),
+}
+
+impl SecretSpec {
+    /// Who holds it under which name.
+    pub(crate) fn holders(&self) -> &Spanned<Holders> {
+        match self {
+            Self::Random { r#for, .. }
+            | Self::Password { r#for, .. }
+            | Self::SigningKey { r#for, .. }
+            | Self::ApiKey { r#for, .. } => r#for,
+        }
+    }
+
+    /// The demo identity that it belongs to.
+    pub(crate) fn shown(&self) -> Option<&Shown> {
+        match self {
+            Self::Random { shown, .. }
+            | Self::Password { shown, .. }
+            | Self::SigningKey { shown, .. } => shown.as_ref(),
+            Self::ApiKey { .. } => None,
+        }
+    }
+}
+
+impl Composition {
+    /// Reads and validates.
+    pub(crate) fn read(source: &Source) -> Result<Self, CliError> {
+        let composition: Self = serde_saphyr::from_str(&source.text).map_err(|error| {
+            let place = error.location().map_or_else(
+                || source.name.clone(),
+                |at| format!("{}:{}:{}", source.name, at.line(), at.column()),
+            );
+            CliError::Composition {
+                place,
+                what: error.without_snippet().to_string(),
+                fix: "the keys of each section are explained at the top of ringwall.yaml".into(),
+            }
+        })?;
+        validate::check(&source.name, &composition)?;
+        Ok(composition)
+    }
+
+    /// The component of that name.
+    pub(crate) fn component(&self, name: &str) -> Option<&Component> {
+        self.components
+            .iter()
+            .find(|component| component.name.value == name)
+    }
+
+    /// Public origin of the host with that label, without a trailing slash.
+    pub(crate) fn url(&self, label: &str) -> String {
+        let domain = &self.public.domain.value;
+        match self.public.port.value {
+            443 => format!("https://{label}.{domain}"),
+            port => format!("https://{label}.{domain}:{port}"),
+        }
+    }
+
+    /// Full names of the public hosts.
+    pub(crate) fn public_hosts(&self) -> Vec<String> {
+        let domain = &self.public.domain.value;
+        self.public
+            .hosts
+            .iter()
+            .map(|label| format!("{label}.{domain}"))
+            .collect()
+    }
+
+    /// Everybody who may connect to the component, the senders of spans included.
+    pub(crate) fn callers_of<'a>(&'a self, component: &'a Component) -> BTreeSet<&'a str> {
+        let mut callers: BTreeSet<&str> = component
+            .callers
+            .iter()
+            .map(|name| name.value.as_str())
+            .collect();
+        if self.is_collector(component) {
+            callers.extend(self.binaries().map(|sender| sender.name.value.as_str()));
+        }
+        callers
+    }
+
+    /// Everybody whom the component dials, the collector of spans included.
+    pub(crate) fn callees_of<'a>(&'a self, component: &'a Component) -> BTreeSet<&'a str> {
+        let mut callees: BTreeSet<&str> = component
+            .calls
+            .iter()
+            .map(|name| name.value.as_str())
+            .collect();
+        callees.extend(
+            self.telemetry
+                .as_ref()
+                .map(|telemetry| telemetry.collector.value.as_str()),
+        );
+        callees
+    }
+
+    /// Components with a binary of our own.
+    pub(crate) fn binaries(&self) -> impl Iterator<Item = &Component> {
+        self.components
+            .iter()
+            .filter(|component| component.binary.is_some())
+    }
+
+    /// Every address that the platform listens on, with whose it is.
+    pub(crate) fn listeners(&self) -> Vec<(SocketAddr, String)> {
+        let mut listeners = Vec::new();
+        for component in &self.components {
+            let name = &component.name.value;
+            listeners.push((
+                loopback(component.port.value),
+                format!("{name}'s own listener"),
+            ));
+            if let Some(admin) = &component.admin {
+                listeners.push((loopback(admin.value), format!("{name}'s admin listener")));
+            }
+        }
+        for address in &self.public.listen {
+            let address = SocketAddr::new(*address, self.public.port.value);
+            let component = &self.public.component.value;
+            listeners.push((address, format!("{component}'s public listener")));
+        }
+        listeners
+    }
+
+    /// Moves every port; for a second copy on one machine.
+    pub(crate) fn renumber(&mut self, mut choose: impl FnMut(u16) -> u16) {
+        for component in &mut self.components {
+            component.port.value = choose(component.port.value);
+            if let Some(admin) = &mut component.admin {
+                admin.value = choose(admin.value);
+            }
+        }
+        self.public.port.value = choose(self.public.port.value);
+    }
+
+    fn is_collector(&self, component: &Component) -> bool {
+        let telemetry = self.telemetry.as_ref();
+        telemetry.is_some_and(|telemetry| telemetry.collector.value == component.name.value)
+    }
+}
+
+impl Component {
+    /// Where other components reach it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        loopback(self.port.value)
+    }
+
+    /// Where the operator reaches it.
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|port| loopback(port.value))
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! Everything that can go wrong, each with the fix and an exit code from `sysexits.h`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ringwall_identity::IdentityError;
+use ringwall_secret::SecretError;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The composition file cannot be used as it stands.
+    #[error("{place}: {what}\n  fix: {fix}")]
+    Composition {
+        place: String,
+        what: String,
+        fix: String,
+    },
+    /// A component refused its configuration.
+    #[error(
+        "the configuration of {component} is refused:\n{output}\n  fix: change the part of `{component}` in {file}"
+    )]
+    ComponentConfig {
+        component: String,
+        output: String,
+        file: String,
+    },
+    /// Ports that somebody else holds.
+    #[error("{}", .0.join("\n"))]
+    PortsTaken(Vec<String>),
+    /// A program that must be on the machine is not there.
+    #[error("{what} is not on this machine\n  fix: {fix}")]
+    ToolMissing { what: String, fix: String },
+    /// This user may not do what is needed.
+    #[error("{what}\n  fix: {fix}")]
+    Privilege { what: String, fix: String },
+    /// The state directory belongs to something else.
+    #[error("{what}\n  fix: {fix}")]
+    State { what: String, fix: String },
+    /// A component did not start, did not get ready, or an own tool of it failed.
+    #[error("{component} {why}\n{log}  fix: {fix}")]
+    Component {
+        component: String,
+        why: String,
+        log: String,
+        fix: String,
+    },
+    /// The platform was told to stop before it was up.
+    #[error("stopped before the platform was up")]
+    Interrupted,
+    /// Nothing runs that the command could ask.
+    #[error("Ringwall does not run (state directory {})\n  fix: start it with `ringwall up`", .0.display())]
+    NotRunning(PathBuf),
+    /// `check` found something; what, is already printed.
+    #[error("{0} of the checks did not pass")]
+    ChecksFailed(usize),
+    /// A file or a process could not be used.
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    /// A certificate could not be issued.
+    #[error("issuing a certificate: {0}")]
+    Identity(#[from] IdentityError),
+    /// A sealed file could not be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A library refused something that cannot be refused.
+    #[error("{what}: {why}")]
+    Internal { what: &'static str, why: String },
+}
+
+impl CliError {
+    /// An I/O error of `path` while doing `verb` ("reading", "writing").
+    pub(crate) fn io(verb: &str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            what: format!("{verb} {}", path.display()),
+            source,
+        }
+    }
+
+    /// An error of a library that has no way out for the user.
+    pub(crate) fn internal(what: &'static str, why: impl ToString) -> Self {
+        Self::Internal {
+            what,
+            why: why.to_string(),
+        }
+    }
+
+    /// The exit code of the process (`sysexits.h`).
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code())
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::NotRunning(_) | Self::ChecksFailed(_) => 1,
+            Self::ToolMissing { .. } | Self::Component { .. } => 69,
+            Self::Internal { .. } | Self::Identity(_) => 70,
+            Self::PortsTaken(_) => 71,
+            Self::Io { .. } | Self::Secret(_) => 74,
+            Self::Privilege { .. } => 77,
+            Self::Composition { .. } | Self::ComponentConfig { .. } | Self::State { .. } => 78,
+            Self::Interrupted => 130,
+        }
+    }
+}

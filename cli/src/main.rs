@@ -1,0 +1,37 @@
+//! `ringwall`: starts, watches and stops the whole platform on one machine.
+//!
+//! Owns: the supervisor, first-start provisioning (authority, certificates, secrets, PostgreSQL)
+//! and the operator's view. Must not: serve requests, or know what a component's own configuration
+//! means; that stands in `ringwall.yaml` and is handed over as it is.
+//! Read next: `composition.rs` for the model, `commands/up.rs` for the order of a start,
+//! `supervisor.rs` for what happens afterwards.
+
+mod commands;
+mod composition;
+mod config;
+mod error;
+mod files;
+mod output;
+mod ports;
+mod postgres;
+mod probe;
+mod processes;
+mod provision;
+mod record;
+mod render;
+mod state;
+mod supervisor;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match commands::run(commands::Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            output::say(&format!("error: {error}"));
+            error.exit_code()
+        }
+    }
+}

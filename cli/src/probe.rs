@@ -1,0 +1,78 @@
+//! Asking a component how it is: mTLS `GET /readyz` on its admin listener, as the operator.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringwall_http_io::body;
+use ringwall_http_io::client::{Client, ClientLimits};
+use ringwall_identity::{SpiffeId, TrustDomain};
+use ringwall_tls::{IdentitySource, mesh_client_config};
+
+use crate::composition::OPERATOR;
+use crate::error::CliError;
+use crate::state::StateDir;
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest answer that is shown.
+const LONGEST_ANSWER: usize = 4096;
+
+/// The operator's side of every admin listener.
+#[derive(Clone)]
+pub(crate) struct Prober {
+    identity: Arc<IdentitySource>,
+    trust_domain: TrustDomain,
+}
+
+impl Prober {
+    /// Loads the operator's certificate from the state directory.
+    pub(crate) fn load(state: &StateDir, trust_domain: &str) -> Result<Self, CliError> {
+        ringwall_tls::install_crypto_provider();
+        let identity = IdentitySource::load(&state.identity(OPERATOR))
+            .map_err(|error| CliError::internal("loading the operator's certificate", error))?;
+        Ok(Self {
+            identity,
+            trust_domain: TrustDomain::parse(trust_domain)?,
+        })
+    }
+
+    /// Reads the operator's certificate again after a rotation.
+    pub(crate) fn reload(&self) -> Result<(), CliError> {
+        let reloaded = self.identity.reload();
+        reloaded
+            .map(|_| ())
+            .map_err(|error| CliError::internal("reloading the operator's certificate", error))
+    }
+
+    /// `Ok` when the component says that it is ready; the error is a sentence for people.
+    pub(crate) async fn ready(&self, name: &str, admin: SocketAddr) -> Result<(), String> {
+        let asked = tokio::time::timeout(PATIENCE, self.ask(name, admin)).await;
+        asked.unwrap_or_else(|_| Err(format!("does not answer within {} s", PATIENCE.as_secs())))
+    }
+
+    async fn ask(&self, name: &str, admin: SocketAddr) -> Result<(), String> {
+        let id = SpiffeId::workload(&self.trust_domain, name).map_err(|error| error.to_string())?;
+        let config = mesh_client_config(&self.identity, id).map_err(|error| error.to_string())?;
+        let client = Client::mesh(admin, config, ClientLimits::default());
+        let request = http::Request::get("/readyz")
+            .header("host", name)
+            .body(body::empty());
+        let request = request.map_err(|error| error.to_string())?;
+        let response = client
+            .send(request)
+            .await
+            .map_err(|error| error.to_string())?;
+        if response.status().is_success() {
+            return Ok(());
+        }
+        let status = response.status();
+        let text = body::collect(response.into_body(), LONGEST_ANSWER)
+            .await
+            .unwrap_or_default();
+        Err(format!(
+            "answers {status}: {}",
+            String::from_utf8_lossy(&text).trim()
+        ))
+    }
+}

@@ -1,0 +1,403 @@
+//! The supervisor: starts in order, waits for health, restarts what dies, stops in order.
+//!
+//! Owns: every process of the platform while `up` runs, and `run/state.json`. One event loop; what
+//! takes time runs in tasks that report back. Must not: decide what stands in a component's
+//! configuration. Read next: `supervisor/unit.rs` (one component), `gate.rs` (when is it ready),
+//! `restart.rs` (what happens when it dies), `stop.rs` (the way down).
+//!
+//! A component never outlives us: each has a pipe on its standard input and ends when that closes,
+//! which happens even when we are killed. PostgreSQL is cleaned up by its pid file.
+
+mod gate;
+mod logs;
+mod restart;
+mod stop;
+mod unit;
+
+use std::collections::BTreeMap;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::composition::Composition;
+use crate::error::CliError;
+use crate::output::say;
+use crate::postgres::Server;
+use crate::probe::Prober;
+use crate::processes::ProcessId;
+use crate::provision::certificates::Issuer;
+use crate::record::{Condition, Phase, Record};
+use crate::state::StateDir;
+
+use restart::Restarts;
+use unit::{Kind, Running, Unit};
+
+/// Events that may wait for the loop; each comes from a task of ours.
+const EVENTS_IN_FLIGHT: usize = 64;
+/// How often certificates and log files are looked at.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// What the tasks report. A generation tells a process from the one that it replaced.
+#[derive(Debug)]
+enum Event {
+    Exited {
+        name: String,
+        generation: u32,
+        status: ExitStatus,
+    },
+    Ready {
+        name: String,
+        generation: u32,
+    },
+    NotReady {
+        name: String,
+        generation: u32,
+        error: CliError,
+    },
+    RestartDue {
+        name: String,
+    },
+}
+
+/// What the supervisor is made of.
+pub(crate) struct Parts {
+    pub(crate) composition: Composition,
+    pub(crate) state: StateDir,
+    pub(crate) binaries: std::path::PathBuf,
+    pub(crate) server: Option<Server>,
+    pub(crate) issuer: Issuer,
+    pub(crate) prober: Prober,
+    pub(crate) record: Record,
+    pub(crate) restarts: bool,
+}
+
+/// The running platform.
+pub(crate) struct Supervisor {
+    composition: Composition,
+    state: StateDir,
+    units: Vec<Unit>,
+    running: BTreeMap<String, Running>,
+    restarts: BTreeMap<String, Restarts>,
+    may_restart: bool,
+    issuer: Arc<Issuer>,
+    issued_at: OffsetDateTime,
+    prober: Prober,
+    record: Record,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    next_generation: u32,
+}
+
+/// What the operator wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Stop,
+    /// New certificates now (SIGUSR1).
+    Rotate,
+}
+
+/// The operator's signals.
+struct Signals {
+    interrupt: SignalStream,
+    terminate: SignalStream,
+    hang_up: SignalStream,
+    rotate: SignalStream,
+}
+
+impl Supervisor {
+    /// Prepares; starts nothing yet. Certificates must have been issued just now.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
+        let units = Unit::all(&parts);
+        let restarts = units
+            .iter()
+            .map(|unit| (unit.name.clone(), Restarts::default()))
+            .collect();
+        Self {
+            units,
+            running: BTreeMap::new(),
+            restarts,
+            may_restart: parts.restarts,
+            issuer: Arc::new(parts.issuer),
+            issued_at: OffsetDateTime::now_utc(),
+            prober: parts.prober,
+            record: parts.record,
+            composition: parts.composition,
+            state: parts.state,
+            sender,
+            events,
+            next_generation: 1,
+        }
+    }
+
+    /// Starts everything, calls `announce` when all is ready, and returns when the platform has
+    /// been stopped: by a signal (`Ok`), or because it could not start.
+    pub(crate) async fn run(
+        mut self,
+        announce: impl FnOnce(&Record) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let mut signals = Signals::listen()?;
+        let outcome = self.watch(&mut signals, announce).await;
+        self.record.phase = Phase::Stopping;
+        self.write_record();
+        self.stop_all(&mut signals).await;
+        outcome
+    }
+
+    async fn watch(
+        &mut self,
+        signals: &mut Signals,
+        announce: impl FnOnce(&Record) -> Result<(), CliError>,
+    ) -> Result<(), CliError> {
+        let mut announce = Some(announce);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            if self.record.phase == Phase::Starting {
+                self.start_due()?;
+            }
+            if self.all_ready()
+                && let Some(announce) = announce.take()
+            {
+                self.record.phase = Phase::Up;
+                self.write_record();
+                announce(&self.record)?;
+            }
+            tokio::select! {
+                Some(event) = self.events.recv() => self.on_event(event)?,
+                wish = signals.next() => match wish {
+                    Wish::Rotate => self.rotate().await,
+                    Wish::Stop if self.record.phase == Phase::Starting => {
+                        return Err(CliError::Interrupted);
+                    }
+                    Wish::Stop => return Ok(()),
+                },
+                _ = housekeeping.tick() => self.keep_house().await,
+            }
+        }
+    }
+
+    /// Starts every component whose needs are ready.
+    fn start_due(&mut self) -> Result<(), CliError> {
+        let due: Vec<String> = self
+            .units
+            .iter()
+            .filter(|unit| self.condition(&unit.name) == Condition::Waiting)
+            .filter(|unit| {
+                unit.needs
+                    .iter()
+                    .all(|need| self.condition(need) == Condition::Ready)
+            })
+            .map(|unit| unit.name.clone())
+            .collect();
+        due.iter().try_for_each(|name| self.start(name))
+    }
+
+    fn start(&mut self, name: &str) -> Result<(), CliError> {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        let Some(unit) = self.units.iter().find(|unit| unit.name == name) else {
+            return Ok(());
+        };
+        let running = unit.start(generation, &self.sender)?;
+        gate::watch(
+            unit,
+            &running,
+            self.prober.clone(),
+            &self.state,
+            &self.sender,
+        );
+        let process = running.process;
+        self.running.insert(name.to_owned(), running);
+        self.note(name, Condition::Starting, Some(process));
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), CliError> {
+        match event {
+            Event::Ready { name, generation } if self.is_current(&name, generation) => {
+                let took = self
+                    .running
+                    .get(&name)
+                    .map_or(0, |running| running.begun.elapsed().as_millis());
+                say(&format!("  {name} is ready ({took} ms)"));
+                self.note(&name, Condition::Ready, None);
+            }
+            Event::NotReady {
+                name,
+                generation,
+                error,
+            } if self.is_current(&name, generation) => {
+                if self.record.phase == Phase::Starting {
+                    return Err(error);
+                }
+                say(&format!("warning: {error}"));
+            }
+            Event::Exited {
+                name,
+                generation,
+                status,
+            } if self.is_current(&name, generation) => {
+                return self.on_exit(&name, status);
+            }
+            Event::RestartDue { name } => {
+                if self.condition(&name) == Condition::Restarting
+                    && let Err(error) = self.start(&name)
+                {
+                    say(&format!("warning: {error}"));
+                    self.note(&name, Condition::Failed, None);
+                }
+            }
+            // Of a process that was replaced meanwhile.
+            Event::Ready { .. } | Event::NotReady { .. } | Event::Exited { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn on_exit(&mut self, name: &str, status: ExitStatus) -> Result<(), CliError> {
+        let Some(running) = self.running.remove(name) else {
+            return Ok(());
+        };
+        if self.record.phase == Phase::Starting {
+            return Err(running.died(name, status));
+        }
+        let due = self
+            .restarts
+            .get_mut(name)
+            .and_then(|restarts| restarts.next(Instant::now()));
+        let Some(delay) = due.filter(|_| self.may_restart) else {
+            say(&format!(
+                "warning: {name} ended ({status}) and stays down: `ringwall logs {name}`"
+            ));
+            self.note(name, Condition::Failed, None);
+            return Ok(());
+        };
+        say(&format!(
+            "warning: {name} ended ({status}), starting it again in {} s",
+            delay.as_secs()
+        ));
+        self.note(name, Condition::Restarting, None);
+        let (sender, name) = (self.sender.clone(), name.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            // The loop is gone when the platform stops: then nobody is restarted.
+            let _ = sender.send(Event::RestartDue { name }).await;
+        });
+        Ok(())
+    }
+
+    /// Log files that grew, and certificates at half of their life. The clock on the wall counts:
+    /// a machine that slept has old certificates.
+    async fn keep_house(&mut self) {
+        logs::turn(&self.units, &self.composition.logs);
+        let age = OffsetDateTime::now_utc() - self.issued_at;
+        if age >= self.issuer.interval() {
+            self.rotate().await;
+        }
+    }
+
+    /// Issues every certificate again; components see the new files by themselves.
+    async fn rotate(&mut self) {
+        self.issued_at = OffsetDateTime::now_utc();
+        let issuer = Arc::clone(&self.issuer);
+        let issued = tokio::task::spawn_blocking(move || issuer.issue_all()).await;
+        match issued {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                return say(&format!("warning: certificates are not renewed: {error}"));
+            }
+            Err(error) => return say(&format!("warning: certificates are not renewed: {error}")),
+        }
+        if let Err(error) = self.prober.reload() {
+            say(&format!("warning: {error}"));
+        }
+        for unit in self
+            .units
+            .iter()
+            .filter(|unit| matches!(unit.kind, Kind::Postgres { .. }))
+        {
+            // The server reads its certificate again on SIGHUP only.
+            if let Some(running) = self.running.get(&unit.name) {
+                let _ = running.process.signal(nix::sys::signal::Signal::SIGHUP);
+            }
+        }
+    }
+
+    fn all_ready(&self) -> bool {
+        self.record
+            .components
+            .iter()
+            .all(|component| component.condition == Condition::Ready)
+    }
+
+    fn is_current(&self, name: &str, generation: u32) -> bool {
+        self.running
+            .get(name)
+            .is_some_and(|running| running.generation == generation)
+    }
+
+    fn condition(&self, name: &str) -> Condition {
+        let record = self
+            .record
+            .components
+            .iter()
+            .find(|component| component.name == name);
+        record.map_or(Condition::Waiting, |component| component.condition)
+    }
+
+    /// Writes down what a component does now.
+    fn note(&mut self, name: &str, condition: Condition, process: Option<ProcessId>) {
+        let restarts = self.restarts.get(name).map_or(0, Restarts::total);
+        for component in self
+            .record
+            .components
+            .iter_mut()
+            .filter(|known| known.name == name)
+        {
+            component.condition = condition;
+            component.restarts = restarts;
+            if let Some(process) = process {
+                component.pid = process.pid;
+                component.started = process.started;
+                component.since = OffsetDateTime::now_utc();
+            }
+        }
+        self.write_record();
+    }
+
+    fn write_record(&self) {
+        if let Err(error) = self.record.write(&self.state) {
+            say(&format!("warning: {error}"));
+        }
+    }
+}
+
+impl Signals {
+    fn listen() -> Result<Self, CliError> {
+        let listen = |kind| {
+            signal(kind).map_err(|source| CliError::Io {
+                what: "listening for signals".into(),
+                source,
+            })
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+            rotate: listen(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Ctrl-C, SIGTERM or a closed terminal stop; SIGUSR1 rotates.
+    async fn next(&mut self) -> Wish {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.hang_up.recv() => Wish::Stop,
+            _ = self.rotate.recv() => Wish::Rotate,
+        }
+    }
+}

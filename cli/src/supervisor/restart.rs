@@ -1,0 +1,67 @@
+//! When a component that died is started again: after a pause that doubles, and not for ever.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// First pause; a dead component shows for at least this long.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Restarts within [`WINDOW`] after which a component stays down.
+const LIMIT: usize = 5;
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// The restarts of one component.
+#[derive(Debug, Default)]
+pub(super) struct Restarts {
+    recent: VecDeque<Instant>,
+    total: u32,
+}
+
+impl Restarts {
+    /// Pause before the next start, or none when it died too often.
+    pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
+        self.recent.retain(|at| now.duration_since(*at) < WINDOW);
+        let recent = self.recent.len();
+        if recent >= LIMIT {
+            return None;
+        }
+        self.recent.push_back(now);
+        self.total += 1;
+        let doubled = FIRST_PAUSE * (1 << recent);
+        Some(doubled.min(LONGEST_PAUSE))
+    }
+
+    /// Restarts since the platform was started.
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_end() {
+        let now = Instant::now();
+        let mut restarts = Restarts::default();
+        let pauses: Vec<_> = (0..6)
+            .map(|_| restarts.next(now).map(|pause| pause.as_secs()))
+            .collect();
+        assert_eq!(
+            pauses,
+            [Some(2), Some(4), Some(8), Some(16), Some(30), None]
+        );
+        assert_eq!(restarts.total(), 5);
+    }
+
+    #[test]
+    fn old_deaths_are_forgotten() {
+        let mut now = Instant::now();
+        let mut restarts = Restarts::default();
+        for _ in 0..20 {
+            assert_eq!(restarts.next(now), Some(FIRST_PAUSE));
+            now += WINDOW;
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One component as a process: its command, its start, and what is said when it dies.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use ringwall_secret::SecretString;
+use tokio::process::ChildStdin;
+use tokio::sync::mpsc::Sender;
+
+use super::{Event, Parts};
+use crate::error::CliError;
+use crate::files;
+use crate::postgres::{Server, ensure_roles};
+use crate::processes::ProcessId;
+use crate::provision::secrets;
+use crate::state::StateDir;
+
+/// Lines of a log that stand in an error.
+const LINES_SHOWN: usize = 12;
+/// The secret by which a workload logs in to its database.
+pub(crate) const DATABASE_PASSWORD: &str = "postgres-password";
+
+/// A component as it is started.
+pub(super) struct Unit {
+    pub(super) name: String,
+    pub(super) needs: Vec<String>,
+    pub(super) kind: Kind,
+    pub(super) log: PathBuf,
+}
+
+/// What kind of process it is.
+pub(super) enum Kind {
+    /// One of our binaries.
+    Binary {
+        program: PathBuf,
+        config: PathBuf,
+        folder: PathBuf,
+        admin: std::net::SocketAddr,
+    },
+    /// A PostgreSQL server with its databases.
+    Postgres {
+        server: Server,
+        databases: Vec<String>,
+    },
+}
+
+/// A process that was started.
+pub(super) struct Running {
+    pub(super) process: ProcessId,
+    pub(super) generation: u32,
+    pub(super) begun: Instant,
+    log: PathBuf,
+    /// Length of the log before this process wrote to it.
+    log_offset: u64,
+    /// Closing it tells one of our binaries to end; so does our death.
+    _stdin: Option<ChildStdin>,
+}
+
+impl Unit {
+    pub(super) fn all(parts: &Parts) -> Vec<Self> {
+        let units = parts.composition.components.iter().filter_map(|component| {
+            let name = component.name.value.clone();
+            let kind = match (
+                &component.binary,
+                &component.postgres,
+                component.admin_address(),
+            ) {
+                (Some(binary), None, Some(admin)) => Kind::Binary {
+                    program: parts.binaries.join(binary),
+                    config: parts.state.config(&name),
+                    folder: parts.state.data(&name),
+                    admin,
+                },
+                (None, Some(postgres), _) => Kind::Postgres {
+                    server: parts.server.clone()?,
+                    databases: postgres
+                        .databases
+                        .iter()
+                        .map(|name| name.value.clone())
+                        .collect(),
+                },
+                // Validation has refused the rest.
+                _ => return None,
+            };
+            let needs = component
+                .needs
+                .iter()
+                .map(|need| need.value.clone())
+                .collect();
+            Some(Self {
+                log: parts.state.log(&name),
+                name,
+                needs,
+                kind,
+            })
+        });
+        units.collect()
+    }
+
+    /// Starts the process; a task reports its end.
+    pub(super) fn start(
+        &self,
+        generation: u32,
+        events: &Sender<Event>,
+    ) -> Result<Running, CliError> {
+        let mut command = self.command();
+        let log = self.open_log()?;
+        let log_offset = log.metadata().map_or(0, |meta| meta.len());
+        let errors = log
+            .try_clone()
+            .map_err(|error| CliError::io("opening", &self.log, error))?;
+        // A group of its own: Ctrl-C must reach the supervisor alone, which stops in order.
+        command.stdout(log).stderr(errors).process_group(0);
+        let mut child = tokio::process::Command::from(command)
+            .spawn()
+            .map_err(|source| CliError::Io {
+                what: format!("starting {}", self.name),
+                source,
+            })?;
+        let number = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .unwrap_or_default();
+        // A process that has died already is a zombie until the task below waits for it.
+        let process = ProcessId::of(number).unwrap_or(ProcessId {
+            pid: number,
+            started: 0,
+        });
+        let stdin = child.stdin.take();
+        let (events, name) = (events.clone(), self.name.clone());
+        tokio::spawn(async move {
+            let status = child.wait().await.unwrap_or_default();
+            // The loop ends only after every process has.
+            let _ = events
+                .send(Event::Exited {
+                    name,
+                    generation,
+                    status,
+                })
+                .await;
+        });
+        let log = self.log.clone();
+        let begun = Instant::now();
+        Ok(Running {
+            process,
+            generation,
+            begun,
+            log,
+            log_offset,
+            _stdin: stdin,
+        })
+    }
+
+    fn command(&self) -> Command {
+        match &self.kind {
+            Kind::Postgres { server, .. } => {
+                let mut command = server.command();
+                command.stdin(Stdio::null());
+                command
+            }
+            Kind::Binary {
+                program,
+                config,
+                folder,
+                ..
+            } => {
+                let mut command = Command::new(program);
+                command
+                    .arg("--config")
+                    .arg(config)
+                    .arg("--exit-on-stdin-eof")
+                    .env_clear()
+                    .current_dir(folder)
+                    .stdin(Stdio::piped());
+                command
+            }
+        }
+    }
+
+    fn open_log(&self) -> Result<std::fs::File, CliError> {
+        // Appending, so that turning the file (copy and truncate) loses no place.
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&self.log)
+            .map_err(|error| CliError::io("opening", &self.log, error))
+    }
+}
+
+impl Running {
+    /// Why it ended, with its last words.
+    pub(super) fn died(&self, name: &str, status: ExitStatus) -> CliError {
+        let fix = match status.code() {
+            Some(78) => format!("correct the part of `{name}` in the composition"),
+            Some(71) => "stop the program that has its port, or use --free-ports".to_owned(),
+            Some(77) => "run as a user that may do this".to_owned(),
+            _ => format!("the log says more: {}", self.log.display()),
+        };
+        self.failed(name, format!("ended at start ({status})"), fix)
+    }
+
+    /// An error about it, with its last words.
+    pub(super) fn failed(&self, name: &str, why: String, fix: String) -> CliError {
+        failure(name, why, fix, &self.log, self.log_offset)
+    }
+
+    pub(super) fn log_offset(&self) -> u64 {
+        self.log_offset
+    }
+}
+
+/// An error about a component, with what it logged since `offset`.
+pub(super) fn failure(
+    name: &str,
+    why: String,
+    fix: String,
+    log: &std::path::Path,
+    offset: u64,
+) -> CliError {
+    let lines = files::last_lines_after(log, offset, LINES_SHOWN);
+    let log = lines.iter().map(|line| format!("  │ {line}\n")).collect();
+    CliError::Component {
+        component: name.to_owned(),
+        why,
+        log,
+        fix,
+    }
+}
+
+/// Makes the role and database of every workload that a server serves.
+pub(super) fn make_databases(
+    server: &Server,
+    databases: &[String],
+    state: &StateDir,
+) -> Result<(), CliError> {
+    for name in databases {
+        let password: SecretString =
+            secrets::read(state, name, DATABASE_PASSWORD)?.ok_or_else(|| CliError::State {
+                what: format!("`{name}` has no secret `{DATABASE_PASSWORD}` for its database"),
+                fix: format!(
+                    "declare it: `- password: {{ for: {{ {name}: {DATABASE_PASSWORD} }} }}`"
+                ),
+            })?;
+        ensure_roles(server, name, &password)?;
+    }
+    Ok(())
+}
