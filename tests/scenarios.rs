@@ -1,5 +1,5 @@
 //! The list of what is proven end to end, by area. A name starts with the requirement's row or with
-//! `attack_`, so that `docs/controls.md` can be read against it.
+//! `attack_`, which SECURITY.md refers to.
 
 mod credentials;
 mod edge;

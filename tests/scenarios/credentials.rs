@@ -175,9 +175,8 @@ fn psql(stack: &StackInfo, certificate: &str, password: &str, mode: &str) -> Res
     let folder = folder.to_str().context("not a UTF-8 path")?;
     let certificate = certificate.replace("CERT", folder);
     let target = format!(
-        "host={} hostaddr={} port={} dbname=orders user=orders sslmode={mode} \
+        "host=postgres hostaddr={} port={} dbname=orders user=orders sslmode={mode} \
          sslrootcert={folder}/bundle.pem {certificate} connect_timeout=5",
-        "localhost",
         address.ip(),
         address.port(),
     );
@@ -193,7 +192,7 @@ fn psql(stack: &StackInfo, certificate: &str, password: &str, mode: &str) -> Res
 async fn credentials(stack: &StackInfo) -> Result<Credentials> {
     let user = oauth::tokens(stack, "alice").await?;
     let terms = PaymentTerms {
-        order_id: OrderId::new(),
+        order_id: OrderId::generate(),
         amount_minor: MinorUnits::new(1_250)?,
         currency: Currency::parse("EUR")?,
     };
@@ -214,7 +213,7 @@ async fn credentials(stack: &StackInfo) -> Result<Credentials> {
         ("audience", "payments"),
         ("htm", "POST"),
         ("htu", "/v1/payments"),
-        ("body_digest", &terms.digest()),
+        ("body_digest", terms.digest().as_str()),
     ]);
     let source =
         mesh::call_as(stack, "orders", "tokenizer", post("/v1/source-tokens", &source)?).await?;
@@ -237,7 +236,7 @@ async fn redeem(
         "caller": "spiffe://ringwall.local/orders",
         "htm": method,
         "htu": "/v1/payments",
-        "body_digest": credentials.terms.digest(),
+        "body_digest": credentials.terms.digest().as_str(),
     });
     let request = Request::post("/v1/source-tokens/redeem")
         .header("content-type", "application/json")
