@@ -159,7 +159,8 @@ impl Authority {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        self.issue(id.path(), names, usages, ttl, now)
+        // Not the bare name: PostgreSQL takes a common name for a role, and an SVID is for the mesh.
+        self.issue(&format!("workload {}", id.path()), names, usages, ttl, now)
     }
 
     /// Issues a server certificate without a workload identity, for the edge and for PostgreSQL.
@@ -391,6 +392,12 @@ mod tests {
                     .contains(&GeneralName::DNSName("orders"))
             );
             assert_eq!(names.general_names.len(), 2);
+            let name = certificate.subject().iter_common_name().next().unwrap();
+            assert_ne!(
+                name.as_str().unwrap(),
+                "orders",
+                "an SVID is no database certificate"
+            );
         });
     }
 

@@ -1,16 +1,18 @@
 //! Attacks on the verifier, one test for each (R12, RFC 8725), and its properties.
 
+mod key_sets;
+mod properties;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::hmac;
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::claims::AccessToken;
 use crate::jws::encode;
 use crate::{
-    Algorithm, Expectation, Jwk, JwkSet, KeyRing, SigningKey, TokenError, VerifyingKeys, peek_kid,
-    verify, verify_bytes,
+    Algorithm, Expectation, KeyRing, SigningKey, TokenError, VerifyingKeys, peek_kid, verify,
+    verify_bytes,
 };
 
 const NOW_S: u64 = 1_900_000_000;
@@ -589,164 +591,4 @@ fn r16_payloads_of_events_are_signed_as_they_are() {
             limit_bytes: jws.len() - 1
         })
     );
-}
-
-#[test]
-fn r12_published_keys_that_are_unfit_are_left_out() {
-    let good = SigningKey::generate(Algorithm::Es256).unwrap().public_jwk();
-    let rsa = SigningKey::generate(Algorithm::Rs256).unwrap().public_jwk();
-    let usable = |jwk: &Jwk| {
-        VerifyingKeys::from_jwks(&JwkSet {
-            keys: vec![jwk.clone()],
-        })
-        .is_ok()
-    };
-    assert!(usable(&good) && usable(&rsa));
-    assert!(usable(&Jwk {
-        use_: None,
-        ..good.clone()
-    }));
-    let text = |value: &str| Some(value.to_owned());
-    for bad in [
-        Jwk {
-            kid: None,
-            ..good.clone()
-        },
-        Jwk {
-            kid: text("a/b"),
-            ..good.clone()
-        },
-        Jwk {
-            alg: None,
-            ..good.clone()
-        },
-        Jwk {
-            alg: text("HS256"),
-            ..good.clone()
-        },
-        Jwk {
-            alg: text("none"),
-            ..good.clone()
-        },
-        Jwk {
-            alg: text("RS256"),
-            ..good.clone()
-        },
-        Jwk {
-            use_: text("enc"),
-            ..good.clone()
-        },
-        Jwk {
-            kty: "oct".into(),
-            ..good.clone()
-        },
-        Jwk {
-            crv: text("P-384"),
-            ..good.clone()
-        },
-        Jwk {
-            x: text("AAAA"),
-            ..good.clone()
-        },
-        Jwk {
-            y: None,
-            ..good.clone()
-        },
-        Jwk {
-            alg: text("EdDSA"),
-            ..good.clone()
-        },
-        Jwk {
-            n: Some(encode([0xff; 128])),
-            ..rsa.clone()
-        },
-        Jwk {
-            n: Some(encode([0x01; 256])),
-            ..rsa.clone()
-        },
-        Jwk {
-            e: Some(encode([1; 5])),
-            ..rsa.clone()
-        },
-        Jwk {
-            alg: text("PS256"),
-            ..rsa.clone()
-        },
-    ] {
-        assert!(!usable(&bad), "{bad:?}");
-    }
-    let mixed = JwkSet {
-        keys: vec![Jwk::default(), good.clone()],
-    };
-    assert_eq!(VerifyingKeys::from_jwks(&mixed).unwrap().len(), 1);
-    let twice = JwkSet {
-        keys: vec![good.clone(), good],
-    };
-    assert!(
-        VerifyingKeys::from_jwks(&twice).is_err(),
-        "one kid, two keys"
-    );
-}
-
-#[test]
-fn r12_key_set_documents_are_bounded() {
-    let set = KeyRing::generate(Algorithm::Es256).unwrap().jwks();
-    let text = serde_json::to_vec(&set).unwrap();
-    assert_eq!(JwkSet::parse(&text, text.len(), 1).unwrap(), set);
-    assert!(JwkSet::parse(&text, text.len() - 1, 1).is_err());
-    assert!(JwkSet::parse(&text, text.len(), 0).is_err());
-    for bad in ["", "[]", "{}", r#"{"keys":{}}"#, r#"{"keys":[{"kid":1}]}"#] {
-        assert!(JwkSet::parse(bad.as_bytes(), 1000, 10).is_err(), "{bad}");
-    }
-    let published = String::from_utf8(text).unwrap();
-    assert!(
-        !published.contains("\"d\"") && !published.contains("null"),
-        "{published}"
-    );
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
-    #[test]
-    fn any_changed_byte_of_a_valid_token_is_refused(position in 0_usize..4096, byte in any::<u8>()) {
-        thread_local! {
-            static VALID: (Issuer, String) = {
-                let issuer = Issuer::new(Algorithm::Es256);
-                let token = issuer.key.sign(AccessToken::TYP, &claims()).unwrap();
-                (issuer, token)
-            };
-        }
-        VALID.with(|(issuer, token)| {
-            let mut bytes = token.clone().into_bytes();
-            let position = position % bytes.len();
-            prop_assume!(bytes[position] != byte);
-            bytes[position] = byte;
-            if let Ok(changed) = String::from_utf8(bytes) {
-                prop_assert!(issuer.verify(&changed).is_err(), "{changed}");
-            }
-            Ok(())
-        })?;
-    }
-
-    #[test]
-    fn arbitrary_text_never_panics(
-        text in "\\PC{0,60}",
-        header in "\\PC{0,40}",
-        payload in proptest::collection::vec(any::<u8>(), 0..40),
-    ) {
-        let keys = VerifyingKeys::default();
-        let framed = format!("{}.{}.{}", encode(&header), encode(&payload), encode(&text));
-        for token in [text, framed] {
-            prop_assert!(verify::<AccessToken>(&token, &keys, &expectation(), now()).is_err());
-            let _ = peek_kid(&token);
-        }
-    }
-
-    #[test]
-    fn arbitrary_key_sets_never_panic(text in "\\{\"keys\":\\[\\{\\PC{0,60}\\}\\]\\}") {
-        if let Ok(set) = JwkSet::parse(text.as_bytes(), 1000, 4) {
-            let _ = VerifyingKeys::from_jwks(&set);
-        }
-    }
 }

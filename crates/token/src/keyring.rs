@@ -253,7 +253,7 @@ mod tests {
         );
         assert!(!ring.prune(T0 + MINUTE - Duration::from_secs(1)));
         assert!(ring.prune(T0 + MINUTE));
-        assert_eq!(kids(&ring), [second.clone()]);
+        assert_eq!(kids(&ring), std::slice::from_ref(&second));
         ring.rotate(MINUTE, T0).unwrap();
         assert_ne!(
             ring.current().kid(),
