@@ -17,6 +17,9 @@ pub struct Cli {
     /// Print the JSON Schema of the configuration and exit.
     #[arg(long, conflicts_with = "check")]
     pub schema: bool,
+    /// Drain and exit when standard input closes: a supervisor that dies takes us with it.
+    #[arg(long)]
+    pub exit_on_stdin_eof: bool,
 }
 
 impl Cli {

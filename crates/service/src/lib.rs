@@ -16,6 +16,8 @@ mod admin;
 mod app;
 mod cli;
 mod error;
+#[cfg(test)]
+mod fixture;
 mod health;
 mod listen;
 mod logs;

@@ -1,6 +1,11 @@
 //! The life of a component's process, from the command line to the exit code.
 
-use std::{io::Write as _, path::Path, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Read as _, Write as _},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -30,22 +35,29 @@ where
     F: FnOnce(Shell, C) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
-    let cli = Cli::parse_as(name);
-    if cli.schema {
-        return say(&schema::<C>());
-    }
-    let config = match load::<C>(name, cli.config()) {
-        Ok(config) => config,
-        Err(error) => return fail(name, &error),
-    };
-    if cli.check {
-        return say(&format!("{}: the configuration is valid", cli.config().display()));
-    }
-    match runtime(&config).and_then(|runtime| runtime.block_on(Box::pin(live(name, config, start))))
-    {
-        Ok(()) => ExitCode::SUCCESS,
+    match execute(name, &Cli::parse_as(name), start) {
+        Ok(Some(text)) => say(&text),
+        Ok(None) => ExitCode::SUCCESS,
         Err(error) => fail(name, &error),
     }
+}
+
+/// What [`run`] does, without the process around it: a text to print, or the end of a served life.
+fn execute<C, F, Fut>(name: &'static str, cli: &Cli, start: F) -> Result<Option<String>, StartError>
+where
+    C: ComponentConfig,
+    F: FnOnce(Shell, C) -> Fut,
+    Fut: Future<Output = Result<App, StartError>>,
+{
+    if cli.schema {
+        return Ok(Some(schema::<C>()));
+    }
+    let config = load::<C>(name, cli.config())?;
+    if cli.check {
+        return Ok(Some(format!("{}: the configuration is valid", cli.config().display())));
+    }
+    runtime(&config)?.block_on(Box::pin(live(name, cli, config, start)))?;
+    Ok(None)
 }
 
 /// Reads and checks the configuration, as `--check` does.
@@ -80,7 +92,12 @@ fn runtime<C: ComponentConfig>(config: &C) -> Result<Runtime, StartError> {
         .map_err(StartError::from)
 }
 
-async fn live<C, F, Fut>(name: &'static str, config: C, start: F) -> Result<(), StartError>
+async fn live<C, F, Fut>(
+    name: &'static str,
+    cli: &Cli,
+    config: C,
+    start: F,
+) -> Result<(), StartError>
 where
     C: ComponentConfig,
     F: FnOnce(Shell, C) -> Fut,
@@ -91,6 +108,9 @@ where
     log_panics();
     let _reload = shell.identity.spawn_reload(IDENTITY_RELOAD);
     watch_signals(&shell)?;
+    if cli.exit_on_stdin_eof {
+        watch_stdin(&shell);
+    }
     // A signal during a slow start ends it at once: nothing is being served yet.
     let started = tokio::select! {
         started = start(shell.clone(), config) => started,
@@ -133,6 +153,24 @@ fn watch_signals(shell: &Shell) -> Result<(), StartError> {
     Ok(())
 }
 
+/// The end of standard input begins the drain. A thread of its own: reading there cannot be
+/// cancelled, and must not hold up the end of the runtime.
+fn watch_stdin(shell: &Shell) {
+    let shell = shell.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        loop {
+            match io::stdin().lock().read(&mut buffer) {
+                Ok(0) => break,
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => break,
+                _ => {}
+            }
+        }
+        tracing::info!("standard input closed");
+        shell.begin_shutdown();
+    });
+}
+
 /// Panics become log lines, so that they carry the trace id and reach the collector.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -157,4 +195,87 @@ fn fail(name: &str, error: &StartError) -> ExitCode {
     // Where stderr is closed, the exit code still tells.
     let _closed = writeln!(std::io::stderr(), "ringwall-{name}: {error}");
     ExitCode::from(error.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::config::{Refusal, ServiceConfig};
+
+    #[derive(Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Config {
+        service: ServiceConfig,
+        #[serde(default)]
+        demo_users: bool,
+        #[serde(default)]
+        shelves: u8,
+    }
+
+    impl ComponentConfig for Config {
+        fn service(&self) -> &ServiceConfig {
+            &self.service
+        }
+        fn validate(&self) -> Result<(), ConfigError> {
+            if self.shelves > 9 {
+                let seen = self.shelves.to_string();
+                return Err(ConfigError::invalid("shelves", &seen, "at most 9", "write `shelves: 9`"));
+            }
+            Ok(())
+        }
+        fn production_refusals(&self) -> Vec<Refusal> {
+            let users = || Refusal::new("demo_users: true", "everybody knows them", "remove the key");
+            self.demo_users.then(users).into_iter().collect()
+        }
+    }
+
+    async fn unused(_: Shell, _: Config) -> Result<App, StartError> {
+        Err(StartError::software("not started in these tests"))
+    }
+
+    fn check(extra: &str) -> Result<Option<String>, StartError> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("inventory.yaml");
+        let text = format!(
+            "service:\n  name: inventory\n  trust_domain: example.org\n  listen: 127.0.0.1:1\n  \
+             admin: 127.0.0.1:2\n  identity: /i\n  \
+             secrets: {{ provider: sealed, file: /a, key_file: /b }}\n{extra}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let file = file.to_str().unwrap();
+        let cli = Cli::parse_from(["x", "--config", file, "--check"]);
+        execute::<Config, _, _>("inventory", &cli, unused)
+    }
+
+    #[test]
+    fn a_good_configuration_passes_the_check() {
+        assert!(check("").unwrap().unwrap().ends_with("the configuration is valid"));
+    }
+
+    #[test]
+    fn a_component_s_own_check_names_the_line() {
+        let error = check("shelves: 12\n").unwrap_err();
+        assert_eq!(error.code(), exit::CONFIG);
+        assert!(error.to_string().contains("inventory.yaml:8:1: "), "{error}");
+    }
+
+    #[test]
+    fn the_production_profile_lists_every_refusal() {
+        let error = check("demo_users: true\n").unwrap_err();
+        assert_eq!(error.code(), exit::CONFIG);
+        let expected = "- demo_users: true\n    why: everybody knows them\n    fix: remove the key\n";
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn the_schema_is_json() {
+        let cli = Cli::parse_from(["x", "--schema"]);
+        let text = execute::<Config, _, _>("inventory", &cli, unused).unwrap().unwrap();
+        let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(schema["properties"]["demo_users"].is_object());
+    }
 }

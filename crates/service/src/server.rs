@@ -215,3 +215,7 @@ fn closed(result: hyper::Result<()>) {
         tracing::debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+#[path = "server/tests.rs"]
+mod tests;

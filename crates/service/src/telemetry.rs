@@ -178,3 +178,7 @@ fn inject_context(context: &Context, headers: &mut HeaderMap) {
         TraceContextPropagator::new().inject_context(context, &mut HeaderInjector(headers));
     }
 }
+
+#[cfg(test)]
+#[path = "telemetry/tests.rs"]
+mod tests;

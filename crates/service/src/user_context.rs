@@ -93,3 +93,7 @@ fn invalid(why: &str) -> Problem {
     tracing::warn!(why, "user context refused");
     Problem::new(StatusCode::UNAUTHORIZED, problems::USER_CONTEXT_INVALID, "User context invalid")
 }
+
+#[cfg(test)]
+#[path = "user_context/tests.rs"]
+mod tests;
