@@ -32,7 +32,9 @@ impl Cli {
     /// The configuration file.
     pub fn config(&self) -> &std::path::Path {
         // clap has made sure that it is present whenever it is read.
-        self.config.as_deref().unwrap_or_else(|| std::path::Path::new(""))
+        self.config
+            .as_deref()
+            .unwrap_or_else(|| std::path::Path::new(""))
     }
 }
 
@@ -49,7 +51,11 @@ mod tests {
     fn a_configuration_is_needed_except_for_the_schema() {
         assert!(Cli::try_parse_from(["x"]).is_err());
         assert!(Cli::try_parse_from(["x", "--schema"]).is_ok());
-        assert!(Cli::try_parse_from(["x", "--config", "f", "--check"]).unwrap().check);
+        assert!(
+            Cli::try_parse_from(["x", "--config", "f", "--check"])
+                .unwrap()
+                .check
+        );
         assert!(Cli::try_parse_from(["x", "--check", "--schema", "--config", "f"]).is_err());
     }
 }

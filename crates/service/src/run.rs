@@ -54,7 +54,10 @@ where
     }
     let config = load::<C>(name, cli.config())?;
     if cli.check {
-        return Ok(Some(format!("{}: the configuration is valid", cli.config().display())));
+        return Ok(Some(format!(
+            "{}: the configuration is valid",
+            cli.config().display()
+        )));
     }
     runtime(&config)?.block_on(Box::pin(live(name, cli, config, start)))?;
     Ok(None)
@@ -64,8 +67,10 @@ where
 fn load<C: ComponentConfig>(name: &str, path: &Path) -> Result<C, StartError> {
     let text = read(path)?;
     let config: C = parse_yaml(&text, path)?;
-    let checked: Result<(), ConfigError> =
-        config.service().validate(name).and_then(|()| config.validate());
+    let checked: Result<(), ConfigError> = config
+        .service()
+        .validate(name)
+        .and_then(|()| config.validate());
     checked.map_err(|error| place(error, path, &text))?;
     let mut refusals = validate_production(config.service());
     if config.service().profile == Profile::Production {
@@ -174,7 +179,10 @@ fn watch_stdin(shell: &Shell) {
 /// Panics become log lines, so that they carry the trace id and reach the collector.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        let location = panic.location().map(ToString::to_string).unwrap_or_default();
+        let location = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         tracing::error!(location, "panic");
     }));
 }
@@ -223,12 +231,18 @@ mod tests {
         fn validate(&self) -> Result<(), ConfigError> {
             if self.shelves > 9 {
                 let seen = self.shelves.to_string();
-                return Err(ConfigError::invalid("shelves", &seen, "at most 9", "write `shelves: 9`"));
+                return Err(ConfigError::invalid(
+                    "shelves",
+                    &seen,
+                    "at most 9",
+                    "write `shelves: 9`",
+                ));
             }
             Ok(())
         }
         fn production_refusals(&self) -> Vec<Refusal> {
-            let users = || Refusal::new("demo_users: true", "everybody knows them", "remove the key");
+            let users =
+                || Refusal::new("demo_users: true", "everybody knows them", "remove the key");
             self.demo_users.then(users).into_iter().collect()
         }
     }
@@ -253,28 +267,39 @@ mod tests {
 
     #[test]
     fn a_good_configuration_passes_the_check() {
-        assert!(check("").unwrap().unwrap().ends_with("the configuration is valid"));
+        assert!(
+            check("")
+                .unwrap()
+                .unwrap()
+                .ends_with("the configuration is valid")
+        );
     }
 
     #[test]
     fn a_component_s_own_check_names_the_line() {
         let error = check("shelves: 12\n").unwrap_err();
         assert_eq!(error.code(), exit::CONFIG);
-        assert!(error.to_string().contains("inventory.yaml:8:1: "), "{error}");
+        assert!(
+            error.to_string().contains("inventory.yaml:8:1: "),
+            "{error}"
+        );
     }
 
     #[test]
     fn the_production_profile_lists_every_refusal() {
         let error = check("demo_users: true\n").unwrap_err();
         assert_eq!(error.code(), exit::CONFIG);
-        let expected = "- demo_users: true\n    why: everybody knows them\n    fix: remove the key\n";
+        let expected =
+            "- demo_users: true\n    why: everybody knows them\n    fix: remove the key\n";
         assert!(error.to_string().contains(expected), "{error}");
     }
 
     #[test]
     fn the_schema_is_json() {
         let cli = Cli::parse_from(["x", "--schema"]);
-        let text = execute::<Config, _, _>("inventory", &cli, unused).unwrap().unwrap();
+        let text = execute::<Config, _, _>("inventory", &cli, unused)
+            .unwrap()
+            .unwrap();
         let schema: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(schema["properties"]["demo_users"].is_object());
     }
