@@ -64,8 +64,9 @@ pub(crate) async fn post(
     let address = throttle::client_address(&headers, peer == server.settings.ingress);
     match attempt(&server, username, params.get("password"), address).await? {
         Outcome::SignedIn(sub) => {
+            let handle = resumed.interaction.handle;
             let source = address.map_or_else(|| "unknown".to_owned(), |a| a.to_string());
-            let cookie = sessions::begin(&server, &headers, sub, source).await?;
+            let cookie = sessions::begin(&server, &headers, sub, handle, source).await?;
             server.logout_wake.notify_one();
             let mut response = response::see_other(&steps::resume_path(&resumed.handle))?;
             cookies::set(&mut response, SESSION_COOKIE, cookie.text());

@@ -33,6 +33,7 @@ pub(crate) async fn begin(
     server: &Server,
     headers: &HeaderMap,
     sub: Subject,
+    interaction: TokenHash,
     address: String,
 ) -> Result<OpaqueToken, Error> {
     let former = current(server, headers).await?;
@@ -56,6 +57,7 @@ pub(crate) async fn begin(
             expires_at: auth_time.plus(server.settings.lifetimes.login_session),
             address,
             former: former.map(|session| session.sid),
+            interaction,
         })
         .await?;
     Ok(cookie)

@@ -7,5 +7,5 @@ mod world;
 pub(crate) use browser::{Browser, Reply};
 pub(crate) use world::{
     API, CALLBACK, ISSUER, PASSWORD, SECRET, Tokens, World, authorize_path, basic, challenge,
-    client_declaration, example_config, form, query_of, workload,
+    client_declaration, example_config, form, query_of,
 };

@@ -104,8 +104,8 @@ pub(crate) async fn missing(
     interaction: Option<&Interaction>,
     session: &LoginSession,
 ) -> Result<Option<Missing>, Error> {
-    // A sign-in after the interaction began satisfies prompt=login and every max_age.
-    let signed_in_here = interaction.is_some_and(|i| session.auth_time >= i.created_at);
+    // A sign-in within the interaction satisfies prompt=login and every max_age.
+    let signed_in_here = interaction.is_some_and(|i| i.signed_in.as_ref() == Some(&session.sid));
     let too_old = request
         .max_age
         .is_some_and(|most| session.auth_time.age_at(now) > most);
@@ -113,7 +113,7 @@ pub(crate) async fn missing(
         .expected_user
         .as_ref()
         .is_some_and(|user| *user != session.sub);
-    if ((request.prompt.login || too_old) && !signed_in_here) || (someone_else && !signed_in_here) {
+    if (request.prompt.login || too_old || someone_else) && !signed_in_here {
         return Ok(Some(Missing::SignIn));
     }
     let standing = server.store.standing(session.sub.clone()).await?;

@@ -18,6 +18,8 @@ use crate::random::sha256;
 
 /// 128 bits in hexadecimal: secrets are made by machines.
 const MIN_SECRET_BYTES: usize = 32;
+/// 32 random hexadecimal digits have fewer than this many distinct ones once in 10^5.
+const MIN_VARIETY: usize = 9;
 
 /// A registered client with what it takes to recognise it.
 pub(crate) struct Client {
@@ -83,7 +85,7 @@ impl Client {
         let ClientSecret::Named(name) = &self.secret else {
             return Ok(());
         };
-        if provider.get_string(name)?.expose().len() < MIN_SECRET_BYTES {
+        if is_weak(provider.get_string(name)?.expose()) {
             return Err(Error::WeakSecret { name: name.clone() });
         }
         Ok(())
@@ -108,6 +110,13 @@ fn verifying_keys(declaration: &ClientDeclaration) -> Result<Option<VerifyingKey
     Ok(Some(VerifyingKeys::from_jwks(&set)?))
 }
 
+/// Whether a secret cannot have come from a random generator: too short, or of few characters, as
+/// `changeme` repeated is.
+pub(crate) fn is_weak(secret: &str) -> bool {
+    let variety: std::collections::BTreeSet<char> = secret.chars().collect();
+    secret.len() < MIN_SECRET_BYTES || variety.len() < MIN_VARIETY
+}
+
 /// All clients by id.
 #[derive(Default)]
 pub(crate) struct ClientRegistry(HashMap<ClientId, Arc<Client>>);
@@ -126,5 +135,17 @@ impl ClientRegistry {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Client>> {
         self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_repeated_secrets_are_weak() {
+        assert!(is_weak("secret"));
+        assert!(is_weak(&"changeme".repeat(8)));
+        assert!(!is_weak("9f86d081884c7d659a2feaa0c55ad015"));
     }
 }

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ringwall_service::{ConfigError, Refusal};
+use ringwall_secret::SecretProvider;
+use ringwall_service::{ConfigError, Profile, Refusal};
 use url::Url;
 
 use super::clients::{AuthenticationMethod, ClientDeclaration, GrantName};
 use super::{Config, Lifetimes};
 use crate::authorize::redirect;
+use crate::clients::registry;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
@@ -23,7 +25,11 @@ type Bounds = (u64, u64);
 pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     check_issuer(&config.issuer)?;
     config.service.workload(&config.ingress)?;
-    check_lifetimes(&config.lifetimes)?;
+    if !is_production(config)
+        && let Some(found) = lifetimes_out_of_bounds(&config.lifetimes).pop()
+    {
+        return Err(found.error());
+    }
     check_policies(config)?;
     for group in &config.groups {
         check_audiences(config, "groups.audiences", &group.name, &group.audiences)?;
@@ -86,6 +92,18 @@ pub(super) fn production(config: &Config) -> Vec<Refusal> {
             "set the public name of this server",
         ));
     }
+    refusals.extend(
+        lifetimes_out_of_bounds(&config.lifetimes)
+            .into_iter()
+            .map(|found| {
+                Refusal::new(
+                    format!("{}: {}", found.key, found.seen),
+                    "what is stolen works for as long as it lives",
+                    format!("choose {}", found.expected),
+                )
+            }),
+    );
+    refusals.extend(weak_secrets(config));
     if config.lifetimes.refresh_family > PRODUCTION_FAMILY {
         refusals.push(Refusal::new(
             format!(
@@ -97,6 +115,32 @@ pub(super) fn production(config: &Config) -> Vec<Refusal> {
         ));
     }
     refusals
+}
+
+fn is_production(config: &Config) -> bool {
+    config.service.profile == Profile::Production
+}
+
+/// Client secrets that somebody chose or copied. A provider that cannot be opened is the shell's
+/// error, and tells more there.
+fn weak_secrets(config: &Config) -> Vec<Refusal> {
+    let Ok(provider) = SecretProvider::open(&config.service.secrets) else {
+        return Vec::new();
+    };
+    let named = config.clients.iter().filter(|client| client.has_secret());
+    named
+        .filter_map(|client| {
+            let name = client.secret_name();
+            let secret = provider.get_string(&name).ok()?;
+            registry::is_weak(secret.expose()).then(|| {
+                Refusal::new(
+                    format!("secret {name}: too short or without variety"),
+                    "default and chosen secrets are guessed first",
+                    "make a random one, for instance with `openssl rand -hex 32`",
+                )
+            })
+        })
+        .collect()
 }
 
 fn all_clients(config: &Config) -> impl Iterator<Item = &ClientDeclaration> {
@@ -124,7 +168,22 @@ fn check_issuer(issuer: &Url) -> Result<(), ConfigError> {
     ))
 }
 
-fn check_lifetimes(l: &Lifetimes) -> Result<(), ConfigError> {
+/// A value outside its bounds.
+struct OutOfBounds {
+    key: String,
+    seen: String,
+    expected: String,
+}
+
+impl OutOfBounds {
+    fn error(self) -> ConfigError {
+        let fix = "choose a value within these bounds";
+        ConfigError::invalid(&self.key, &self.seen, &self.expected, fix)
+    }
+}
+
+/// Every lifetime that crosses its bounds.
+fn lifetimes_out_of_bounds(l: &Lifetimes) -> Vec<OutOfBounds> {
     let table: [(&str, Duration, Bounds); 10] = [
         ("access_token", l.access_token, (30, 15 * MINUTE)),
         ("exchanged_token", l.exchanged_token, (5, 5 * MINUTE)),
@@ -135,20 +194,18 @@ fn check_lifetimes(l: &Lifetimes) -> Result<(), ConfigError> {
         ("pushed_request", l.pushed_request, (5, 10 * MINUTE)),
         ("interaction", l.interaction, (MINUTE, HOUR)),
         ("login_session", l.login_session, (5 * MINUTE, DAY)),
-        ("login_idle", l.login_idle, (MINUTE, DAY)),
+        (
+            "login_idle",
+            l.login_idle,
+            (MINUTE, l.login_session.as_secs().min(DAY)),
+        ),
     ];
-    for (name, value, bounds) in table {
-        check_span(&format!("lifetimes.{name}"), value, bounds)?;
-    }
-    if l.login_idle > l.login_session {
-        return Err(ConfigError::invalid(
-            "lifetimes.login_idle",
-            &humantime(l.login_idle),
-            "at most lifetimes.login_session",
-            "shorten it",
-        ));
-    }
-    Ok(())
+    table
+        .into_iter()
+        .filter_map(|(name, value, bounds)| {
+            out_of_bounds(&format!("lifetimes.{name}"), value, bounds)
+        })
+        .collect()
 }
 
 fn check_policies(config: &Config) -> Result<(), ConfigError> {
@@ -190,22 +247,23 @@ fn check_policies(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn check_span(key: &str, value: Duration, (least, most): Bounds) -> Result<(), ConfigError> {
+fn check_span(key: &str, value: Duration, bounds: Bounds) -> Result<(), ConfigError> {
+    out_of_bounds(key, value, bounds).map_or(Ok(()), |found| Err(found.error()))
+}
+
+fn out_of_bounds(key: &str, value: Duration, (least, most): Bounds) -> Option<OutOfBounds> {
     let (least, most) = (Duration::from_secs(least), Duration::from_secs(most));
-    if (least..=most).contains(&value) && value.subsec_nanos() == 0 {
-        return Ok(());
-    }
-    Err(ConfigError::invalid(
-        key,
-        &humantime(value),
-        &format!("whole seconds, {} to {}", humantime(least), humantime(most)),
-        "choose a value within these bounds",
-    ))
+    let fits = (least..=most).contains(&value) && value.subsec_nanos() == 0;
+    (!fits).then(|| OutOfBounds {
+        key: key.to_owned(),
+        seen: humantime(value),
+        expected: format!("whole seconds, {} to {}", humantime(least), humantime(most)),
+    })
 }
 
 fn check_client(config: &Config, client: &ClientDeclaration) -> Result<(), ConfigError> {
     check_authentication(config, client)?;
-    check_grants(client)?;
+    check_grants(client, is_production(config))?;
     check_addresses(client)?;
     check_audiences(
         config,
@@ -267,8 +325,13 @@ fn check_authentication(config: &Config, client: &ClientDeclaration) -> Result<(
     Ok(())
 }
 
-fn check_grants(client: &ClientDeclaration) -> Result<(), ConfigError> {
-    if let Some(legacy) = client.grants.iter().find(|grant| grant.is_legacy()) {
+fn check_grants(client: &ClientDeclaration, production: bool) -> Result<(), ConfigError> {
+    // The production profile lists these with everything else that it refuses.
+    let legacy = client
+        .grants
+        .iter()
+        .find(|grant| grant.is_legacy() && !production);
+    if let Some(legacy) = legacy {
         return Err(wrong(
             client,
             &format!("the legacy grant `{}`", legacy.as_str()),

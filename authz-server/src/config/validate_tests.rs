@@ -187,3 +187,40 @@ fn production_has_nothing_to_say_about_a_clean_configuration() {
     config.clients[0].redirect_uris = vec!["https://app.example.org/callback".to_owned()];
     assert!(production(&config).is_empty());
 }
+
+#[test]
+fn r64_production_lists_lifetimes_and_legacy_grants_with_everything_else() {
+    let mut config = testing::example_config();
+    config.service.profile = Profile::Production;
+    config.clients[0].grants.push(GrantName::Password);
+    config.lifetimes.access_token = Duration::from_secs(DAY);
+    config.lifetimes.code = Duration::from_secs(HOUR);
+    check(&config).expect("left to the list");
+    let text: Vec<String> = production(&config)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let text = text.join("\n");
+    for part in [
+        "lifetimes.access_token",
+        "lifetimes.code",
+        "password",
+        "demo: users",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+}
+
+#[test]
+fn weak_client_secrets_are_refused_in_production() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("client-gateway-secret");
+    ringwall_secret::private_file::write(&path, "changeme".as_bytes()).unwrap();
+    let mut config = testing::example_config();
+    config.service.secrets = ringwall_secret::SecretsConfig::File {
+        directory: directory.path().to_owned(),
+    };
+    let found = weak_secrets(&config);
+    assert_eq!(found.len(), 1);
+    assert!(!found[0].to_string().contains("changeme"));
+}

@@ -124,12 +124,9 @@ async fn r44_without_a_valid_hint_the_person_is_asked() {
         ("post_logout_redirect_uri", APP),
     ];
     let page = browser.get(&logout_path(&carried)).await;
-    let stay = browser.submit(
-        &page,
-        "/logout",
-        &[carried[0], carried[1], ("decision", "stay")],
-    );
-    assert!(stay.await.text().contains("still signed in"));
+    let stay = [carried[0], carried[1], ("decision", "stay")];
+    let stay = browser.submit(&page, "/logout", &stay).await;
+    assert!(stay.text().contains("still signed in"));
     assert!(world.is_active(&tokens.access).await);
     let leave = [carried[0], carried[1], ("decision", "leave")];
     let reply = browser.submit(&page, "/logout", &leave).await;

@@ -7,7 +7,7 @@ use super::{Store, audit, json_column, to_json};
 use crate::audit::{Event, Kind};
 use crate::authorize::request::AuthorizationRequest;
 use crate::clock::UnixTime;
-use crate::ids::{ClientId, FamilyId, Subject};
+use crate::ids::{ClientId, FamilyId, SessionId, Subject};
 use crate::random::TokenHash;
 use crate::tokens::Granted;
 
@@ -16,7 +16,8 @@ use crate::tokens::Granted;
 pub(crate) struct Interaction {
     pub(crate) handle: TokenHash,
     pub(crate) request: AuthorizationRequest,
-    pub(crate) created_at: UnixTime,
+    /// The session of the sign-in that happened within this interaction.
+    pub(crate) signed_in: Option<SessionId>,
     /// Who has consented within this interaction.
     pub(crate) consented_by: Option<Subject>,
 }
@@ -84,14 +85,16 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.db
             .write(move |c| {
-                c.prepare_cached("INSERT INTO interactions VALUES (?1, ?2, ?3, ?4, ?5, NULL)")?
-                    .execute(params![
-                        handle,
-                        browser,
-                        to_json(&request)?,
-                        now,
-                        expires_at
-                    ])?;
+                c.prepare_cached(
+                    "INSERT INTO interactions VALUES (?1, ?2, ?3, ?4, ?5, NULL, NULL)",
+                )?
+                .execute(params![
+                    handle,
+                    browser,
+                    to_json(&request)?,
+                    now,
+                    expires_at
+                ])?;
                 Ok(())
             })
             .await
@@ -107,7 +110,7 @@ impl Store {
         self.db
             .read(move |c| {
                 c.prepare_cached(
-                    "SELECT request, created_at, consented_by FROM interactions
+                    "SELECT request, signed_in, consented_by FROM interactions
                      WHERE handle_sha256 = ?1 AND browser_sha256 = ?2 AND expires_at > ?3",
                 )?
                 .query_row(params![handle, browser, now], |row| from_row(handle, row))
@@ -174,7 +177,7 @@ fn from_row(handle: TokenHash, row: &Row<'_>) -> rusqlite::Result<Interaction> {
     Ok(Interaction {
         handle,
         request: json_column(row, "request")?,
-        created_at: row.get("created_at")?,
+        signed_in: row.get("signed_in")?,
         consented_by: row.get("consented_by")?,
     })
 }

@@ -96,6 +96,7 @@ CREATE TABLE interactions (
     request TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
+    signed_in TEXT,
     consented_by TEXT
 ) STRICT, WITHOUT ROWID;
 

@@ -29,6 +29,8 @@ pub(crate) struct NewSession {
     pub(crate) address: String,
     /// The browser's former sign-in, which the new one takes over when it is the same user's.
     pub(crate) former: Option<SessionId>,
+    /// Where the sign-in was asked for.
+    pub(crate) interaction: TokenHash,
 }
 
 impl Store {
@@ -48,6 +50,10 @@ impl Store {
                 if let Some(former) = new.former.as_ref().filter(|former| **former != s.sid) {
                     super::logouts::end_session(c, former, s.auth_time)?;
                 }
+                c.execute(
+                    "UPDATE interactions SET signed_in = ?2 WHERE handle_sha256 = ?1",
+                    params![new.interaction, s.sid],
+                )?;
                 c.execute(
                     "UPDATE users SET last_login_at = ?2 WHERE sub = ?1",
                     params![s.sub, s.auth_time],

@@ -174,12 +174,8 @@ impl World {
         if page.status != 200 || !page.text().contains("name=\"password\"") {
             return page;
         }
-        let reply = browser.submit(
-            &page,
-            "/login",
-            &[("username", user), ("password", PASSWORD)],
-        );
-        let reply = reply.await;
+        let credentials = [("username", user), ("password", PASSWORD)];
+        let reply = browser.submit(&page, "/login", &credentials).await;
         browser.follow(reply).await
     }
 
