@@ -25,11 +25,11 @@ use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::connector::Connector;
 pub use self::{
     address::Address,
     call::{Call, JsonResponse, Transport},
 };
-use self::connector::Connector;
 use crate::{
     body::{BodyError, BoxBody, BoxError},
     problem::Problem,
@@ -142,11 +142,7 @@ pub struct Client {
 
 impl Client {
     /// Client of a mesh workload: `tls` pins its SPIFFE id, so the server name says nothing.
-    pub fn mesh(
-        address: impl Into<Address>,
-        tls: Arc<ClientConfig>,
-        limits: ClientLimits,
-    ) -> Self {
+    pub fn mesh(address: impl Into<Address>, tls: Arc<ClientConfig>, limits: ClientLimits) -> Self {
         let address = address.into();
         let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
         let authority = address.authority();
@@ -220,7 +216,10 @@ impl Client {
         }
         *request.uri_mut() = self.absolute(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
-        let own = request.extensions().get::<RequestTimeout>().map(|own| own.0);
+        let own = request
+            .extensions()
+            .get::<RequestTimeout>()
+            .map(|own| own.0);
         let limit = own.unwrap_or(self.limits.request_timeout);
         let peer = || self.peer.clone();
         match tokio::time::timeout(limit, self.inner.request(request)).await {

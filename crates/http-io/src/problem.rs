@@ -16,9 +16,14 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 /// What every `type` starts with.
 pub const TYPE_PREFIX: &str = "urn:ringwall:problem:";
 
-/// One refusal: status, type and title are stable; detail is for people.
+/// One refusal: status, type and title are stable; detail is for people. Boxed, because it is the
+/// error of most handlers and must not make their results large.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Problem {
+#[serde(transparent)]
+pub struct Problem(Box<Members>);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Members {
     #[serde(rename = "type")]
     kind: String,
     title: String,
@@ -36,53 +41,53 @@ pub struct Problem {
 impl Problem {
     /// A problem of type `urn:ringwall:problem:<slug>` (slugs: `ringwall_proto::problems`).
     pub fn new(status: StatusCode, slug: &str, title: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Members {
             kind: format!("{TYPE_PREFIX}{slug}"),
             title: title.into(),
             status,
             detail: None,
             members: Map::new(),
             headers: HeaderMap::new(),
-        }
+        }))
     }
 
     /// What happened this time, for a person; never a secret, never an internal error text.
     pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.0.detail = Some(detail.into());
         self
     }
 
     /// An extension member, such as the list of failed checks.
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
-        self.members.insert(member.to_owned(), value.into());
+        self.0.members.insert(member.to_owned(), value.into());
         self
     }
 
     /// A header field of the answer, such as `WWW-Authenticate` or `Retry-After`.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
+        self.0.headers.append(name, value);
         self
     }
 
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     pub fn title(&self) -> &str {
-        &self.title
+        &self.0.title
     }
 
     pub fn detail_text(&self) -> Option<&str> {
-        self.detail.as_deref()
+        self.0.detail.as_deref()
     }
 
     pub fn member(&self, name: &str) -> Option<&Value> {
-        self.members.get(name)
+        self.0.members.get(name)
     }
 
     /// The slug, when the type is one of ours.
     pub fn slug(&self) -> Option<&str> {
-        self.kind.strip_prefix(TYPE_PREFIX)
+        self.0.kind.strip_prefix(TYPE_PREFIX)
     }
 
     /// The answer; never cached (RFC 9111 §5.2.2.5).
@@ -93,8 +98,8 @@ impl Problem {
     fn into_parts_with<B>(self, body: impl FnOnce(Bytes) -> B) -> Response<B> {
         let json = serde_json::to_vec(&self).expect("a problem holds only JSON values");
         let mut response = Response::new(body(json.into()));
-        *response.status_mut() = self.status;
-        *response.headers_mut() = self.headers;
+        *response.status_mut() = self.0.status;
+        *response.headers_mut() = self.0.headers;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

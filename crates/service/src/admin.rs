@@ -25,13 +25,19 @@ pub(crate) fn router(shell: Shell) -> Router {
 
 async fn readyz(State(shell): State<Shell>) -> Response {
     let readiness = shell.health.readiness().await;
-    let status =
-        if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (status, Json(readiness)).into_response()
 }
 
 async fn metrics(State(shell): State<Shell>) -> Result<Response, Problem> {
-    shell.metrics.identity_not_after.set(shell.identity.not_after().unix_timestamp());
+    shell
+        .metrics
+        .identity_not_after
+        .set(shell.identity.not_after().unix_timestamp());
     match shell.metrics.encode() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()),
         Err(_) => Err(Problem::new(

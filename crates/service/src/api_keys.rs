@@ -65,7 +65,11 @@ pub enum ApiKeysError {
     Secret(#[from] SecretError),
     /// The text names the position, never the content.
     #[error("secret `{name}` is not a list of API keys: line {line}, column {column}")]
-    Entries { name: String, line: usize, column: usize },
+    Entries {
+        name: String,
+        line: usize,
+        column: usize,
+    },
     #[error(transparent)]
     Ring(#[from] TokenError),
 }
@@ -88,14 +92,15 @@ impl ApiKeys {
     ///
     /// # Errors
     /// [`ApiKeysError`] names the secret and what is wrong with it.
-    pub fn open(
-        secrets: Arc<SecretProvider>,
-        config: ApiKeysConfig,
-    ) -> Result<Self, ApiKeysError> {
+    pub fn open(secrets: Arc<SecretProvider>, config: ApiKeysConfig) -> Result<Self, ApiKeysError> {
         let entries = secrets.get(&config.entries_secret)?;
         let pepper = secrets.get(&config.pepper_secret)?;
         let current = Mutex::new(Current::new(&config, entries, pepper)?);
-        Ok(Self(Arc::new(Inner { secrets, config, current })))
+        Ok(Self(Arc::new(Inner {
+            secrets,
+            config,
+            current,
+        })))
     }
 
     /// Checks the `x-api-key` of a request against the mTLS peer of its connection and `scope`;
@@ -129,7 +134,11 @@ impl ApiKeys {
 
     /// The ring of the secrets as they are now.
     fn ring(&self) -> Result<Arc<ApiKeyRing>, ApiKeysError> {
-        let Inner { secrets, config, current } = &*self.0;
+        let Inner {
+            secrets,
+            config,
+            current,
+        } = &*self.0;
         let entries = secrets.get(&config.entries_secret)?;
         let pepper = secrets.get(&config.pepper_secret)?;
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,28 +163,44 @@ impl Current {
                 column: error.column(),
             })?;
         let ring = Arc::new(ApiKeyRing::new(&pepper, parsed)?);
-        Ok(Self { entries, pepper, ring })
+        Ok(Self {
+            entries,
+            pepper,
+            ring,
+        })
     }
 }
 
 impl IntoResponse for ApiKeyRefusal {
     fn into_response(self) -> Response {
         let (status, slug, title) = match &self {
-            Self::NoPeer => (StatusCode::FORBIDDEN, problems::PEER_REFUSED, "No workload identity"),
-            Self::Missing => {
-                (StatusCode::UNAUTHORIZED, problems::API_KEY_MISSING, "An API key is required")
-            }
+            Self::NoPeer => (
+                StatusCode::FORBIDDEN,
+                problems::PEER_REFUSED,
+                "No workload identity",
+            ),
+            Self::Missing => (
+                StatusCode::UNAUTHORIZED,
+                problems::API_KEY_MISSING,
+                "An API key is required",
+            ),
             // A key that is genuine but not allowed this is the only case that a caller may tell
             // apart: it is its own key.
-            Self::Refused(ApiKeyError::Scope { .. }) => {
-                (StatusCode::FORBIDDEN, problems::API_KEY_REFUSED, "The API key does not allow this")
-            }
-            Self::Refused(_) => {
-                (StatusCode::UNAUTHORIZED, problems::API_KEY_REFUSED, "A valid API key is required")
-            }
-            Self::Unavailable(_) => {
-                (StatusCode::SERVICE_UNAVAILABLE, problems::UNAVAILABLE, "Keys cannot be checked")
-            }
+            Self::Refused(ApiKeyError::Scope { .. }) => (
+                StatusCode::FORBIDDEN,
+                problems::API_KEY_REFUSED,
+                "The API key does not allow this",
+            ),
+            Self::Refused(_) => (
+                StatusCode::UNAUTHORIZED,
+                problems::API_KEY_REFUSED,
+                "A valid API key is required",
+            ),
+            Self::Unavailable(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                problems::UNAVAILABLE,
+                "Keys cannot be checked",
+            ),
         };
         tracing::warn!(error = &self as &dyn std::error::Error, "API key refused");
         Problem::new(status, slug, title).into_response()
@@ -224,7 +249,9 @@ mod tests {
     }
 
     fn open(directory: &Path) -> ApiKeys {
-        let config = SecretsConfig::File { directory: directory.to_owned() };
+        let config = SecretsConfig::File {
+            directory: directory.to_owned(),
+        };
         let secrets = Arc::new(SecretProvider::open(&config).unwrap());
         ApiKeys::open(secrets, ApiKeysConfig::default()).unwrap()
     }
@@ -244,12 +271,18 @@ mod tests {
         check(&keys, good.expose(), "orders", "items:read").unwrap();
 
         let stolen = check(&keys, good.expose(), "payments", "items:read").unwrap_err();
-        assert!(matches!(stolen, ApiKeyRefusal::Refused(ApiKeyError::WrongCaller { .. })));
+        assert!(matches!(
+            stolen,
+            ApiKeyRefusal::Refused(ApiKeyError::WrongCaller { .. })
+        ));
         assert_eq!(stolen.into_response().status(), StatusCode::UNAUTHORIZED);
         let scope = check(&keys, good.expose(), "orders", "stock:reserve").unwrap_err();
         assert_eq!(scope.into_response().status(), StatusCode::FORBIDDEN);
         let unknown = check(&keys, key("first").expose(), "orders", "items:read").unwrap_err();
-        assert!(matches!(unknown, ApiKeyRefusal::Refused(ApiKeyError::Unknown)));
+        assert!(matches!(
+            unknown,
+            ApiKeyRefusal::Refused(ApiKeyError::Unknown)
+        ));
     }
 
     #[test]
@@ -260,8 +293,12 @@ mod tests {
         let keys = open(directory.path());
         let mut headers = HeaderMap::new();
         for _ in 0..2 {
-            let refused =
-                keys.check_at(&headers, &workload("orders"), "items:read", SystemTime::now());
+            let refused = keys.check_at(
+                &headers,
+                &workload("orders"),
+                "items:read",
+                SystemTime::now(),
+            );
             assert!(matches!(refused, Err(ApiKeyRefusal::Missing)));
             for _ in 0..2 {
                 let value = HeaderValue::from_str(good.expose()).unwrap();
@@ -277,7 +314,10 @@ mod tests {
         write_entries(directory.path(), &[("old", &old, None)]);
         let keys = open(directory.path());
 
-        write_entries(directory.path(), &[("old", &old, None), ("new", &new, None)]);
+        write_entries(
+            directory.path(),
+            &[("old", &old, None), ("new", &new, None)],
+        );
         check(&keys, old.expose(), "orders", "items:read").unwrap();
         check(&keys, new.expose(), "orders", "items:read").unwrap();
 
@@ -291,14 +331,23 @@ mod tests {
     fn r20_a_key_ends_at_its_not_after() {
         let directory = tempfile::tempdir().unwrap();
         let good = key("first");
-        write_entries(directory.path(), &[("first", &good, Some("2030-01-01T00:00:00Z"))]);
+        write_entries(
+            directory.path(),
+            &[("first", &good, Some("2030-01-01T00:00:00Z"))],
+        );
         let keys = open(directory.path());
         let mut headers = HeaderMap::new();
-        headers.insert(headers::API_KEY, HeaderValue::from_str(good.expose()).unwrap());
+        headers.insert(
+            headers::API_KEY,
+            HeaderValue::from_str(good.expose()).unwrap(),
+        );
         let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
         let at = |now| keys.check_at(&headers, &workload("orders"), "items:read", now);
         at(end - Duration::from_secs(1)).unwrap();
-        assert!(matches!(at(end), Err(ApiKeyRefusal::Refused(ApiKeyError::Expired(_)))));
+        assert!(matches!(
+            at(end),
+            Err(ApiKeyRefusal::Refused(ApiKeyError::Expired(_)))
+        ));
     }
 
     #[test]
@@ -306,11 +355,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let good = key("first");
         write_entries(directory.path(), &[("first", &good, None)]);
-        private_file::write(&directory.path().join("api-key-entries"), b"[{\"id\":\"hunter2\"")
-            .unwrap();
-        let config = SecretsConfig::File { directory: directory.path().to_owned() };
+        private_file::write(
+            &directory.path().join("api-key-entries"),
+            b"[{\"id\":\"hunter2\"",
+        )
+        .unwrap();
+        let config = SecretsConfig::File {
+            directory: directory.path().to_owned(),
+        };
         let secrets = Arc::new(SecretProvider::open(&config).unwrap());
-        let error = ApiKeys::open(secrets, ApiKeysConfig::default()).err().unwrap();
+        let error = ApiKeys::open(secrets, ApiKeysConfig::default())
+            .err()
+            .unwrap();
         assert!(matches!(error, ApiKeysError::Entries { .. }));
         assert!(!error.to_string().contains("hunter2"));
     }
@@ -320,9 +376,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let good = key("first");
         write_entries(directory.path(), &[("first", &good, None)]);
-        let request = http::Request::builder().header(headers::API_KEY, good.expose()).body(());
+        let request = http::Request::builder()
+            .header(headers::API_KEY, good.expose())
+            .body(());
         let (parts, ()) = request.unwrap().into_parts();
-        let refused = open(directory.path()).check(&parts, "items:read").unwrap_err();
+        let refused = open(directory.path())
+            .check(&parts, "items:read")
+            .unwrap_err();
         assert!(matches!(refused, ApiKeyRefusal::NoPeer));
         assert_eq!(refused.into_response().status(), StatusCode::FORBIDDEN);
     }

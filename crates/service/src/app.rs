@@ -23,7 +23,10 @@ pub struct App {
 impl App {
     /// Serves `router` on the mesh listener.
     pub fn new(router: Router) -> Self {
-        Self { router: Some(router), ..Self::bare() }
+        Self {
+            router: Some(router),
+            ..Self::bare()
+        }
     }
 
     /// Serves no mesh listener: `data_path` is the component's whole work. See [`Self::data_path`].
@@ -54,7 +57,8 @@ impl App {
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), String>> + Send + 'static,
     {
-        self.checks.push((name, Arc::new(move || Box::pin(check()))));
+        self.checks
+            .push((name, Arc::new(move || Box::pin(check()))));
         self
     }
 

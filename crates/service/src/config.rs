@@ -10,7 +10,9 @@ mod production;
 
 pub(crate) use self::load::{place, read};
 
-use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration,
+};
 
 use ringwall_http_io::Address;
 use ringwall_identity::{SpiffeId, TrustDomain};
@@ -142,7 +144,10 @@ pub struct TelemetryConfig {
 
 impl Default for LogsConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Json, level: "info".into() }
+        Self {
+            format: LogFormat::Json,
+            level: "info".into(),
+        }
     }
 }
 
@@ -207,7 +212,9 @@ impl ServiceConfig {
                 "write `level: info`",
             )
         })?;
-        self.telemetry.as_ref().map_or(Ok(()), |telemetry| telemetry.validate(self))
+        self.telemetry
+            .as_ref()
+            .map_or(Ok(()), |telemetry| telemetry.validate(self))
     }
 }
 
@@ -232,7 +239,11 @@ impl TelemetryConfig {
             (None, Some(_)) => self.collector().map(|_| ()),
             _ => Err(ConfigError::invalid(
                 "service.telemetry",
-                if self.upstream.is_some() { "both `upstream` and `endpoint`" } else { "neither `upstream` nor `endpoint`" },
+                if self.upstream.is_some() {
+                    "both `upstream` and `endpoint`"
+                } else {
+                    "neither `upstream` nor `endpoint`"
+                },
                 "exactly one of the two",
                 "write `telemetry: { upstream: spa-proxy }`, or leave the section out to turn traces off",
             )),
@@ -242,7 +253,9 @@ impl TelemetryConfig {
     /// Address of the collector that `endpoint` names.
     pub(crate) fn collector(&self) -> Result<Address, ConfigError> {
         let seen = self.endpoint.as_deref().unwrap_or_default();
-        let address = seen.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let address = seen
+            .strip_prefix("http://")
+            .map(|rest| rest.trim_end_matches('/'));
         address.and_then(|address| address.parse().ok()).ok_or_else(|| {
             ConfigError::invalid(
                 "service.telemetry.endpoint",

@@ -34,22 +34,34 @@ pub struct StartError {
 impl StartError {
     /// The configuration asks for something impossible.
     pub fn config(text: impl fmt::Display) -> Self {
-        Self { code: exit::CONFIG, text: text.to_string() }
+        Self {
+            code: exit::CONFIG,
+            text: text.to_string(),
+        }
     }
 
     /// `what` is needed and cannot be reached or opened.
     pub fn unavailable(what: &str, cause: impl fmt::Display) -> Self {
-        Self { code: exit::UNAVAILABLE, text: format!("{what} is not available: {cause}") }
+        Self {
+            code: exit::UNAVAILABLE,
+            text: format!("{what} is not available: {cause}"),
+        }
     }
 
     /// A privilege is missing.
     pub fn permission(text: impl fmt::Display) -> Self {
-        Self { code: exit::NO_PERMISSION, text: text.to_string() }
+        Self {
+            code: exit::NO_PERMISSION,
+            text: text.to_string(),
+        }
     }
 
     /// A defect of the component itself.
     pub fn software(text: impl fmt::Display) -> Self {
-        Self { code: exit::SOFTWARE, text: text.to_string() }
+        Self {
+            code: exit::SOFTWARE,
+            text: text.to_string(),
+        }
     }
 
     /// An address cannot be bound; names the port and the fix.

@@ -38,9 +38,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         match axum::Json::<T>::from_request(request, state).await {
             Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(JsonRejection::MissingJsonContentType(_)) => {
-                Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be JSON."))
-            }
+            Err(JsonRejection::MissingJsonContentType(_)) => Err(refusal(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body must be JSON.",
+            )),
             Err(other) => Err(refusal(other.status(), &other.body_text())),
         }
     }
@@ -52,9 +53,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Form<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         match axum::Form::<T>::from_request(request, state).await {
             Ok(axum::Form(value)) => Ok(Self(value)),
-            Err(FormRejection::InvalidFormContentType(_)) => {
-                Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be a form."))
-            }
+            Err(FormRejection::InvalidFormContentType(_)) => Err(refusal(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body must be a form.",
+            )),
             Err(other) => Err(refusal(other.status(), &other.body_text())),
         }
     }
@@ -97,14 +99,20 @@ fn refusal(status: StatusCode, detail: &str) -> Problem {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(status, problems::BODY_TOO_LARGE, "Body too large")
         }
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            Problem::new(status, problems::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type")
-                .detail(detail)
-        }
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(
+            status,
+            problems::UNSUPPORTED_MEDIA_TYPE,
+            "Unsupported media type",
+        )
+        .detail(detail),
         status if status.is_server_error() => {
             Problem::new(status, problems::INTERNAL, "Internal error")
         }
-        _ => Problem::new(StatusCode::BAD_REQUEST, problems::INVALID_BODY, "Invalid request")
-            .detail(detail),
+        _ => Problem::new(
+            StatusCode::BAD_REQUEST,
+            problems::INVALID_BODY,
+            "Invalid request",
+        )
+        .detail(detail),
     }
 }

@@ -33,7 +33,10 @@ impl Mesh {
         ringwall_tls::install_crypto_provider();
         let domain = TrustDomain::parse("ringwall.local").unwrap();
         let authority = Authority::generate(&domain, OffsetDateTime::now_utc()).unwrap();
-        Self { authority, directory: tempfile::tempdir().unwrap() }
+        Self {
+            authority,
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
     /// A shell of `name` whose callers are `callers`; `extra` adds lines to its `service` section.
@@ -70,7 +73,10 @@ impl Mesh {
         if !directory.exists() {
             std::fs::create_dir(&directory).unwrap();
             let now = OffsetDateTime::now_utc();
-            let issued = self.authority.issue_svid(&id(name), &[], HOUR, now).unwrap();
+            let issued = self
+                .authority
+                .issue_svid(&id(name), &[], HOUR, now)
+                .unwrap();
             let files = [
                 ("bundle.pem", self.authority.cert_pem()),
                 ("svid.key", issued.key_pem.as_str()),
@@ -92,7 +98,12 @@ impl Running {
         let (mesh_address, admin_address) =
             (mesh.local_addr().unwrap(), admin.local_addr().unwrap());
         let task = tokio::spawn(serve_on(shell.clone(), app, Some(mesh), admin));
-        Self { shell, mesh: mesh_address, admin: admin_address, task }
+        Self {
+            shell,
+            mesh: mesh_address,
+            admin: admin_address,
+            task,
+        }
     }
 
     /// Asks it to stop and waits for the end.

@@ -37,7 +37,10 @@ pub(crate) struct Failing {
 
 impl Health {
     pub(crate) fn new(shutdown: CancellationToken) -> Self {
-        Self { checks: Arc::default(), shutdown }
+        Self {
+            checks: Arc::default(),
+            shutdown,
+        }
     }
 
     /// Adds a check, such as one for a resource that is opened later than the app starts.
@@ -64,17 +67,24 @@ impl Health {
             match tokio::time::timeout(limit, check()).await {
                 Ok(Ok(())) => None,
                 Ok(Err(reason)) => Some(Failing { name, reason }),
-                Err(_elapsed) => {
-                    Some(Failing { name, reason: format!("no answer within {limit:?}") })
-                }
+                Err(_elapsed) => Some(Failing {
+                    name,
+                    reason: format!("no answer within {limit:?}"),
+                }),
             }
         }))
         .await;
         let mut failing: Vec<Failing> = results.into_iter().flatten().collect();
         if self.shutdown.is_cancelled() {
-            failing.push(Failing { name: "shutdown", reason: "the process is draining".into() });
+            failing.push(Failing {
+                name: "shutdown",
+                reason: "the process is draining".into(),
+            });
         }
-        Readiness { ready: failing.is_empty(), failing }
+        Readiness {
+            ready: failing.is_empty(),
+            failing,
+        }
     }
 }
 
@@ -90,7 +100,10 @@ mod tests {
         health.add("postgres", || async { Err("connection refused".into()) });
         let readiness = health.readiness().await;
         assert!(!readiness.ready);
-        let expected = Failing { name: "postgres", reason: "connection refused".into() };
+        let expected = Failing {
+            name: "postgres",
+            reason: "connection refused".into(),
+        };
         assert_eq!(readiness.failing, [expected]);
     }
 

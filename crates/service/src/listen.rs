@@ -24,6 +24,10 @@ mod tests {
         let address = first.local_addr().unwrap();
         let error = bind(address).await.unwrap_err();
         assert_eq!(error.code(), exit::OS);
-        assert!(error.to_string().starts_with(&format!("port {} on 127.0.0.1", address.port())));
+        assert!(
+            error
+                .to_string()
+                .starts_with(&format!("port {} on 127.0.0.1", address.port()))
+        );
     }
 }

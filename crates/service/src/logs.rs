@@ -51,7 +51,10 @@ pub(crate) struct LogLayer {
 
 impl LogLayer {
     pub(crate) fn new(component: &'static str, config: &LogsConfig) -> Self {
-        Self { component, format: config.format }
+        Self {
+            component,
+            format: config.format,
+        }
     }
 }
 
@@ -75,9 +78,13 @@ impl<S: Subscriber> Layer<S> for LogLayer {
 fn json_line(component: &str, now: OffsetDateTime, event: &Event<'_>) -> String {
     let mut fields = JsonFields(Map::new());
     fields.0.insert("timestamp".into(), timestamp(now).into());
-    fields.0.insert("level".into(), event.metadata().level().as_str().into());
+    fields
+        .0
+        .insert("level".into(), event.metadata().level().as_str().into());
     fields.0.insert("component".into(), component.into());
-    fields.0.insert("target".into(), event.metadata().target().into());
+    fields
+        .0
+        .insert("target".into(), event.metadata().target().into());
     if let Some((trace, span)) = current_ids() {
         fields.0.insert("trace_id".into(), trace.into());
         fields.0.insert("span_id".into(), span.into());
@@ -98,13 +105,19 @@ fn pretty_line(component: &str, now: OffsetDateTime, event: &Event<'_>) -> Strin
         Level::DEBUG => "DEBUG",
         Level::TRACE => "TRACE",
     };
-    let trace = current_ids().map(|(trace, _)| format!(" trace_id={trace}")).unwrap_or_default();
+    let trace = current_ids()
+        .map(|(trace, _)| format!(" trace_id={trace}"))
+        .unwrap_or_default();
     let time = timestamp(now);
-    format!("{time} {level} {component}: {}{}{trace}\n", fields.message, fields.rest)
+    format!(
+        "{time} {level} {component}: {}{}{trace}\n",
+        fields.message, fields.rest
+    )
 }
 
 fn timestamp(now: OffsetDateTime) -> String {
-    now.format(&Rfc3339).expect("a UTC time of our era has an RFC 3339 form")
+    now.format(&Rfc3339)
+        .expect("a UTC time of our era has an RFC 3339 form")
 }
 
 /// Trace and span id of the request that this thread works on.
@@ -112,7 +125,8 @@ fn current_ids() -> Option<(String, String)> {
     opentelemetry::Context::map_current(|context| {
         let span = context.span();
         let ids = span.span_context();
-        ids.is_valid().then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
+        ids.is_valid()
+            .then(|| (ids.trace_id().to_string(), ids.span_id().to_string()))
     })
 }
 
@@ -156,7 +170,11 @@ impl Visit for PrettyFields {
         self.record_debug(field, &format_args!("{value}"));
     }
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = if field.name() == "message" { &mut self.message } else { &mut self.rest };
+        let text = if field.name() == "message" {
+            &mut self.message
+        } else {
+            &mut self.rest
+        };
         // Control characters would let a value forge further lines.
         let value: String = format!("{value:?}").escape_controls();
         let _infallible = if field.name() == "message" {
@@ -235,7 +253,10 @@ mod tests {
             tracing::warn!(path = "/a\n1970 ERROR orders: forged", "refused");
         });
         assert_eq!(lines[0].matches('\n').count(), 1, "{lines:?}");
-        assert!(lines[0].contains("orders: refused path=/a\\n1970 ERROR"), "{lines:?}");
+        assert!(
+            lines[0].contains("orders: refused path=/a\\n1970 ERROR"),
+            "{lines:?}"
+        );
     }
 
     #[test]
@@ -243,7 +264,11 @@ mod tests {
         let quiet = filter("debug").unwrap();
         assert!(!quiet.would_enable("hyper::proto", &Level::ERROR));
         assert!(quiet.would_enable("ringwall_orders", &Level::DEBUG));
-        assert!(filter("info,hyper=debug").unwrap().would_enable("hyper", &Level::DEBUG));
+        assert!(
+            filter("info,hyper=debug")
+                .unwrap()
+                .would_enable("hyper", &Level::DEBUG)
+        );
         assert!(filter("info,x=loud").is_err());
     }
 }

@@ -18,7 +18,9 @@ use prometheus_client::{
 };
 
 /// Bucket bounds in seconds, from a millisecond to the request timeout.
-const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const SECONDS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+];
 
 type Histograms<L> = Family<L, Histogram, Buckets>;
 
@@ -136,14 +138,21 @@ impl Metrics {
             route: route.to_owned(),
             status: status.as_u16(),
         };
-        self.server.get_or_create(&labels).observe(took.as_secs_f64());
+        self.server
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     /// Counts one call of an upstream; `outcome` is the status or `error`.
     pub(crate) fn called(&self, peer: &Arc<str>, method: &Method, outcome: String, took: Duration) {
-        let labels =
-            ClientLabels { peer: Arc::clone(peer), method: method_label(method), outcome };
-        self.client.get_or_create(&labels).observe(took.as_secs_f64());
+        let labels = ClientLabels {
+            peer: Arc::clone(peer),
+            method: method_label(method),
+            outcome,
+        };
+        self.client
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
     }
 
     /// The whole registry in OpenMetrics text.
@@ -176,7 +185,12 @@ mod tests {
     fn requests_and_own_metrics_appear_in_the_text() {
         let metrics = Metrics::default();
         metrics.counter("orders_placed", "Orders placed").inc();
-        metrics.served(&Method::GET, "/v1/items", StatusCode::OK, Duration::from_millis(3));
+        metrics.served(
+            &Method::GET,
+            "/v1/items",
+            StatusCode::OK,
+            Duration::from_millis(3),
+        );
         let text = metrics.encode().unwrap();
         assert!(text.contains("orders_placed_total 1"), "{text}");
         assert!(text.contains(
@@ -186,6 +200,9 @@ mod tests {
 
     #[test]
     fn made_up_methods_share_one_label() {
-        assert_eq!(method_label(&Method::from_bytes(b"BREW").unwrap()), "_OTHER");
+        assert_eq!(
+            method_label(&Method::from_bytes(b"BREW").unwrap()),
+            "_OTHER"
+        );
     }
 }

@@ -10,7 +10,7 @@ use axum::{
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode};
 use ringwall_http_io::Problem;
-use ringwall_proto::problems;
+use ringwall_proto::{paths, problems};
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
@@ -23,7 +23,11 @@ use crate::{
 const UNMATCHED: &str = "unmatched";
 
 /// Observes one request; a panic in its handler becomes `500` for this request alone.
-pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(
+    State(metrics): State<Metrics>,
+    request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
@@ -32,14 +36,20 @@ pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, ne
     let peer = peer.as_ref().map_or("", Peer::name);
     let span = span(&method, route(), peer, request.headers());
 
-    let handled = AssertUnwindSafe(next.run(request).instrument(span.clone())).catch_unwind().await;
+    let handled = AssertUnwindSafe(next.run(request).instrument(span.clone()))
+        .catch_unwind()
+        .await;
     let response = handled.unwrap_or_else(|cause| {
         metrics.panics.inc();
         span.in_scope(|| {
             tracing::error!(panic = panic_text(&*cause), "a handler panicked");
         });
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, problems::INTERNAL, "Internal error")
-            .into_response()
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            problems::INTERNAL,
+            "Internal error",
+        )
+        .into_response()
     });
 
     let status = response.status();
@@ -49,17 +59,23 @@ pub(crate) async fn observe(State(metrics): State<Metrics>, request: Request, ne
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
     }
-    span.in_scope(|| {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let status = status.as_u16();
-        let method = method_label(&method);
-        tracing::info!(method, route = route(), status, peer, micros, "request");
-    });
+    if route() != paths::OTLP_TRACES {
+        span.in_scope(|| {
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            let status = status.as_u16();
+            let method = method_label(&method);
+            tracing::info!(method, route = route(), status, peer, micros, "request");
+        });
+    }
     response
 }
 
 /// The server span (OpenTelemetry semantic conventions for HTTP), as a child of the caller's.
 fn span(method: &Method, route: &str, peer: &str, headers: &HeaderMap) -> Span {
+    // A span about receiving spans would be exported, received, and so on for ever.
+    if route == paths::OTLP_TRACES {
+        return Span::none();
+    }
     let method = method_label(method);
     let span = tracing::info_span!(
         "request",
@@ -77,5 +93,6 @@ fn span(method: &Method, route: &str, peer: &str, headers: &HeaderMap) -> Span {
 
 fn panic_text(cause: &(dyn Any + Send)) -> &str {
     let text = cause.downcast_ref::<&'static str>().copied();
-    text.or_else(|| cause.downcast_ref::<String>().map(String::as_str)).unwrap_or("not a text")
+    text.or_else(|| cause.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("not a text")
 }

@@ -22,8 +22,12 @@ impl Peer {
             return Ok(());
         }
         tracing::warn!(peer = %self.0, expected = name, "caller refused on this route");
-        Err(Problem::new(StatusCode::FORBIDDEN, problems::PEER_REFUSED, "Caller refused")
-            .detail("This route is not open to the calling workload."))
+        Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            problems::PEER_REFUSED,
+            "Caller refused",
+        )
+        .detail("This route is not open to the calling workload."))
     }
 }
 
@@ -32,8 +36,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         parts.extensions.get::<Self>().cloned().ok_or_else(|| {
-            Problem::new(StatusCode::FORBIDDEN, problems::PEER_REFUSED, "Caller refused")
-                .detail("The connection carries no workload identity.")
+            Problem::new(
+                StatusCode::FORBIDDEN,
+                problems::PEER_REFUSED,
+                "Caller refused",
+            )
+            .detail("The connection carries no workload identity.")
         })
     }
 }

@@ -54,11 +54,16 @@ pub(crate) async fn serve_on(
 
     let admin_address = admin.local_addr()?;
     let admin_stop = CancellationToken::new();
-    let admin_limits =
-        ServerLimits { max_connections: MAX_ADMIN_CONNECTIONS, ..ServerLimits::default() };
+    let admin_limits = ServerLimits {
+        max_connections: MAX_ADMIN_CONNECTIONS,
+        ..ServerLimits::default()
+    };
     let admin_server = Server {
         listener: admin,
-        tls: mesh_server_config(&shell.identity, policy(&shell, &shell.config.admin_callers)?)?,
+        tls: mesh_server_config(
+            &shell.identity,
+            policy(&shell, &shell.config.admin_callers)?,
+        )?,
         router: admin::router(shell.clone()),
         limits: admin_limits,
         metrics: shell.metrics.clone(),
@@ -75,7 +80,10 @@ pub(crate) async fn serve_on(
             listener,
             tls: mesh_server_config(&shell.identity, policy(&shell, &shell.config.callers)?)?,
             router: observed(&shell, router, app.users, app.max_body),
-            limits: ServerLimits { max_body: app.max_body, ..ServerLimits::default() },
+            limits: ServerLimits {
+                max_body: app.max_body,
+                ..ServerLimits::default()
+            },
             metrics: shell.metrics.clone(),
             stop: shell.shutdown.clone(),
             kill: kill.clone(),
@@ -84,7 +92,9 @@ pub(crate) async fn serve_on(
         listeners.spawn(server.run());
     }
 
-    let mesh_text = mesh_address.map(|address| address.to_string()).unwrap_or_default();
+    let mesh_text = mesh_address
+        .map(|address| address.to_string())
+        .unwrap_or_default();
     tracing::info!(listen = mesh_text, admin = %admin_address, identity = %shell.spiffe_id(), "ready");
 
     let mut work = Work::start(app.background, app.data_paths);
@@ -106,7 +116,10 @@ async fn drain(shell: &Shell, open: &TaskTracker, work: &mut Work, kill: &Cancel
     tracing::info!(connections = open.len(), ?limit, "draining");
     let all = async { tokio::join!(open.wait(), work.data_paths()) };
     if tokio::time::timeout(limit, all).await.is_err() {
-        tracing::warn!(connections = open.len(), "the drain time is over; what is open is cut");
+        tracing::warn!(
+            connections = open.len(),
+            "the drain time is over; what is open is cut"
+        );
         kill.cancel();
     }
 }
@@ -122,7 +135,10 @@ fn observed(
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(max_body))
-        .layer(axum_middleware::from_fn_with_state(shell.metrics.clone(), middleware::observe));
+        .layer(axum_middleware::from_fn_with_state(
+            shell.metrics.clone(),
+            middleware::observe,
+        ));
     if let Some(users) = users {
         router = router.layer(Extension(users));
     }
@@ -142,7 +158,10 @@ async fn method_not_allowed() -> Problem {
 }
 
 fn policy(shell: &Shell, names: &[String]) -> Result<PeerPolicy, StartError> {
-    let ids: Result<Vec<_>, _> = names.iter().map(|name| shell.config.workload(name)).collect();
+    let ids: Result<Vec<_>, _> = names
+        .iter()
+        .map(|name| shell.config.workload(name))
+        .collect();
     Ok(PeerPolicy::AnyOf(ids?))
 }
 
@@ -157,7 +176,10 @@ impl Work {
         background: Vec<(&'static str, BoxFuture<'static, ()>)>,
         data_paths: Vec<BoxFuture<'static, ()>>,
     ) -> Self {
-        let mut work = Self { background: JoinSet::new(), data_paths: JoinSet::new() };
+        let mut work = Self {
+            background: JoinSet::new(),
+            data_paths: JoinSet::new(),
+        };
         for (name, future) in background {
             work.background.spawn(async move {
                 future.await;

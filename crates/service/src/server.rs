@@ -3,9 +3,9 @@
 //! Owns: the limits of connections. Used for the mesh port and the admin port alike.
 //! Must not: look at requests; `middleware.rs` does.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Extension, Router, body::Body};
+use axum::{Router, body::Body};
 use http_body_util::Limited;
 use hyper::{
     body::Incoming,
@@ -13,8 +13,8 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::ServerConfig;
 use ringwall_tls::peer_spiffe_id;
+use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -89,7 +89,9 @@ impl Server {
                 () = self.stop.cancelled() => break,
                 accepted = accept(&self.listener, &permits) => accepted,
             };
-            let Some((stream, permit)) = accepted else { continue };
+            let Some((stream, permit)) = accepted else {
+                continue;
+            };
             let (shared, kill) = (Arc::clone(&shared), self.kill.clone());
             self.open.spawn(async move {
                 shared.metrics.connections.inc();
@@ -147,8 +149,12 @@ impl Shared {
             return self.refused("the peer has no workload identity");
         };
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let router = self.router.clone().layer(Extension(Peer(id)));
-        if is_h2 { self.http2(tls, router).await } else { self.http1(tls, router).await }
+        let peer = Peer(id);
+        if is_h2 {
+            self.http2(tls, peer).await
+        } else {
+            self.http1(tls, peer).await
+        }
     }
 
     fn refused(&self, reason: &str) {
@@ -156,9 +162,8 @@ impl Shared {
         tracing::warn!(reason, "connection refused in the handshake");
     }
 
-    async fn http1(&self, tls: TlsStream<TcpStream>, router: Router) {
-        let max_body = self.limits.max_body;
-        let service = service_fn(move |request| serve(router.clone(), request, max_body));
+    async fn http1(&self, tls: TlsStream<TcpStream>, peer: Peer) {
+        let service = service_fn(|request| self.serve(request, peer.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read_timeout)
@@ -176,9 +181,8 @@ impl Shared {
         closed(result);
     }
 
-    async fn http2(&self, tls: TlsStream<TcpStream>, router: Router) {
-        let max_body = self.limits.max_body;
-        let service = service_fn(move |request| serve(router.clone(), request, max_body));
+    async fn http2(&self, tls: TlsStream<TcpStream>, peer: Peer) {
+        let service = service_fn(|request| self.serve(request, peer.clone()));
         let max_header_list = u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -199,14 +203,18 @@ impl Shared {
         };
         closed(result);
     }
-}
 
-async fn serve(
-    router: Router,
-    request: http::Request<Incoming>,
-    max_body: usize,
-) -> Result<axum::response::Response, std::convert::Infallible> {
-    router.oneshot(request.map(|body| Body::new(Limited::new(body, max_body)))).await
+    /// The service of every request. The future owns what it needs: HTTP/2 runs it in its own task.
+    fn serve(
+        &self,
+        request: http::Request<Incoming>,
+        peer: Peer,
+    ) -> impl Future<Output = Result<axum::response::Response, Infallible>> + Send + use<> {
+        let max_body = self.limits.max_body;
+        let mut request = request.map(|body| Body::new(Limited::new(body, max_body)));
+        request.extensions_mut().insert(peer);
+        self.router.clone().oneshot(request)
+    }
 }
 
 fn closed(result: hyper::Result<()>) {

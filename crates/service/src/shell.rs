@@ -99,11 +99,8 @@ impl Shell {
             )
             .into());
         };
-        std::os::unix::fs::DirBuilderExt::mode(
-            std::fs::DirBuilder::new().recursive(true),
-            0o700,
-        )
-        .create(directory)?;
+        std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
+            .create(directory)?;
         Ok(directory.clone())
     }
 

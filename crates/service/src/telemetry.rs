@@ -21,15 +21,15 @@ use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfi
 use opentelemetry_sdk::{
     Resource,
     propagation::TraceContextPropagator,
-    trace::{
-        BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider,
-    },
+    trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider},
 };
 use ringwall_http_io::{Client, ClientLimits};
 use ringwall_proto::{headers, paths};
 use tracing::{Span, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, filter::Targets, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+};
 
 use self::export::ExportClient;
 use crate::{config::ServiceConfig, error::StartError, logs, shell::Shell};
@@ -53,19 +53,26 @@ impl Telemetry {
         let provider = provider(shell)?;
         let targets = logs::filter(&config.logs.level)
             .map_err(|error| StartError::config(format!("service.logs.level: {error}")))?;
-        let log_layer = logs::LogLayer::new(shell.name, &config.logs).with_filter(logs::events(targets));
-        let trace_layer = provider.as_ref().map(|provider| span_layer(provider.tracer("ringwall")));
+        let log_layer =
+            logs::LogLayer::new(shell.name, &config.logs).with_filter(logs::events(targets));
+        let trace_layer = provider
+            .as_ref()
+            .map(|provider| span_layer(provider.tracer("ringwall")));
         tracing_subscriber::registry()
             .with(trace_layer)
             .with(log_layer)
             .try_init()
-            .map_err(|error| StartError::software(format!("telemetry is already set up: {error}")))?;
+            .map_err(|error| {
+                StartError::software(format!("telemetry is already set up: {error}"))
+            })?;
         Ok(Self { provider })
     }
 
     /// Sends the spans that are still queued, for at most 2 s.
     pub(crate) async fn shutdown(self) {
-        let Some(provider) = self.provider else { return };
+        let Some(provider) = self.provider else {
+            return;
+        };
         let flush = move || provider.shutdown_with_timeout(Duration::from_secs(2));
         // The flush blocks; the runtime must go on, because the export runs in it.
         if let Ok(Err(error)) = tokio::task::spawn_blocking(flush).await {
@@ -91,8 +98,14 @@ where
 }
 
 fn provider(shell: &Shell) -> Result<Option<SdkTracerProvider>, StartError> {
-    let Some(telemetry) = &shell.config.telemetry else { return Ok(None) };
-    let limits = ClientLimits { request_timeout: EXPORT_TIMEOUT, max_idle: 1, ..ClientLimits::default() };
+    let Some(telemetry) = &shell.config.telemetry else {
+        return Ok(None);
+    };
+    let limits = ClientLimits {
+        request_timeout: EXPORT_TIMEOUT,
+        max_idle: 1,
+        ..ClientLimits::default()
+    };
     let client = match &telemetry.upstream {
         Some(name) => shell.client(name)?,
         None => Client::plain(telemetry.collector()?, limits).named("collector"),
@@ -106,7 +119,11 @@ fn provider(shell: &Shell) -> Result<Option<SdkTracerProvider>, StartError> {
         .with_timeout(EXPORT_TIMEOUT)
         .build()
         .map_err(StartError::config)?;
-    Ok(Some(with_exporter(&shell.config, telemetry.sample_ratio, exporter)))
+    Ok(Some(with_exporter(
+        &shell.config,
+        telemetry.sample_ratio,
+        exporter,
+    )))
 }
 
 fn with_exporter(config: &ServiceConfig, ratio: f64, exporter: SpanExporter) -> SdkTracerProvider {
@@ -115,11 +132,19 @@ fn with_exporter(config: &ServiceConfig, ratio: f64, exporter: SpanExporter) -> 
         .with_max_export_batch_size(MAX_BATCH)
         .with_scheduled_delay(EXPORT_EVERY)
         .build();
-    let processor = BatchSpanProcessor::builder(exporter).with_batch_config(batch).build();
+    let processor = BatchSpanProcessor::builder(exporter)
+        .with_batch_config(batch)
+        .build();
     SdkTracerProvider::builder()
         .with_span_processor(processor)
-        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(ratio))))
-        .with_resource(Resource::builder().with_service_name(config.name.clone()).build())
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
+            ratio,
+        ))))
+        .with_resource(
+            Resource::builder()
+                .with_service_name(config.name.clone())
+                .build(),
+        )
         .build()
 }
 
@@ -136,7 +161,11 @@ pub fn current_trace_id() -> Option<String> {
 pub fn current_traceparent() -> Option<String> {
     let mut carrier = HeaderMap::new();
     inject(&mut carrier);
-    carrier.get(headers::TRACEPARENT)?.to_str().ok().map(ToOwned::to_owned)
+    carrier
+        .get(headers::TRACEPARENT)?
+        .to_str()
+        .ok()
+        .map(ToOwned::to_owned)
 }
 
 /// Adds the current span's trace context to outgoing headers, replacing any that is there.

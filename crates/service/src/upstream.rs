@@ -32,7 +32,11 @@ pub struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(client: Client, name: &str, metrics: Metrics) -> Self {
-        Self { client: client.named(name), name: name.into(), metrics }
+        Self {
+            client: client.named(name),
+            name: name.into(),
+            metrics,
+        }
     }
 
     /// An upstream over any client, counted nowhere: for tests of a component in one process.
@@ -95,7 +99,8 @@ impl Upstream {
                 "error".to_owned()
             }
         };
-        self.metrics.called(&self.name, &method, outcome, started.elapsed());
+        self.metrics
+            .called(&self.name, &method, outcome, started.elapsed());
         result
     }
 

@@ -32,12 +32,20 @@ impl UserContextVerifier {
     /// For this component, with the keys of the upstream `gateway`.
     pub fn from_shell(shell: &Shell) -> Result<Arc<Self>, ConfigError> {
         let keys = shell.upstream(GATEWAY)?.jwks(paths::JWKS);
-        Ok(Self::new(keys, shell.config.workload(GATEWAY)?, shell.spiffe_id()))
+        Ok(Self::new(
+            keys,
+            shell.config.workload(GATEWAY)?,
+            shell.spiffe_id(),
+        ))
     }
 
     /// For tokens that `issuer` signs with one of `keys` for `audience`.
     pub fn new(keys: JwksCache, issuer: SpiffeId, audience: SpiffeId) -> Arc<Self> {
-        Arc::new(Self { keys, issuer, audience })
+        Arc::new(Self {
+            keys,
+            issuer,
+            audience,
+        })
     }
 
     /// Verifies one token.
@@ -55,7 +63,8 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let verifier = Extension::<Arc<UserContextVerifier>>::from_request_parts(parts, state).await;
+        let verifier =
+            Extension::<Arc<UserContextVerifier>>::from_request_parts(parts, state).await;
         let Ok(Extension(verifier)) = verifier else {
             tracing::error!("a handler asks for the user, but App::users was not called");
             return Err(Problem::new(
@@ -80,7 +89,9 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
         if peer.is_none_or(|peer| peer.0 != verifier.issuer) {
             return Err(invalid("the caller is not the gateway"));
         }
-        let token = token.to_str().map_err(|_| invalid("the header is not ASCII"))?;
+        let token = token
+            .to_str()
+            .map_err(|_| invalid("the header is not ASCII"))?;
         match verifier.verify(token, SystemTime::now()).await {
             Ok(context) => Ok(Self(context)),
             Err(error) => Err(invalid(&error.to_string())),
@@ -91,7 +102,11 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
 /// The log says why; the answer does not.
 fn invalid(why: &str) -> Problem {
     tracing::warn!(why, "user context refused");
-    Problem::new(StatusCode::UNAUTHORIZED, problems::USER_CONTEXT_INVALID, "User context invalid")
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        problems::USER_CONTEXT_INVALID,
+        "User context invalid",
+    )
 }
 
 #[cfg(test)]

@@ -36,7 +36,9 @@ impl Address {
     }
 
     pub(super) fn authority(&self) -> Authority {
-        self.to_string().parse().expect("an address is a valid authority by construction")
+        self.to_string()
+            .parse()
+            .expect("an address is a valid authority by construction")
     }
 }
 
@@ -54,7 +56,10 @@ impl FromStr for Address {
         if host.len() > 253 || digits_only || !host.bytes().all(allowed) {
             return Err(InvalidAddress);
         }
-        Ok(Self::Name { host: host.into(), port })
+        Ok(Self::Name {
+            host: host.into(),
+            port,
+        })
     }
 }
 
@@ -92,22 +97,48 @@ mod tests {
 
     #[test]
     fn addresses_and_names_round_trip() {
-        for text in ["127.0.0.1:7103", "[::1]:7103", "inventory:7103", "a.b-c.example:1"] {
+        for text in [
+            "127.0.0.1:7103",
+            "[::1]:7103",
+            "inventory:7103",
+            "a.b-c.example:1",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
 
     #[test]
     fn what_is_neither_is_refused() {
-        for bad in ["", ":1", "inventory", "inventory:", "inventory:x", "a b:1", "u@h:1", "h/x:1", "1.2.3:4", "h:70000"] {
+        for bad in [
+            "",
+            ":1",
+            "inventory",
+            "inventory:",
+            "inventory:x",
+            "a b:1",
+            "u@h:1",
+            "h/x:1",
+            "1.2.3:4",
+            "h:70000",
+        ] {
             assert_eq!(bad.parse::<Address>(), Err(InvalidAddress), "{bad}");
         }
     }
 
     #[test]
     fn loopback_is_recognised() {
-        for (text, expected) in [("127.0.0.1:1", true), ("[::1]:1", true), ("localhost:1", true), ("10.0.0.1:1", false), ("jaeger:1", false)] {
-            assert_eq!(text.parse::<Address>().unwrap().is_loopback(), expected, "{text}");
+        for (text, expected) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("10.0.0.1:1", false),
+            ("jaeger:1", false),
+        ] {
+            assert_eq!(
+                text.parse::<Address>().unwrap().is_loopback(),
+                expected,
+                "{text}"
+            );
         }
     }
 }

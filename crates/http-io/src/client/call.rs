@@ -126,7 +126,10 @@ impl<'a, T: Transport + ?Sized> Call<'a, T> {
         let (transport, peer) = (self.transport, self.transport.peer().clone());
         let limits = transport.limits();
         let request = self.request?;
-        let own = request.extensions().get::<RequestTimeout>().map(|own| own.0);
+        let own = request
+            .extensions()
+            .get::<RequestTimeout>()
+            .map(|own| own.0);
         let limit = own.unwrap_or(limits.request_timeout);
         let whole = async {
             let (parts, body) = transport.exchange(request).await?.into_parts();

@@ -22,16 +22,28 @@ pub fn parse_yaml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Con
         let line = error.location().map(|at| (at.line(), at.column()));
         let (seen, expected, fix) = explain(error.without_snippet());
         let file = Some(path.to_owned());
-        ConfigError::Wrong(Box::new(Wrong { file, line, key: None, seen, expected, fix }))
+        ConfigError::Wrong(Box::new(Wrong {
+            file,
+            line,
+            key: None,
+            seen,
+            expected,
+            fix,
+        }))
     })
 }
 
 /// The text of a configuration file.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let failed = |source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > MAX_BYTES {
-        return Err(failed(std::io::Error::other(format!("larger than {MAX_BYTES} bytes"))));
+        return Err(failed(std::io::Error::other(format!(
+            "larger than {MAX_BYTES} bytes"
+        ))));
     }
     fs::read_to_string(path).map_err(failed)
 }
@@ -65,7 +77,11 @@ fn locate(text: &str, key: &str) -> Option<(u64, u64)> {
                 break;
             }
             lines.next();
-            if !blank && body.strip_prefix(part).is_some_and(|rest| rest.starts_with(':')) {
+            if !blank
+                && body
+                    .strip_prefix(part)
+                    .is_some_and(|rest| rest.starts_with(':'))
+            {
                 hit = Some((number, indent));
                 break;
             }
@@ -81,7 +97,9 @@ fn locate(text: &str, key: &str) -> Option<(u64, u64)> {
 fn explain(error: &YamlError) -> (String, String, String) {
     let texts = |seen: String, expected: String, fix: &str| (seen, expected, fix.to_owned());
     match error {
-        YamlError::SerdeUnknownField { field, expected, .. } => {
+        YamlError::SerdeUnknownField {
+            field, expected, ..
+        } => {
             let fix = nearest(field, expected).map_or_else(
                 || format!("remove `{field}`"),
                 |near| format!("write `{near}`, or remove `{field}`"),
@@ -93,16 +111,31 @@ fn explain(error: &YamlError) -> (String, String, String) {
             format!("the key `{field}`"),
             format!("add `{field}: …`"),
         ),
-        YamlError::SerdeUnknownVariant { variant, expected, .. } => {
+        YamlError::SerdeUnknownVariant {
+            variant, expected, ..
+        } => {
             let fix = nearest(variant, expected)
                 .or_else(|| expected.first().copied())
-                .map_or_else(|| "use an expected value".to_owned(), |near| format!("write `{near}`"));
+                .map_or_else(
+                    || "use an expected value".to_owned(),
+                    |near| format!("write `{near}`"),
+                );
             (format!("`{variant}`"), one_of(expected), fix)
         }
-        YamlError::SerdeInvalidType { unexpected, expected, .. }
-        | YamlError::SerdeInvalidValue { unexpected, expected, .. } => {
-            texts(unexpected.clone(), expected.clone(), "write a value of the expected kind")
+        YamlError::SerdeInvalidType {
+            unexpected,
+            expected,
+            ..
         }
+        | YamlError::SerdeInvalidValue {
+            unexpected,
+            expected,
+            ..
+        } => texts(
+            unexpected.clone(),
+            expected.clone(),
+            "write a value of the expected kind",
+        ),
         YamlError::InvalidScalar { ty, .. } => texts(
             "a value that does not read as one".to_owned(),
             (*ty).to_owned(),
@@ -180,7 +213,12 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, expected) in [("", "", 0), ("a", "", 1), ("listn", "listen", 1), ("kitten", "sitting", 3)] {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("a", "", 1),
+            ("listn", "listen", 1),
+            ("kitten", "sitting", 3),
+        ] {
             assert_eq!(distance(a, b), expected, "{a} {b}");
         }
     }

@@ -19,13 +19,21 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), why: why.into(), fix: fix.into() }
+        Self {
+            what: what.into(),
+            why: why.into(),
+            fix: fix.into(),
+        }
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "- {}\n    why: {}\n    fix: {}", self.what, self.why, self.fix)
+        write!(
+            f,
+            "- {}\n    why: {}\n    fix: {}",
+            self.what, self.why, self.fix
+        )
     }
 }
 
@@ -50,14 +58,20 @@ pub fn validate_production(config: &ServiceConfig) -> Vec<Refusal> {
         ));
     }
     let collector = config.telemetry.as_ref().filter(|t| t.endpoint.is_some());
-    if collector.and_then(|t| t.collector().ok()).is_some_and(|a| !a.is_loopback()) {
+    if collector
+        .and_then(|t| t.collector().ok())
+        .is_some_and(|a| !a.is_loopback())
+    {
         refusals.push(Refusal::new(
             "service.telemetry.endpoint: plain HTTP to another machine",
             "traces tell who does what and when, and anybody on the path could read or forge them",
             "send traces to a mesh upstream, or to a collector on loopback",
         ));
     }
-    if ["debug", "trace"].iter().any(|level| config.logs.level.contains(level)) {
+    if ["debug", "trace"]
+        .iter()
+        .any(|level| config.logs.level.contains(level))
+    {
         refusals.push(Refusal::new(
             format!("service.logs.level: `{}`", config.logs.level),
             "debug logs of libraries may show headers and bodies of requests",

@@ -53,8 +53,14 @@ fn the_documented_example_is_valid() {
     assert_eq!(service.drain, Duration::from_secs(10));
     assert_eq!(service.workers.get(), 1);
     assert_eq!(service.admin_callers, ["ringwall", "prometheus"]);
-    assert_eq!(service.upstreams["spa-proxy"].timeout, Some(Duration::from_secs(3)));
-    assert_eq!(service.workload("a").unwrap().as_str(), "spiffe://ringwall.local/a");
+    assert_eq!(
+        service.upstreams["spa-proxy"].timeout,
+        Some(Duration::from_secs(3))
+    );
+    assert_eq!(
+        service.workload("a").unwrap().as_str(),
+        "spiffe://ringwall.local/a"
+    );
 }
 
 #[test]
@@ -72,7 +78,10 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
 fn a_missing_key_is_named() {
     let text = error("  admin: 127.0.0.1:7205\n", "");
     assert!(text.starts_with("orders.yaml:"), "{text}");
-    assert!(text.contains("expected: the key `admin`\n  fix:      add `admin: …`"), "{text}");
+    assert!(
+        text.contains("expected: the key `admin`\n  fix:      add `admin: …`"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -89,7 +98,10 @@ fn an_unknown_variant_is_named_with_the_choice() {
 #[test]
 fn a_duplicate_key_is_refused() {
     let text = error("  drain: 10s\n", "  drain: 10s\n  drain: 11s\n");
-    assert!(text.contains("seen:     the key `drain` a second time"), "{text}");
+    assert!(
+        text.contains("seen:     the key `drain` a second time"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -97,7 +109,11 @@ fn a_bad_duration_address_and_trust_domain_name_their_line() {
     for (from, to, line) in [
         ("drain: 10s", "drain: soon", "orders.yaml:15:"),
         ("listen: 127.0.0.1:7105", "listen: 7105", "orders.yaml:5:"),
-        ("trust_domain: ringwall.local", "trust_domain: Ringwall/Local", "orders.yaml:3:"),
+        (
+            "trust_domain: ringwall.local",
+            "trust_domain: Ringwall/Local",
+            "orders.yaml:3:",
+        ),
     ] {
         let text = error(from, to);
         assert!(text.starts_with(line), "{text}");
@@ -106,7 +122,10 @@ fn a_bad_duration_address_and_trust_domain_name_their_line() {
 
 #[test]
 fn broken_yaml_names_the_line() {
-    let text = error("callers: [gateway, notifications]", "callers: [gateway, notifications");
+    let text = error(
+        "callers: [gateway, notifications]",
+        "callers: [gateway, notifications",
+    );
     assert!(text.starts_with("orders.yaml:"), "{text}");
 }
 
@@ -122,11 +141,27 @@ fn later_checks_name_line_and_fix() {
     );
     for (from, to, key) in [
         ("name: orders", "name: payments", "service.name"),
-        ("admin: 127.0.0.1:7205", "admin: 127.0.0.1:7105", "service.admin"),
-        ("level: info", "level: \"info,x=loud\"", "service.logs.level"),
-        ("upstream: spa-proxy,", "upstream: jaeger,", "service.telemetry.upstream"),
+        (
+            "admin: 127.0.0.1:7205",
+            "admin: 127.0.0.1:7105",
+            "service.admin",
+        ),
+        (
+            "level: info",
+            "level: \"info,x=loud\"",
+            "service.logs.level",
+        ),
+        (
+            "upstream: spa-proxy,",
+            "upstream: jaeger,",
+            "service.telemetry.upstream",
+        ),
         ("upstream: spa-proxy,", "", "service.telemetry"),
-        ("upstream: spa-proxy,", "endpoint: \"https://x:1/\",", "service.telemetry.endpoint"),
+        (
+            "upstream: spa-proxy,",
+            "endpoint: \"https://x:1/\",",
+            "service.telemetry.endpoint",
+        ),
         ("callers: [gateway,", "callers: [\"../x\",", "service"),
     ] {
         let text = invalid(from, to);
@@ -137,7 +172,11 @@ fn later_checks_name_line_and_fix() {
 #[test]
 fn a_missing_file_is_named() {
     let error = load_yaml::<Whole>(Path::new("/nonexistent/orders.yaml")).unwrap_err();
-    assert!(error.to_string().starts_with("/nonexistent/orders.yaml: cannot be read: "));
+    assert!(
+        error
+            .to_string()
+            .starts_with("/nonexistent/orders.yaml: cannot be read: ")
+    );
 }
 
 #[test]
@@ -173,11 +212,17 @@ fn production_refuses_what_only_a_demo_may_do() {
         ]
     );
     let text = refusals[0].to_string();
-    assert!(text.contains("\n    why: ") && text.contains("\n    fix: "), "{text}");
+    assert!(
+        text.contains("\n    why: ") && text.contains("\n    fix: "),
+        "{text}"
+    );
 
     let good = GOOD
         .replace("profile: demo", "profile: production")
         .replace("ringwall.local", "mesh.example.org")
-        .replace("upstream: spa-proxy,", "endpoint: \"http://127.0.0.1:4318\",");
+        .replace(
+            "upstream: spa-proxy,",
+            "endpoint: \"http://127.0.0.1:4318\",",
+        );
     assert_eq!(validate_production(&parse(&good).unwrap().service), []);
 }

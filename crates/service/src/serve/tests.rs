@@ -30,21 +30,44 @@ struct Wish {
 
 fn router() -> Router {
     Router::new()
-        .route("/whoami", get(|Peer(id): Peer| async move { Json(id.to_string()) }))
-        .route("/gateway-only", get(|peer: Peer| async move { peer.require("gateway").map(|()| "ok") }))
-        .route("/wishes/{n}", get(|Path(n): Path<u8>, Query(w): Query<Wish>| async move { Json((n, w.quantity)) }))
-        .route("/wishes", post(|Json(w): Json<Wish>| async move { Json(w) }))
-        .route("/panic", get(|| async { if true { panic!("on purpose") } }))
+        .route(
+            "/whoami",
+            get(|Peer(id): Peer| async move { Json(id.to_string()) }),
+        )
+        .route(
+            "/gateway-only",
+            get(|peer: Peer| async move { peer.require("gateway").map(|()| "ok") }),
+        )
+        .route(
+            "/wishes/{n}",
+            get(|Path(n): Path<u8>, Query(w): Query<Wish>| async move { Json((n, w.quantity)) }),
+        )
+        .route(
+            "/wishes",
+            post(|Json(w): Json<Wish>| async move { Json(w) }),
+        )
+        .route(
+            "/panic",
+            get(|| async {
+                if true {
+                    panic!("on purpose")
+                }
+            }),
+        )
 }
 
 fn slug(error: &ClientError) -> (u16, &str) {
-    (error.status().unwrap().as_u16(), error.slug().unwrap_or("-"))
+    (
+        error.status().unwrap().as_u16(),
+        error.slug().unwrap_or("-"),
+    )
 }
 
 #[tokio::test]
 async fn the_peer_is_the_verified_identity_and_strangers_are_refused_in_the_handshake() {
     let mesh = Mesh::new();
-    let running = Running::start(mesh.shell("inventory", &["orders"], ""), App::new(router())).await;
+    let running =
+        Running::start(mesh.shell("inventory", &["orders"], ""), App::new(router())).await;
 
     let orders = mesh.client("orders", "inventory", running.mesh);
     let answer = orders.get_json::<String>("/whoami").await.unwrap();
@@ -57,10 +80,22 @@ async fn the_peer_is_the_verified_identity_and_strangers_are_refused_in_the_hand
     assert!(error.status().is_none(), "{error}");
 
     let stranger = Mesh::new().client("orders", "inventory", running.mesh);
-    assert!(stranger.get_json::<String>("/whoami").await.unwrap_err().is_connect());
+    assert!(
+        stranger
+            .get_json::<String>("/whoami")
+            .await
+            .unwrap_err()
+            .is_connect()
+    );
 
     let deceived = mesh.client("orders", "payments", running.mesh);
-    assert!(deceived.get_json::<String>("/whoami").await.unwrap_err().is_connect());
+    assert!(
+        deceived
+            .get_json::<String>("/whoami")
+            .await
+            .unwrap_err()
+            .is_connect()
+    );
 
     running.stop().await.unwrap();
 }
@@ -68,15 +103,21 @@ async fn the_peer_is_the_verified_identity_and_strangers_are_refused_in_the_hand
 #[tokio::test]
 async fn bad_input_is_a_problem_with_its_reason() {
     let mesh = Mesh::new();
-    let running = Running::start(mesh.shell("inventory", &["orders"], ""), App::new(router())).await;
+    let running =
+        Running::start(mesh.shell("inventory", &["orders"], ""), App::new(router())).await;
     let client = mesh.client("orders", "inventory", running.mesh);
 
-    let three = Wish { quantity: Quantity::new(3).unwrap() };
+    let three = Wish {
+        quantity: Quantity::new(3).unwrap(),
+    };
     let good = client.post_json::<_, Wish>("/wishes", &three).await;
     assert_eq!(good.unwrap().body.quantity.get(), 3);
 
     let json = |text: &'static str| {
-        client.post("/wishes").header("content-type", "application/json").body(full(text))
+        client
+            .post("/wishes")
+            .header("content-type", "application/json")
+            .body(full(text))
     };
     for (text, expected) in [
         (r#"{"quantity":0}"#, (400, "invalid-body")),
@@ -86,7 +127,10 @@ async fn bad_input_is_a_problem_with_its_reason() {
         let error = json(text).receive::<Value>().await.unwrap_err();
         assert_eq!(slug(&error), expected, "{text}");
     }
-    let error = json(r#"{"quantity":100}"#).receive::<Value>().await.unwrap_err();
+    let error = json(r#"{"quantity":100}"#)
+        .receive::<Value>()
+        .await
+        .unwrap_err();
     let detail = error.problem().unwrap().detail_text().unwrap();
     assert!(detail.contains("quantity must be from 1 to 99"), "{detail}");
 
@@ -99,7 +143,12 @@ async fn bad_input_is_a_problem_with_its_reason() {
         let error = client.get_json::<Value>(path).await.unwrap_err();
         assert_eq!(slug(&error), expected, "{path}");
     }
-    let untyped = client.post("/wishes").body(full("{}")).receive::<Value>().await.unwrap_err();
+    let untyped = client
+        .post("/wishes")
+        .body(full("{}"))
+        .receive::<Value>()
+        .await
+        .unwrap_err();
     assert_eq!(slug(&untyped), (415, "unsupported-media-type"));
     running.stop().await.unwrap();
 }
@@ -112,19 +161,40 @@ async fn a_body_over_the_limit_is_413_whether_declared_or_not() {
     let client = mesh.client("orders", "inventory", running.mesh);
 
     let large = format!(r#"{{"quantity":1,"x":"{}"}}"#, "x".repeat(100));
-    let declared = client.post("/wishes").header("content-type", "application/json").body(full(large.clone()));
-    assert_eq!(slug(&declared.receive::<Value>().await.unwrap_err()), (413, "body-too-large"));
+    let declared = client
+        .post("/wishes")
+        .header("content-type", "application/json")
+        .body(full(large.clone()));
+    assert_eq!(
+        slug(&declared.receive::<Value>().await.unwrap_err()),
+        (413, "body-too-large")
+    );
 
-    let chunks = large.into_bytes().chunks(10).map(|c| bytes::Bytes::copy_from_slice(c)).collect::<Vec<_>>();
+    let chunks = large
+        .into_bytes()
+        .chunks(10)
+        .map(bytes::Bytes::copy_from_slice)
+        .collect::<Vec<_>>();
     let frames = futures_util::stream::iter(
-        chunks.into_iter().map(|c| Ok::<_, std::convert::Infallible>(http_body::Frame::data(c))),
+        chunks
+            .into_iter()
+            .map(|c| Ok::<_, std::convert::Infallible>(http_body::Frame::data(c))),
     );
     let body = boxed(http_body_util::StreamBody::new(frames));
-    let chunked = client.post("/wishes").header("content-type", "application/json").body(body);
-    assert_eq!(slug(&chunked.receive::<Value>().await.unwrap_err()), (413, "body-too-large"));
+    let chunked = client
+        .post("/wishes")
+        .header("content-type", "application/json")
+        .body(body);
+    assert_eq!(
+        slug(&chunked.receive::<Value>().await.unwrap_err()),
+        (413, "body-too-large")
+    );
 
     let streamed = client.post("/raw").body(full("y".repeat(65)));
-    assert_eq!(streamed.receive::<Value>().await.unwrap_err().status(), Some(StatusCode::PAYLOAD_TOO_LARGE));
+    assert_eq!(
+        streamed.receive::<Value>().await.unwrap_err().status(),
+        Some(StatusCode::PAYLOAD_TOO_LARGE)
+    );
     running.stop().await.unwrap();
 }
 
@@ -139,7 +209,8 @@ async fn raw(body: axum::body::Body) -> StatusCode {
 #[tokio::test]
 async fn a_panic_ends_its_own_request_only() {
     let mesh = Mesh::new();
-    let running = Running::start(mesh.shell("inventory", &["orders"], ""), App::new(router())).await;
+    let running =
+        Running::start(mesh.shell("inventory", &["orders"], ""), App::new(router())).await;
     let client = mesh.client("orders", "inventory", running.mesh);
     let error = client.get_json::<Value>("/panic").await.unwrap_err();
     assert_eq!(slug(&error), (500, "internal"));
@@ -156,12 +227,21 @@ async fn the_admin_listener_tells_operators_and_nobody_else() {
         let broken = broken.clone();
         move || {
             let broken = broken.load(Ordering::Relaxed);
-            async move { if broken { Err("connection refused".to_owned()) } else { Ok(()) } }
+            async move {
+                if broken {
+                    Err("connection refused".to_owned())
+                } else {
+                    Ok(())
+                }
+            }
         }
     };
     let app = App::new(router()).ready_check("postgres", check);
     let running = Running::start(mesh.shell("inventory", &["orders"], ""), app).await;
-    mesh.client("orders", "inventory", running.mesh).get_json::<String>("/whoami").await.unwrap();
+    mesh.client("orders", "inventory", running.mesh)
+        .get_json::<String>("/whoami")
+        .await
+        .unwrap();
 
     let operator = mesh.client("ringwall", "inventory", running.admin);
     let text = async |path: &str| {
@@ -171,18 +251,32 @@ async fn the_admin_listener_tells_operators_and_nobody_else() {
         (status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
     };
     assert_eq!(text("/healthz").await, (200, "ok\n".into()));
-    assert_eq!(text("/readyz").await, (200, r#"{"ready":true,"failing":[]}"#.into()));
+    assert_eq!(
+        text("/readyz").await,
+        (200, r#"{"ready":true,"failing":[]}"#.into())
+    );
     broken.store(true, Ordering::Relaxed);
-    let expected = r#"{"ready":false,"failing":[{"name":"postgres","reason":"connection refused"}]}"#;
+    let expected =
+        r#"{"ready":false,"failing":[{"name":"postgres","reason":"connection refused"}]}"#;
     assert_eq!(text("/readyz").await, (503, expected.into()));
     let (_, metrics) = text("/metrics").await;
     let line = r#"http_server_request_duration_seconds_count{method="GET",route="/whoami",status="200"} 1"#;
     assert!(metrics.contains(line), "{metrics}");
 
     let orders = mesh.client("orders", "inventory", running.admin);
-    assert!(orders.get_json::<Value>("/readyz").await.unwrap_err().status().is_none());
+    assert!(
+        orders
+            .get_json::<Value>("/readyz")
+            .await
+            .unwrap_err()
+            .status()
+            .is_none()
+    );
     let prometheus = mesh.client("prometheus", "inventory", running.admin);
-    assert_eq!(prometheus.get("/metrics").send().await.unwrap().status(), 200);
+    assert_eq!(
+        prometheus.get("/metrics").send().await.unwrap().status(),
+        200
+    );
     running.stop().await.unwrap();
 }
 
@@ -213,7 +307,9 @@ async fn the_drain_finishes_open_requests_and_takes_no_new_ones() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), refused)
+        .await
+        .unwrap();
     assert!(!running.task.is_finished());
     release.notify_one();
     let response = open.await.unwrap().unwrap();
@@ -253,7 +349,10 @@ async fn a_data_path_gets_the_drain_time_and_background_work_ends_with_it() {
         .background("for ever", std::future::pending())
         .background("short", async {});
     let running = Running::start(shell, app).await;
-    mesh.client("orders", "gateway", running.mesh).get_json::<String>("/whoami").await.unwrap();
+    mesh.client("orders", "gateway", running.mesh)
+        .get_json::<String>("/whoami")
+        .await
+        .unwrap();
     running.stop().await.unwrap();
     assert!(finished.load(Ordering::Relaxed));
 }
@@ -282,7 +381,11 @@ async fn a_taken_port_ends_the_start_with_its_number() {
     let shell = Shell::open("inventory", config).unwrap();
     let error = serve(shell, App::new(router())).await.unwrap_err();
     assert_eq!(error.code(), exit::OS);
-    assert!(error.to_string().contains(&taken.local_addr().unwrap().port().to_string()));
+    assert!(
+        error
+            .to_string()
+            .contains(&taken.local_addr().unwrap().port().to_string())
+    );
 }
 
 #[tokio::test]
@@ -292,7 +395,11 @@ async fn a_shell_does_not_open_with_another_s_identity() {
     config.identity = mesh.shell("payments", &[], "").config.identity.clone();
     let error = Shell::open("inventory", config).err().unwrap();
     assert_eq!(error.code(), exit::CONFIG);
-    assert!(error.to_string().contains("holds the identity spiffe://ringwall.local/payments"));
+    assert!(
+        error
+            .to_string()
+            .contains("holds the identity spiffe://ringwall.local/payments")
+    );
 }
 
 #[tokio::test]
@@ -300,5 +407,8 @@ async fn an_undeclared_upstream_is_a_configuration_error() {
     let shell = Mesh::new().shell("inventory", &[], "");
     let error = StartError::from(shell.upstream("payments").err().unwrap());
     assert_eq!(error.code(), exit::CONFIG);
-    assert!(error.to_string().contains("a declared upstream `payments`"), "{error}");
+    assert!(
+        error.to_string().contains("a declared upstream `payments`"),
+        "{error}"
+    );
 }

@@ -28,7 +28,8 @@ impl Listening {
         let stop = CancellationToken::new();
         let server = Server {
             listener,
-            tls: mesh_server_config(&shell.identity, PeerPolicy::AnyOf(vec![id("orders")])).unwrap(),
+            tls: mesh_server_config(&shell.identity, PeerPolicy::AnyOf(vec![id("orders")]))
+                .unwrap(),
             router: Router::new().route("/", get(|| async { "hello" })),
             limits,
             metrics: shell.metrics.clone(),
@@ -37,7 +38,12 @@ impl Listening {
             open: TaskTracker::new(),
         };
         tokio::spawn(server.run());
-        Self { mesh, address, metrics: shell.metrics, stop }
+        Self {
+            mesh,
+            address,
+            metrics: shell.metrics,
+            stop,
+        }
     }
 
     async fn tls(&self, alpn: &[u8]) -> tokio_rustls::client::TlsStream<TcpStream> {
@@ -45,7 +51,10 @@ impl Listening {
         config.alpn_protocols = vec![alpn.to_vec()];
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(mesh_server_name(self.address), tcp).await.unwrap()
+        connector
+            .connect(mesh_server_name(self.address), tcp)
+            .await
+            .unwrap()
     }
 }
 
@@ -66,8 +75,10 @@ async fn rest(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
 
 #[tokio::test]
 async fn a_silent_peer_loses_its_connection_in_the_handshake() {
-    let limits =
-        ServerLimits { handshake_timeout: Duration::from_millis(100), ..ServerLimits::default() };
+    let limits = ServerLimits {
+        handshake_timeout: Duration::from_millis(100),
+        ..ServerLimits::default()
+    };
     let server = Listening::start(limits).await;
     let mut tcp = TcpStream::connect(server.address).await.unwrap();
     assert_eq!(rest(&mut tcp).await, "");
@@ -78,17 +89,23 @@ async fn a_silent_peer_loses_its_connection_in_the_handshake() {
 async fn plain_http_is_refused() {
     let server = Listening::start(ServerLimits::default()).await;
     let mut tcp = TcpStream::connect(server.address).await.unwrap();
-    tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert!(!rest(&mut tcp).await.contains("hello"));
 }
 
 #[tokio::test]
 async fn a_slow_head_is_cut() {
-    let limits =
-        ServerLimits { header_read_timeout: Duration::from_millis(100), ..ServerLimits::default() };
+    let limits = ServerLimits {
+        header_read_timeout: Duration::from_millis(100),
+        ..ServerLimits::default()
+    };
     let server = Listening::start(limits).await;
     let mut slow = server.tls(b"http/1.1").await;
-    slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n").await.unwrap();
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n")
+        .await
+        .unwrap();
     assert!(!rest(&mut slow).await.contains("200 OK"));
 }
 
@@ -96,7 +113,10 @@ async fn a_slow_head_is_cut() {
 async fn a_large_head_is_431() {
     let server = Listening::start(ServerLimits::default()).await;
     let mut large = server.tls(b"http/1.1").await;
-    let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n", "a".repeat(70_000));
+    let head = format!(
+        "GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n",
+        "a".repeat(70_000)
+    );
     let _may_close_early = large.write_all(head.as_bytes()).await;
     assert!(rest(&mut large).await.starts_with("HTTP/1.1 431 "));
 }
@@ -106,7 +126,9 @@ async fn too_many_fields_are_431() {
     let server = Listening::start(ServerLimits::default()).await;
     let mut many = server.tls(b"http/1.1").await;
     let fields: String = (0..120).map(|n| format!("x-{n}: 1\r\n")).collect();
-    many.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}\r\n").as_bytes()).await.unwrap();
+    many.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{fields}\r\n").as_bytes())
+        .await
+        .unwrap();
     assert!(rest(&mut many).await.starts_with("HTTP/1.1 431 "));
 }
 
@@ -114,22 +136,35 @@ async fn too_many_fields_are_431() {
 async fn http2_is_served_with_a_bound_on_its_header_list() {
     let server = Listening::start(ServerLimits::default()).await;
     let io = TokioIo::new(server.tls(b"h2").await);
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
     tokio::spawn(connection);
     let request = |value: &str| {
-        Request::get("http://inventory/").header("x-a", value).body(Empty::<bytes::Bytes>::new()).unwrap()
+        Request::get("http://inventory/")
+            .header("x-a", value)
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap()
     };
-    assert_eq!(sender.send_request(request("1")).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        sender.send_request(request("1")).await.unwrap().status(),
+        StatusCode::OK
+    );
     // The header list of one request, spread over CONTINUATION frames, ends at 64 KiB.
     let large = "a".repeat(70_000);
     let refused = sender.send_request(request(&large)).await;
-    assert!(refused.is_err() || refused.unwrap().status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    assert!(
+        refused.is_err()
+            || refused.unwrap().status() == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+    );
 }
 
 #[tokio::test]
 async fn the_connection_cap_queues_instead_of_serving_more() {
-    let limits = ServerLimits { max_connections: 1, ..ServerLimits::default() };
+    let limits = ServerLimits {
+        max_connections: 1,
+        ..ServerLimits::default()
+    };
     let server = Listening::start(limits).await;
     let mut first = server.tls(b"http/1.1").await;
     let second = tokio::time::timeout(Duration::from_millis(200), server.tls(b"http/1.1")).await;
@@ -146,7 +181,9 @@ async fn a_caller_outside_the_policy_never_reaches_http() {
     let shell = server.mesh.shell("payments", &[], "");
     let config = mesh_client_config(&shell.identity, id("inventory")).unwrap();
     let tcp = TcpStream::connect(server.address).await.unwrap();
-    let connected = TlsConnector::from(config).connect(mesh_server_name(server.address), tcp).await;
+    let connected = TlsConnector::from(config)
+        .connect(mesh_server_name(server.address), tcp)
+        .await;
     // In TLS 1.3 the client learns of its refusal with the first read.
     if let Ok(mut tls) = connected {
         let _may_be_closed = tls.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;

@@ -29,7 +29,11 @@ pub(super) struct ExportClient {
 
 impl ExportClient {
     pub(super) fn new(client: Client, runtime: Handle) -> Self {
-        Self { client, runtime, failing: AtomicBool::new(false) }
+        Self {
+            client,
+            runtime,
+            failing: AtomicBool::new(false),
+        }
     }
 
     fn report(&self, outcome: &Result<Response<Bytes>, HttpError>) {
@@ -41,7 +45,10 @@ impl ExportClient {
         let was_failing = self.failing.swap(problem.is_some(), Ordering::Relaxed);
         match problem {
             Some(error) if !was_failing => {
-                tracing::warn!(error, "traces cannot be exported; requests are not affected");
+                tracing::warn!(
+                    error,
+                    "traces cannot be exported; requests are not affected"
+                );
             }
             None if was_failing => tracing::info!("traces are exported again"),
             _ => {}
@@ -56,9 +63,16 @@ impl HttpClient for ExportClient {
         let exchange = async move {
             let response = client.send(request.map(full)).await?;
             let (parts, body) = response.into_parts();
-            Ok(Response::from_parts(parts, collect(body, MAX_ANSWER).await?))
+            Ok(Response::from_parts(
+                parts,
+                collect(body, MAX_ANSWER).await?,
+            ))
         };
-        let outcome = self.runtime.spawn(exchange).await.unwrap_or_else(|error| Err(error.into()));
+        let outcome = self
+            .runtime
+            .spawn(exchange)
+            .await
+            .unwrap_or_else(|error| Err(error.into()));
         self.report(&outcome);
         outcome
     }
@@ -66,6 +80,8 @@ impl HttpClient for ExportClient {
 
 impl fmt::Debug for ExportClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ExportClient").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("ExportClient")
+            .field("client", &self.client)
+            .finish_non_exhaustive()
     }
 }

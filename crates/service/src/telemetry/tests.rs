@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use axum::{Router, routing::{get, post}};
+use axum::{
+    Router,
+    routing::{get, post},
+};
 use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{SpanData, SpanExporter as ExportSpans},
@@ -35,14 +38,20 @@ impl ExportSpans for InMemorySpanExporter {
 /// Traces of this thread go to memory.
 fn trace_to_memory() -> (InMemorySpanExporter, tracing::subscriber::DefaultGuard) {
     let exporter = InMemorySpanExporter::default();
-    let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    let provider = SdkTracerProvider::builder()
+        .with_simple_exporter(exporter.clone())
+        .build();
     let layer = span_layer(provider.tracer("ringwall"));
     let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     (exporter, guard)
 }
 
 async fn headers_seen(headers: HeaderMap) -> Json<Option<String>> {
-    Json(headers.get("traceparent").map(|v| v.to_str().unwrap().to_owned()))
+    Json(
+        headers
+            .get("traceparent")
+            .map(|v| v.to_str().unwrap().to_owned()),
+    )
 }
 
 #[tokio::test]
@@ -50,22 +59,40 @@ async fn a_trace_goes_through_an_upstream_call() {
     let (exporter, _guard) = trace_to_memory();
     let mesh = Mesh::new();
     let inventory = Router::new().route("/v1/items", get(headers_seen));
-    let inventory = Running::start(mesh.shell("inventory", &["orders"], ""), App::new(inventory)).await;
+    let inventory = Running::start(
+        mesh.shell("inventory", &["orders"], ""),
+        App::new(inventory),
+    )
+    .await;
 
-    let extra = format!("upstreams: {{ inventory: {{ address: \"{}\", identity: inventory }} }}", inventory.mesh);
+    let extra = format!(
+        "upstreams: {{ inventory: {{ address: \"{}\", identity: inventory }} }}",
+        inventory.mesh
+    );
     let orders = mesh.shell("orders", &["gateway"], &extra);
     let upstream = orders.upstream("inventory").unwrap();
     let route = get(move || {
         let upstream = upstream.clone();
         async move {
-            let seen = upstream.get_json::<Option<String>>("/v1/items").await.unwrap().body;
+            let seen = upstream
+                .get_json::<Option<String>>("/v1/items")
+                .await
+                .unwrap()
+                .body;
             Json((seen, current_trace_id(), current_traceparent()))
         }
     });
-    let orders = Running::start(orders, App::new(Router::new().route("/v1/catalogue", route))).await;
+    let orders = Running::start(
+        orders,
+        App::new(Router::new().route("/v1/catalogue", route)),
+    )
+    .await;
 
     let gateway = mesh.client("gateway", "orders", orders.mesh);
-    let answer = gateway.get("/v1/catalogue").header("traceparent", PARENT).receive::<(String, String, String)>();
+    let answer = gateway
+        .get("/v1/catalogue")
+        .header("traceparent", PARENT)
+        .receive::<(String, String, String)>();
     let (downstream, trace_id, own) = answer.await.unwrap().body;
     assert_eq!(trace_id, TRACE);
     assert!(downstream.starts_with(&format!("00-{TRACE}-")) && downstream.ends_with("-01"));
@@ -75,7 +102,12 @@ async fn a_trace_goes_through_an_upstream_call() {
     inventory.stop().await.unwrap();
 
     let spans = exporter.0.lock().unwrap().clone();
-    let find = |name: &str| spans.iter().find(|span| span.name == name).unwrap_or_else(|| panic!("{name}: {spans:?}"));
+    let find = |name: &str| {
+        spans
+            .iter()
+            .find(|span| span.name == name)
+            .unwrap_or_else(|| panic!("{name}: {spans:?}"))
+    };
     let server = find("GET /v1/catalogue");
     let call = find("GET inventory");
     let far = find("GET /v1/items");
@@ -84,7 +116,11 @@ async fn a_trace_goes_through_an_upstream_call() {
     assert_eq!(far.parent_span_id, call.span_context.span_id());
     assert_eq!(server.span_kind, opentelemetry::trace::SpanKind::Server);
     assert_eq!(call.span_kind, opentelemetry::trace::SpanKind::Client);
-    assert!(spans.iter().all(|span| span.span_context.trace_id().to_string() == TRACE));
+    assert!(
+        spans
+            .iter()
+            .all(|span| span.span_context.trace_id().to_string() == TRACE)
+    );
 }
 
 #[tokio::test]
@@ -113,13 +149,15 @@ async fn without_telemetry_there_is_no_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn spans_leave_over_the_mesh_as_otlp_protobuf() {
     let mesh = Mesh::new();
-    let seen: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+    let seen = Arc::new(Mutex::new(Vec::<(String, Vec<u8>)>::new()));
     let receiver = {
         let seen = seen.clone();
-        post(move |headers: HeaderMap, body: axum::body::Bytes| async move {
-            let content_type = headers["content-type"].to_str().unwrap().to_owned();
-            seen.lock().unwrap().push((content_type, body.to_vec()));
-        })
+        post(
+            move |headers: HeaderMap, body: axum::body::Bytes| async move {
+                let content_type = headers["content-type"].to_str().unwrap().to_owned();
+                seen.lock().unwrap().push((content_type, body.to_vec()));
+            },
+        )
     };
     let router = Router::new().route(paths::OTLP_TRACES, receiver);
     let spa = Running::start(mesh.shell("spa-proxy", &["orders"], ""), App::new(router)).await;
@@ -133,7 +171,11 @@ async fn spans_leave_over_the_mesh_as_otlp_protobuf() {
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
         drop(tracing::info_span!("place order").entered());
     });
-    Telemetry { provider: Some(provider) }.shutdown().await;
+    Telemetry {
+        provider: Some(provider),
+    }
+    .shutdown()
+    .await;
     let seen = seen.lock().unwrap();
     let (content_type, body) = &seen[0];
     assert_eq!(content_type, "application/x-protobuf");
@@ -151,23 +193,50 @@ async fn a_receiver_that_is_away_does_not_hold_the_end_up() {
     tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
         drop(tracing::info_span!("place order").entered());
     });
-    let shutdown = Telemetry { provider: Some(provider) }.shutdown();
-    tokio::time::timeout(Duration::from_secs(4), shutdown).await.unwrap();
+    let shutdown = Telemetry {
+        provider: Some(provider),
+    }
+    .shutdown();
+    tokio::time::timeout(Duration::from_secs(4), shutdown)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
 async fn a_refused_call_marks_its_span() {
     let (exporter, _guard) = trace_to_memory();
     let mesh = Mesh::new();
-    let inventory = Running::start(mesh.shell("inventory", &["orders"], ""), App::new(Router::new())).await;
-    let extra = format!("upstreams: {{ inventory: {{ address: \"{}\", identity: inventory }} }}", inventory.mesh);
-    let upstream = mesh.shell("orders", &[], &extra).upstream("inventory").unwrap();
-    upstream.get_json::<Value>("/missing?secret=1").await.unwrap_err();
+    let inventory = Running::start(
+        mesh.shell("inventory", &["orders"], ""),
+        App::new(Router::new()),
+    )
+    .await;
+    let extra = format!(
+        "upstreams: {{ inventory: {{ address: \"{}\", identity: inventory }} }}",
+        inventory.mesh
+    );
+    let upstream = mesh
+        .shell("orders", &[], &extra)
+        .upstream("inventory")
+        .unwrap();
+    upstream
+        .get_json::<Value>("/missing?secret=1")
+        .await
+        .unwrap_err();
     let request = http::Request::get("/missing").body(empty()).unwrap();
     assert_eq!(upstream.send(request).await.unwrap().status(), 404);
     inventory.stop().await.unwrap();
     let spans = exporter.0.lock().unwrap().clone();
-    let call = spans.iter().find(|span| span.name == "GET inventory").unwrap();
-    assert!(matches!(call.status, opentelemetry::trace::Status::Error { .. }));
-    assert!(!format!("{spans:?}").contains("secret=1"), "a query must not be recorded");
+    let call = spans
+        .iter()
+        .find(|span| span.name == "GET inventory")
+        .unwrap();
+    assert!(matches!(
+        call.status,
+        opentelemetry::trace::Status::Error { .. }
+    ));
+    assert!(
+        !format!("{spans:?}").contains("secret=1"),
+        "a query must not be recorded"
+    );
 }

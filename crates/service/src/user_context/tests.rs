@@ -21,15 +21,28 @@ impl Stage {
     async fn new() -> Self {
         let mesh = Mesh::new();
         let key = SigningKey::generate(Algorithm::Es256).unwrap();
-        let jwks = serde_json::to_value(JwkSet { keys: vec![key.public_jwk()] }).unwrap();
+        let jwks = serde_json::to_value(JwkSet {
+            keys: vec![key.public_jwk()],
+        })
+        .unwrap();
         let router = Router::new().route(paths::JWKS, get(move || async move { Json(jwks) }));
-        let gateway = Running::start(mesh.shell("gateway", &["orders"], ""), App::new(router)).await;
-        let extra = format!("upstreams: {{ gateway: {{ address: \"{}\", identity: gateway }} }}", gateway.mesh);
+        let gateway =
+            Running::start(mesh.shell("gateway", &["orders"], ""), App::new(router)).await;
+        let extra = format!(
+            "upstreams: {{ gateway: {{ address: \"{}\", identity: gateway }} }}",
+            gateway.mesh
+        );
         let shell = mesh.shell("orders", &["gateway", "notifications"], &extra);
         let users = UserContextVerifier::from_shell(&shell).unwrap();
-        let router = Router::new().route("/me", get(|User(user): User| async move { Json(user.sub) }));
+        let router =
+            Router::new().route("/me", get(|User(user): User| async move { Json(user.sub) }));
         let orders = Running::start(shell, App::new(router).users(users)).await;
-        Self { mesh, gateway, orders, key }
+        Self {
+            mesh,
+            gateway,
+            orders,
+            key,
+        }
     }
 
     fn context(&self) -> UserContext {
@@ -77,7 +90,10 @@ async fn only_the_gateway_s_own_fresh_statement_for_us_is_believed() {
     let good = stage.sign(|_| {});
     assert_eq!(stage.ask("gateway", &[&good]).await, Ok("alice".into()));
 
-    assert_eq!(stage.ask("gateway", &[]).await, Err("user-context-missing".into()));
+    assert_eq!(
+        stage.ask("gateway", &[]).await,
+        Err("user-context-missing".into())
+    );
     assert_eq!(stage.ask("gateway", &[&good, &good]).await, invalid());
     assert_eq!(stage.ask("notifications", &[&good]).await, invalid());
 
