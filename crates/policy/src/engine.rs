@@ -102,7 +102,7 @@ impl PolicyEngine {
             schema: compiled.schema,
             policies: compiled.policies,
             actions,
-            types: EntityTypes::new().map_err(|error| unusable(&error))?,
+            types: EntityTypes::new().map_err(PolicyError::Schema)?,
             warnings: compiled.warnings,
         })
     }

@@ -4,6 +4,7 @@
 //! Must not: decide. Read next: `engine.rs`.
 
 use std::collections::{HashMap, HashSet};
+use std::str::FromStr;
 
 use cedar_policy::{Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression};
 
@@ -77,13 +78,14 @@ pub(crate) struct EntityTypes {
 }
 
 impl EntityTypes {
-    pub(crate) fn new() -> Result<Self, cedar_policy::ParseErrors> {
+    pub(crate) fn new() -> Result<Self, String> {
+        let name = |name: &str| EntityTypeName::from_str(name).map_err(|error| error.to_string());
         Ok(Self {
-            user: "User".parse()?,
-            client: "Client".parse()?,
-            workload: "Workload".parse()?,
-            anonymous: "Anonymous".parse()?,
-            route: "Route".parse()?,
+            user: name("User")?,
+            client: name("Client")?,
+            workload: name("Workload")?,
+            anonymous: name("Anonymous")?,
+            route: name("Route")?,
         })
     }
 }

@@ -59,245 +59,180 @@ forbid (principal, action, resource)
 when { context has source && context.source.isInRange(ip("203.0.113.0/24")) };
 "#;
 
-const ALL_SCOPES: &[&str] = &["orders:read", "orders:write", "notifications:read"];
+/// principal · action · service · decision · the policy that made it.
+/// `+` permitted, `!` forbidden by a policy, `-` denied because no policy permits.
+const TABLE: &str = "
+alice            catalogue:read       orders         + anyone-reads-the-catalogue
+alice            order:list           orders         + customers-read-own-orders
+alice            order:read           orders         + customers-read-own-orders
+alice            order:place          orders         + customers-place-orders
+alice            notification:list    notifications  + customers-see-notifications
+alice            notification:stream  notifications  + customers-see-notifications
 
-fn user(sub: &str, roles: &[&str], scopes: &[&str]) -> Principal {
-    native(sub, roles, scopes, "spa-proxy", None)
+# the right action at the wrong service
+alice            order:place          payments       -
+alice            order:place          notifications  -
+alice            notification:list    orders         -
+
+# a role without the scope, and a scope without the role
+alice-reads      order:place          orders         -
+alice-no-scope   order:list           orders         -
+mallory          order:place          orders         -
+mallory          order:list           orders         -
+mallory          notification:list    notifications  -
+mallory          catalogue:read       orders         + anyone-reads-the-catalogue
+
+# roles are whole words
+role-customers   order:place          orders         -
+role-Customer    order:place          orders         -
+admin            order:list           orders         + customers-read-own-orders
+admin            order:place          orders         -
+
+# a client for itself is no user, whatever its scopes are
+client-reads     order:list           orders         + partners-list-orders
+client-reads     order:read           orders         -
+client-all       order:place          orders         -
+client-none      order:list           orders         -
+gateway          order:read           orders         + gateway-probes
+gateway          order:place          orders         -
+payments         order:read           orders         -
+anonymous        catalogue:read       orders         -
+anonymous        order:place          orders         -
+
+# attributes of the sign-in
+native-strong    order:place          orders         + customers-place-orders
+native-weak      order:place          orders         ! native-clients-do-not-write-without-strong-sign-in
+native-unknown   order:place          orders         ! native-clients-do-not-write-without-strong-sign-in
+native-unknown   order:list           orders         + customers-read-own-orders
+";
+
+const ALL: &[&str] = &["orders:read", "orders:write", "notifications:read"];
+
+fn owned(list: &[&str]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }
 
-fn native(
-    sub: &str,
-    roles: &[&str],
-    scopes: &[&str],
-    client: &str,
-    acr: Option<&str>,
-) -> Principal {
-    let owned = |list: &[&str]| list.iter().map(ToString::to_string).collect();
+fn user(role: &str, scopes: &[&str]) -> Principal {
     Principal::User {
-        sub: sub.to_owned(),
-        client: client.to_owned(),
-        roles: owned(roles),
+        sub: "1f0c".to_owned(),
+        client: "spa-proxy".to_owned(),
+        roles: vec![role.to_owned()],
         scopes: owned(scopes),
+        acr: None,
+    }
+}
+
+fn native(acr: Option<&str>) -> Principal {
+    Principal::User {
+        sub: "1f0c".to_owned(),
+        client: "demo-native".to_owned(),
+        roles: owned(&["customer"]),
+        scopes: owned(ALL),
         acr: acr.map(str::to_owned),
     }
 }
 
 fn client(scopes: &[&str]) -> Principal {
-    let scopes = scopes.iter().map(ToString::to_string).collect();
     Principal::Client {
         id: "demo-partner".to_owned(),
-        scopes,
+        scopes: owned(scopes),
     }
 }
 
-fn workload(name: &str) -> Principal {
-    Principal::Workload {
-        spiffe_id: format!("spiffe://ringwall.local/{name}"),
-    }
-}
-
-/// (principal, action, service, reasons): no reason stands for the default, which denies; a reason
-/// that starts with `!` is a forbid.
-type Row = (
-    Principal,
-    &'static str,
-    &'static str,
-    &'static [&'static str],
-);
-
-fn rows() -> Vec<Row> {
-    let alice = || user("alice", &["customer"], ALL_SCOPES);
-    let mallory = || user("mallory", &[], ALL_SCOPES);
-    let admin = || user("admin", &["admin"], ALL_SCOPES);
-    let native_alice = |acr| native("alice", &["customer"], ALL_SCOPES, "demo-native", acr);
-    vec![
-        (
-            alice(),
-            "catalogue:read",
-            "orders",
-            &["anyone-reads-the-catalogue"],
-        ),
-        (
-            alice(),
-            "order:list",
-            "orders",
-            &["customers-read-own-orders"],
-        ),
-        (
-            alice(),
-            "order:read",
-            "orders",
-            &["customers-read-own-orders"],
-        ),
-        (
-            alice(),
-            "order:place",
-            "orders",
-            &["customers-place-orders"],
-        ),
-        (
-            alice(),
-            "notification:list",
-            "notifications",
-            &["customers-see-notifications"],
-        ),
-        (
-            alice(),
-            "notification:stream",
-            "notifications",
-            &["customers-see-notifications"],
-        ),
-        // The right action at the wrong service.
-        (alice(), "order:place", "payments", &[]),
-        (alice(), "order:place", "notifications", &[]),
-        (alice(), "notification:list", "orders", &[]),
-        // A role without the scope, and a scope without the role.
-        (
-            user("alice", &["customer"], &["orders:read"]),
-            "order:place",
-            "orders",
-            &[],
-        ),
-        (
-            user("alice", &["customer"], &[]),
-            "order:list",
-            "orders",
-            &[],
-        ),
-        (mallory(), "order:place", "orders", &[]),
-        (mallory(), "order:list", "orders", &[]),
-        (mallory(), "notification:list", "notifications", &[]),
-        (
-            mallory(),
-            "catalogue:read",
-            "orders",
-            &["anyone-reads-the-catalogue"],
-        ),
-        // Roles are whole words.
-        (
-            user("x", &["customers"], ALL_SCOPES),
-            "order:place",
-            "orders",
-            &[],
-        ),
-        (
-            user("x", &["Customer"], ALL_SCOPES),
-            "order:place",
-            "orders",
-            &[],
-        ),
-        (
-            user("x", &["customer "], ALL_SCOPES),
-            "order:place",
-            "orders",
-            &[],
-        ),
-        (
-            admin(),
-            "order:list",
-            "orders",
-            &["customers-read-own-orders"],
-        ),
-        (admin(), "order:place", "orders", &[]),
-        // A client for itself is no user, whatever its scopes are.
-        (
-            client(&["orders:read"]),
-            "order:list",
-            "orders",
-            &["partners-list-orders"],
-        ),
-        (client(&["orders:read"]), "order:read", "orders", &[]),
-        (client(ALL_SCOPES), "order:place", "orders", &[]),
-        (client(&[]), "order:list", "orders", &[]),
-        (
-            workload("gateway"),
-            "order:read",
-            "orders",
-            &["gateway-probes"],
-        ),
-        (workload("gateway"), "order:place", "orders", &[]),
-        (workload("payments"), "order:read", "orders", &[]),
-        (Principal::Anonymous, "catalogue:read", "orders", &[]),
-        (Principal::Anonymous, "order:place", "orders", &[]),
-        // Attributes of the sign-in.
-        (
-            native_alice(Some("urn:ringwall:acr:2")),
-            "order:place",
-            "orders",
-            &["customers-place-orders"],
-        ),
-        (
-            native_alice(Some("urn:ringwall:acr:1")),
-            "order:place",
-            "orders",
-            &["!native-clients-do-not-write-without-strong-sign-in"],
-        ),
-        (
-            native_alice(None),
-            "order:place",
-            "orders",
-            &["!native-clients-do-not-write-without-strong-sign-in"],
-        ),
-        (
-            native_alice(None),
-            "order:list",
-            "orders",
-            &["customers-read-own-orders"],
-        ),
-    ]
-}
-
-fn request((principal, action, service, _): &Row, context: serde_json::Value) -> Request {
-    Request {
-        principal: principal.clone(),
-        action: (*action).to_owned(),
-        resource: Resource::Route {
-            id: format!("{service}-{action}"),
-            service: (*service).to_owned(),
-            host: "api.localhost".to_owned(),
+fn principal(name: &str) -> Principal {
+    match name {
+        "alice" => user("customer", ALL),
+        "alice-reads" => user("customer", &["orders:read"]),
+        "alice-no-scope" => user("customer", &[]),
+        "mallory" => user("", ALL),
+        "role-customers" => user("customers", ALL),
+        "role-Customer" => user("Customer", ALL),
+        "admin" => user("admin", ALL),
+        "client-reads" => client(&["orders:read"]),
+        "client-all" => client(ALL),
+        "client-none" => client(&[]),
+        "native-strong" => native(Some("urn:ringwall:acr:2")),
+        "native-weak" => native(Some("urn:ringwall:acr:1")),
+        "native-unknown" => native(None),
+        "anonymous" => Principal::Anonymous,
+        workload => Principal::Workload {
+            spiffe_id: format!("spiffe://ringwall.local/{workload}"),
         },
-        context,
     }
+}
+
+struct Row {
+    line: &'static str,
+    request: Request,
+    outcome: Outcome,
+    reasons: Vec<&'static str>,
+}
+
+fn rows(source: &str) -> Vec<Row> {
+    let lines = TABLE
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let row = |line: &'static str| {
+        let mut columns = line.split_whitespace();
+        let mut next = || columns.next().expect("a row has at least four columns");
+        let (name, action, service, decision) = (next(), next(), next(), next());
+        let outcome = match decision {
+            "+" => Outcome::Permitted,
+            "!" => Outcome::Forbidden,
+            _ => Outcome::NoPermit,
+        };
+        let resource = Resource::Route {
+            id: format!("{service}-{action}"),
+            service: service.to_owned(),
+            host: "api.localhost".to_owned(),
+        };
+        let request = Request {
+            principal: principal(name),
+            action: action.to_owned(),
+            resource,
+            context: json!({ "source": source }),
+        };
+        Row {
+            line,
+            request,
+            outcome,
+            reasons: columns.collect(),
+        }
+    };
+    lines.map(row).collect()
 }
 
 fn engine() -> PolicyEngine {
-    PolicyEngine::compile(&[PolicySource::new("decision_table.cedar", POLICIES)]).unwrap()
+    PolicyEngine::compile(&[PolicySource::new("decision_table.cedar", POLICIES)])
+        .expect("the policies of the table are valid")
 }
 
 #[test]
 fn r49_every_row_of_the_decision_table() {
     let engine = engine();
     assert!(engine.warnings().is_empty(), "{:?}", engine.warnings());
-    for row in rows() {
-        let decision = engine.decide(&request(&row, json!({"source": "198.51.100.7"})));
-        let expected: Vec<&str> = row.3.iter().map(|id| id.trim_start_matches('!')).collect();
-        let outcome = match row.3.first() {
-            None => Outcome::NoPermit,
-            Some(id) if id.starts_with('!') => Outcome::Forbidden,
-            Some(_) => Outcome::Permitted,
-        };
-        assert_eq!(decision.outcome, outcome, "{row:?}: {decision:?}");
-        assert_eq!(decision.reasons, expected, "{row:?}");
-        assert_eq!(decision.allowed, outcome == Outcome::Permitted, "{row:?}");
-        // The same question has the same answer: the gateway caches it per token.
+    for row in rows("198.51.100.7") {
+        let decision = engine.decide(&row.request);
+        assert_eq!(decision.outcome, row.outcome, "{}: {decision:?}", row.line);
+        assert_eq!(decision.reasons, row.reasons, "{}", row.line);
         assert_eq!(
-            decision,
-            engine.decide(&request(&row, json!({"source": "198.51.100.7"})))
+            decision.allowed,
+            row.outcome == Outcome::Permitted,
+            "{}",
+            row.line
         );
+        // The same question has the same answer: the gateway caches it per token.
+        assert_eq!(decision, engine.decide(&row.request), "{}", row.line);
     }
 }
 
 #[test]
 fn r49_a_forbidding_attribute_turns_every_row_into_a_denial() {
     let engine = engine();
-    for row in rows() {
-        let decision = engine.decide(&request(&row, json!({"source": "203.0.113.9"})));
-        assert!(!decision.allowed, "{row:?}");
-        assert!(
-            decision
-                .reasons
-                .contains(&"nobody-from-the-test-network".to_owned()),
-            "{row:?}"
-        );
+    for row in rows("203.0.113.9") {
+        let decision = engine.decide(&row.request);
+        assert_eq!(decision.outcome, Outcome::Forbidden, "{}", row.line);
+        let reason = "nobody-from-the-test-network".to_owned();
+        assert!(decision.reasons.contains(&reason), "{}", row.line);
     }
 }

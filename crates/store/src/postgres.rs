@@ -4,14 +4,15 @@
 //! back to an unverified or password-only connection, or keep a password longer than one connect.
 //! Read next: `postgres/config.rs`, `postgres/connect.rs`.
 //!
-//! Certificate and password are read again at each connect, and no connection outlives
-//! `max_lifetime`: a rotation reaches the whole pool without a failed query.
+//! Certificate and password are read again at each connect. No connection outlives `max_lifetime`
+//! or, by more than a few seconds, the certificate that it was made with: a rotation reaches the
+//! whole pool without a failed query.
 
 mod config;
 mod connect;
+mod freshness;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use ringwall_secret::SecretString;
@@ -22,6 +23,7 @@ pub use deadpool_postgres::{Client, Transaction};
 pub use tokio_postgres;
 
 use self::connect::ReadingConnect;
+use self::freshness::Freshness;
 use crate::error::{StoreError, chain};
 
 /// Any error of the closure that reads the password.
@@ -74,29 +76,31 @@ impl Postgres {
         F: Fn() -> Result<SecretString, BoxError> + Send + Sync + 'static,
     {
         config.validate()?;
-        let connect = ReadingConnect::new(PostgresTls::new(&config.tls), Arc::new(password));
+        let tls = PostgresTls::new(&config.tls);
+        let freshness = Arc::new(Freshness::new(tls.clone(), config.max_lifetime));
+        let connect = ReadingConnect::new(tls, Arc::new(password));
         // Fast: a broken connection is found by its task, so recycling asks the server nothing.
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
         };
         let manager = Manager::from_connect(config.client_config(), connect, recycling);
-        let lifetime = config.max_lifetime;
+        let judge = Arc::clone(&freshness);
         let pool = Pool::builder(manager)
             .max_size(config.pool_size)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(config.wait_timeout))
             .create_timeout(Some(config.connect_timeout))
             .pre_recycle(Hook::sync_fn(move |_, metrics| {
-                if metrics.age() < lifetime {
+                if judge.is_fresh(metrics) {
                     return Ok(());
                 }
                 Err(HookError::message(
-                    "the connection reached its max_lifetime",
+                    "the connection is older than its lifetime or certificate",
                 ))
             }))
             .build()
             .map_err(|error| StoreError::PostgresConfig(error.to_string()))?;
-        spawn_reaper(&pool, lifetime);
+        spawn_reaper(&pool, freshness);
         Ok(Self {
             pool,
             database: config.database.as_str().into(),
@@ -191,16 +195,16 @@ impl Postgres {
     }
 }
 
-/// Closes idle connections at their `max_lifetime`; the hook catches those in use. Ends with the
-/// pool.
-fn spawn_reaper(pool: &Pool, lifetime: Duration) {
+/// Closes idle connections that are too old; the hook catches those in use. Ends with the pool.
+fn spawn_reaper(pool: &Pool, freshness: Arc<Freshness>) {
     let pool = pool.weak();
     tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(lifetime / 4);
+        let mut ticks = tokio::time::interval(freshness.interval());
         loop {
             ticks.tick().await;
             let Some(pool) = pool.upgrade() else { return };
-            pool.retain(|_, metrics| metrics.age() < lifetime);
+            freshness.look();
+            pool.retain(|_, metrics| freshness.is_fresh(&metrics));
         }
     });
 }

@@ -43,27 +43,28 @@ async fn write_for_ever(database: Database, writer: u64) {
             })
         })
         .await
-        .unwrap();
-    let first = u64::try_from(next).unwrap() / WRITERS * WRITERS + WRITERS + writer;
-    for number in (first..).step_by(usize::try_from(WRITERS).unwrap()) {
-        let key = i64::try_from(number).unwrap();
+        .expect("the child can read");
+    let first =
+        u64::try_from(next).expect("numbers are positive") / WRITERS * WRITERS + WRITERS + writer;
+    for number in (first..).step_by(usize::try_from(WRITERS).expect("a small number")) {
+        let key = i64::try_from(number).expect("a small number");
         database
             .write(move |tx| {
                 tx.execute("INSERT INTO pairs VALUES (?1, 1)", [key])?;
                 tx.execute("INSERT INTO pairs VALUES (?1, 2)", [key])
             })
             .await
-            .unwrap();
+            .expect("the child can write");
         // One write call per line: a line is in the pipe whole or not at all.
         std::io::stdout()
             .lock()
             .write_all(format!("ack {number}\n").as_bytes())
-            .unwrap();
+            .expect("the parent reads");
     }
 }
 
 fn start_child(path: &std::path::Path) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    Command::new(std::env::current_exe().expect("this binary has a path"))
         .args([
             "--exact",
             "child_writes_until_it_is_killed",
@@ -73,25 +74,25 @@ fn start_child(path: &std::path::Path) -> Child {
         .env(CHILD_PATH, path)
         .stdout(Stdio::piped())
         .spawn()
-        .unwrap()
+        .expect("this binary can be started again")
 }
 
 /// Lets the child acknowledge `acks` writes, kills it, and returns all that it had acknowledged.
 fn kill_after(path: &std::path::Path, acks: usize) -> BTreeSet<i64> {
     let mut child = start_child(path);
     let mut acknowledged = BTreeSet::new();
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+    for line in BufReader::new(child.stdout.take().expect("stdout is a pipe")).lines() {
         let Ok(line) = line else { break };
         let Some(number) = line.strip_prefix("ack ") else {
             continue;
         };
-        acknowledged.insert(number.parse().unwrap());
+        acknowledged.insert(number.parse().expect("a number"));
         if acknowledged.len() == acks {
             // SIGKILL; what is already in the pipe is still read below.
-            child.kill().unwrap();
+            child.kill().expect("the child is ours");
         }
     }
-    child.wait().unwrap();
+    child.wait().expect("the child is ours");
     assert!(acknowledged.len() >= acks, "the child ended by itself");
     acknowledged
 }
