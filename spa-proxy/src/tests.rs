@@ -1,0 +1,12 @@
+//! The whole router against a small authorization server and a small API on loopback.
+//!
+//! Read next: [`fixture`] for the two servers and the browser.
+
+pub(crate) mod fixture;
+
+mod api;
+mod logout;
+mod mesh;
+mod refresh;
+mod sign_in;
+mod spans;
