@@ -1,6 +1,6 @@
 //! `up --detach`: the same command in the background, and its progress until it is up.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -27,19 +27,14 @@ pub(super) fn run(args: &UpArgs) -> Result<ExitCode, CliError> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
-        .read(true)
         .mode(0o600)
         .open(&path)
         .map_err(|error| CliError::io("opening", &path, error))?;
-    let mut reader = log
-        .try_clone()
-        .map_err(|error| CliError::io("opening", &path, error))?;
+    // Opened apart: a clone would share the place at which the background process writes.
+    let mut reader = File::open(&path).map_err(|error| CliError::io("opening", &path, error))?;
     reader
         .seek(SeekFrom::End(0))
         .map_err(|error| CliError::io("reading", &path, error))?;
-    let errors = log
-        .try_clone()
-        .map_err(|error| CliError::io("opening", &path, error))?;
     let mut child = Command::new(config::own_binary()?)
         .args(
             std::env::args_os()
@@ -49,14 +44,13 @@ pub(super) fn run(args: &UpArgs) -> Result<ExitCode, CliError> {
         .arg("--detached")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(errors)
+        .stderr(log)
         .process_group(0)
         .spawn()
         .map_err(|source| CliError::Io {
             what: "starting in the background".into(),
             source,
         })?;
-    drop(log);
     wait(&mut child, reader, &state, args.output)
 }
 

@@ -232,11 +232,11 @@ pub(super) fn welcome(
         }
     }
     let bundle = record.ca_bundle.display();
-    let api = composition.url("api");
+    let issuer = &record.issuer;
     let _ = write!(
         text,
         "\n  Trust this machine's authority, once:\n    \
-         curl      curl --cacert {bundle} {api}/v1/catalogue\n    \
+         curl      curl --cacert {bundle} {issuer}/.well-known/openid-configuration\n    \
          Chromium  mkdir -p ~/.pki/nssdb && certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n ringwall -i {bundle}\n    \
          Firefox   Settings → Privacy & Security → Certificates → View → Authorities → Import {bundle}\n    \
          system    sudo install -m 644 {bundle} /usr/local/share/ca-certificates/ringwall.crt && sudo update-ca-certificates\n\n  \

@@ -111,7 +111,7 @@ fn supervise(
     let (state, composition) = (parts.state.clone(), parts.composition.clone());
     let count = composition.components.len();
     say(&format!(
-        "starting {count} components (state in {})",
+        "starting {count} components, state in {}",
         state.root().display()
     ));
     runtime()?.block_on(async {

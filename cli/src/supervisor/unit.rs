@@ -223,7 +223,14 @@ pub(super) fn failure(
     offset: u64,
 ) -> CliError {
     let lines = files::last_lines_after(log, offset, LINES_SHOWN);
-    let log = lines.iter().map(|line| format!("  │ {line}\n")).collect();
+    // What a component says to people on stderr stands in its JSON log a second time.
+    let for_people = |line: &&String| !line.starts_with('{');
+    let plain = lines.iter().any(|line| for_people(&line));
+    let log = lines
+        .iter()
+        .filter(|line| !plain || for_people(line))
+        .map(|line| format!("  │ {line}\n"))
+        .collect();
     CliError::Component {
         component: name.to_owned(),
         why,

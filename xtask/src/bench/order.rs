@@ -61,13 +61,19 @@ fn report(measured: &Measured, rounds: u32) -> Report {
     report.add(PLATFORM, ONE_CUSTOMER, "latency p99", "ms", &p99);
     let rate = over_rounds(&|round| round.rate_per_s);
     report.add(PLATFORM, EIGHT_CUSTOMERS, "orders", "1/s", &rate);
-    let mut services: Vec<&String> =
-        measured.rounds.iter().flat_map(|round| round.shares_us.keys()).collect();
+    let mut services: Vec<&String> = measured
+        .rounds
+        .iter()
+        .flat_map(|round| round.shares_us.keys())
+        .collect();
     services.sort();
     services.dedup();
     for service in services {
         let own = over_rounds(&|round| {
-            round.shares_us.get(service).map_or(0.0, |own| quantile(own, 0.5) / 1e3)
+            round
+                .shares_us
+                .get(service)
+                .map_or(0.0, |own| quantile(own, 0.5) / 1e3)
         });
         report.add(service, ONE_CUSTOMER, "own time p50", "ms", &own);
     }
@@ -88,7 +94,10 @@ fn quantile(samples: &[f64], part: f64) -> f64 {
         reason = "an index into a list of some hundred samples"
     )]
     let index = (part * sorted.len() as f64) as usize;
-    sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    sorted
+        .get(index.min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -102,9 +111,20 @@ mod tests {
             rate_per_s: 90.0,
             shares_us: BTreeMap::from([("gateway".to_owned(), vec![500.0, 600.0, 700.0])]),
         };
-        let report = report(&Measured { rounds: vec![round] }, 1);
-        assert_eq!(report.median(PLATFORM, ONE_CUSTOMER, "latency p50"), Some(51.0));
-        assert_eq!(report.median("gateway", ONE_CUSTOMER, "own time p50"), Some(0.6));
+        let report = report(
+            &Measured {
+                rounds: vec![round],
+            },
+            1,
+        );
+        assert_eq!(
+            report.median(PLATFORM, ONE_CUSTOMER, "latency p50"),
+            Some(51.0)
+        );
+        assert_eq!(
+            report.median("gateway", ONE_CUSTOMER, "own time p50"),
+            Some(0.6)
+        );
         assert!(report.targets_met());
     }
 }

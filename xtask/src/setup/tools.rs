@@ -1,5 +1,6 @@
 //! Pinned cargo tools, installed into a folder of the user's cache at first use.
 
+use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::Command;
@@ -29,10 +30,10 @@ impl Tool {
 /// The tool's path; builds it first when this version is not there.
 pub(crate) fn ensure(config: &Config, tool: Tool) -> Result<PathBuf> {
     let (name, version) = tool.pin();
-    // One folder per version: a changed pin never runs an old binary.
-    let folder = config.tools.join(format!("{name}-{version}"));
-    let binary = folder.join("bin").join(name);
-    if binary.is_file() {
+    let binary = config.tools.join("bin").join(name);
+    // cargo's own record: a changed pin never runs an old binary.
+    let record = fs::read_to_string(config.tools.join(".crates.toml")).unwrap_or_default();
+    if binary.is_file() && is_installed(&record, name, version) {
         return Ok(binary);
     }
     say(&format!(
@@ -41,12 +42,18 @@ pub(crate) fn ensure(config: &Config, tool: Tool) -> Result<PathBuf> {
     let mut install = Command::new(&config.cargo);
     install
         .args(["install", "--locked", "--version", version, "--root"])
-        .arg(&folder)
+        .arg(&config.tools)
         .arg(name)
         // Built apart, so that the workspace's output stays the workspace's.
         .env_remove("CARGO_TARGET_DIR");
     run(&mut install)?;
     Ok(binary)
+}
+
+/// `"cargo-deny 0.20.2 (registry+…)" = ["cargo-deny"]`
+fn is_installed(record: &str, name: &str, version: &str) -> bool {
+    let start = format!("\"{name} {version} (");
+    record.lines().any(|line| line.starts_with(&start))
 }
 
 /// True when a TCP connection to the host can be made.
@@ -57,4 +64,17 @@ pub(crate) fn reachable(host: &str, port: u16) -> bool {
     addresses
         .take(2)
         .any(|address| TcpStream::connect_timeout(&address, Duration::from_secs(3)).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_pinned_version_counts() {
+        let record = "[v1]\n\"cargo-deny 0.20.2 (registry+https://x)\" = [\"cargo-deny\"]\n";
+        assert!(is_installed(record, "cargo-deny", "0.20.2"));
+        assert!(!is_installed(record, "cargo-deny", "0.20.20"));
+        assert!(!is_installed(record, "cargo-machete", "0.9.2"));
+    }
 }
