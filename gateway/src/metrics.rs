@@ -1,0 +1,83 @@
+//! What the gateway counts, beside the requests that the shell's metrics count for every component.
+//!
+//! Must not: take a label from a client.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use prometheus_client::metrics::counter::Counter;
+use ringwall_service::Metrics;
+
+use crate::conn::watch::Expired;
+
+/// The gateway's metrics; clones share them.
+#[derive(Clone)]
+pub(crate) struct GatewayMetrics {
+    requests: Metrics,
+    handshake_failures: Counter,
+    malformed: Counter,
+    slow_readers: Counter,
+    slow_writers: Counter,
+    stalled: Counter,
+    refused_connections: Counter,
+    reloads: Counter,
+    rejected_reloads: Counter,
+    dropped_lines: Counter,
+}
+
+impl std::fmt::Debug for GatewayMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GatewayMetrics").finish_non_exhaustive()
+    }
+}
+
+impl GatewayMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let counter = |name: &str, help: &str| metrics.counter(name, help);
+        Self {
+            requests: metrics.clone(),
+            handshake_failures: counter("gateway_tls_handshake_failures", "Public TLS handshakes that failed"),
+            malformed: counter("gateway_malformed", "Connections ended for bytes that are no request"),
+            slow_readers: counter("gateway_expired_reads", "Connections ended while a request was due"),
+            slow_writers: counter("gateway_expired_writes", "Connections ended for not taking a response"),
+            stalled: counter("gateway_stalled", "Connections ended with a request on which nothing moved"),
+            refused_connections: counter("gateway_refused_connections", "Connections beyond the limit"),
+            reloads: counter("gateway_reloads", "Configurations taken over"),
+            rejected_reloads: counter("gateway_rejected_reloads", "Configurations refused"),
+            dropped_lines: counter("gateway_access_log_dropped", "Access log lines that found no room"),
+        }
+    }
+
+    pub(crate) fn served(&self, method: &Method, route: &str, status: u16, took: Duration) {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.requests.served(method, route, status, took);
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshake_failures.inc();
+    }
+
+    pub(crate) fn malformed(&self) {
+        self.malformed.inc();
+    }
+
+    pub(crate) fn refused_connection(&self) {
+        self.refused_connections.inc();
+    }
+
+    pub(crate) fn expired(&self, expired: Expired) {
+        match expired {
+            Expired::Read => self.slow_readers.inc(),
+            Expired::Write => self.slow_writers.inc(),
+            Expired::Stall => self.stalled.inc(),
+        };
+    }
+
+    pub(crate) fn lines_dropped(&self, lines: u64) {
+        self.dropped_lines.inc_by(lines);
+    }
+
+    pub(crate) fn reloaded(&self, taken: bool) {
+        if taken { self.reloads.inc() } else { self.rejected_reloads.inc() };
+    }
+}

@@ -1,0 +1,358 @@
+//! From configuration to snapshot: everything is resolved here, so that a request resolves nothing.
+//!
+//! Owns: all checks between the parts of a configuration; the first fault rejects the whole file.
+//! Must not: touch the network, the clock or files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher as _;
+use std::sync::Arc;
+
+use foldhash::fast::{FixedState, RandomState};
+use http::Method;
+use ringwall_identity::SpiffeId;
+use ringwall_policy::{ActionDecl, PolicyEngine, PolicySource};
+
+use super::tree::{PathTree, Pattern, is_parameter};
+use super::{Cluster, HostRoutes, LimitRule, PolicyVerdict, Route, RouteEntry, Snapshot, Target};
+use crate::config::{ActionClass, AuthConfig, Config, LimitConfig, MatchConfig, RouteConfig};
+use crate::error::Fault;
+use crate::limiter::Quota;
+use crate::pipeline::{authorize, path};
+
+/// The highest `introspection_max_age`: R11 promises that a revoked token is denied within one second.
+const MAX_INTROSPECTION_AGE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Compiles and forgets: for `--check` and the start.
+pub(crate) fn check(config: &Config) -> Result<(), Fault> {
+    compile(config, 0).map(|_| ())
+}
+
+/// Compiles `config` into snapshot number `version`.
+pub(crate) fn compile(
+    config: &Config,
+    version: u64,
+) -> Result<Snapshot, Fault> {
+    check_listeners(config)?;
+    check_tokens(config)?;
+    let clusters = clusters(config)?;
+    let policies = policies(config)?;
+    let mut compiler = Compiler { config, clusters, policies, version, next_key: 0 };
+    let mut hosts: HashMap<Box<str>, HostRoutes, RandomState> = HashMap::default();
+    for host in &config.hosts {
+        let key = format!("hosts[{}]", host.host);
+        if !is_host_name(&host.host) {
+            return Err(Fault::new(key, quoted(&host.host), "a lower-case host name", "write it without port or wildcard"));
+        }
+        let mut paths = PathTree::default();
+        for route in &host.routes {
+            compiler.route(&key, &host.host, route, &mut paths)?;
+        }
+        if hosts.insert(host.host.as_str().into(), HostRoutes { paths }).is_some() {
+            return Err(Fault::new(key, "the host twice", "each host once", "join the two lists of routes"));
+        }
+    }
+    if hosts.is_empty() {
+        return Err(Fault::new("hosts", "none", "at least one host", "declare the hosts to serve"));
+    }
+    Ok(Snapshot { version, hosts })
+}
+
+struct Compiler<'config> {
+    config: &'config Config,
+    clusters: BTreeMap<&'config str, Arc<Cluster>>,
+    policies: BTreeMap<&'config str, Arc<PolicyEngine>>,
+    version: u64,
+    next_key: u32,
+}
+
+impl Compiler<'_> {
+    fn route(
+        &mut self,
+        host_key: &str,
+        host: &str,
+        config: &RouteConfig,
+        paths: &mut PathTree<RouteEntry>,
+    ) -> Result<(), Fault> {
+        let key = format!("{host_key}.routes[{}]", config.id);
+        let pattern = pattern(&key, &config.matches)?;
+        let methods = methods(&key, &config.matches)?;
+        let route = Arc::new(self.resolve(&key, host, config)?);
+        for method in methods {
+            self.next_key += 1;
+            let entry = RouteEntry {
+                anonymous: (route.auth == AuthConfig::None)
+                    .then(|| authorize::decide_anonymous(&route, &method)),
+                decision_key: (self.version << 32) | u64::from(self.next_key),
+                route: Arc::clone(&route),
+            };
+            refuse_closed_anonymous(&key, &method, entry.anonymous.as_ref())?;
+            if !paths.insert(pattern, method.clone(), entry) {
+                return Err(Fault::new(
+                    format!("{key}.match"),
+                    format!("{method} on a path that another route of this host has"),
+                    "each path and method once",
+                    "remove one of the two",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, key: &str, host: &str, config: &RouteConfig) -> Result<Route, Fault> {
+        let policy_key = format!("{key}.policy");
+        // R56: deny by default begins here: without a policy there is no route.
+        let name = config.policy.as_deref().ok_or_else(|| {
+            Fault::new(&policy_key, "nothing", "the name of a policy", "every route needs one; name it from `policies`")
+        })?;
+        let policy = self.policies.get(name).ok_or_else(|| {
+            Fault::new(&policy_key, quoted(name), list(self.policies.keys()), "declare it under `policies`")
+        })?;
+        if !self.config.actions.contains_key(&config.action) {
+            return Err(Fault::new(format!("{key}.action"), quoted(&config.action), list(self.config.actions.keys()), "declare it under `actions`"));
+        }
+        let cluster = self.clusters.get(config.cluster.as_str()).ok_or_else(|| {
+            Fault::new(format!("{key}.cluster"), quoted(&config.cluster), list(self.clusters.keys()), "declare it under `clusters`")
+        })?;
+        check_auth(self.config, key, config)?;
+        let limits = config
+            .limits
+            .iter()
+            .enumerate()
+            .map(|(index, limit)| limit_rule(key, host, &config.id, index, limit))
+            .collect::<Result<_, _>>()?;
+        Ok(Route {
+            id: config.id.as_str().into(),
+            host: host.into(),
+            auth: config.auth,
+            audience: config.audience.as_deref().map(Arc::from),
+            scopes: config.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+            policy: Arc::clone(policy),
+            action: config.action.as_str().into(),
+            limits,
+            forward_access_token: config.forward_access_token,
+            websocket: config.websocket,
+            timeout: config.timeout,
+            max_body: config.max_body,
+            cluster: Arc::clone(cluster),
+        })
+    }
+}
+
+fn check_auth(config: &Config, key: &str, route: &RouteConfig) -> Result<(), Fault> {
+    match route.auth {
+        AuthConfig::None if route.audience.is_some() || !route.scopes.is_empty() => Err(Fault::new(
+            format!("{key}.auth"),
+            "none, with an audience or scopes",
+            "bearer",
+            "a route without a token cannot check one",
+        )),
+        AuthConfig::Bearer if config.tokens.is_none() => Err(Fault::new(
+            format!("{key}.auth"),
+            "bearer, without a `tokens` section",
+            "an issuer to believe",
+            "add `tokens: { issuer: …, upstream: … }`",
+        )),
+        AuthConfig::Bearer if route.audience.is_none() => Err(Fault::new(
+            format!("{key}.audience"),
+            "nothing",
+            "the one audience that tokens for this route carry",
+            "add `audience: https://…`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// A route that everybody may call but that its policy closes to everybody is a mistake, not a rule.
+fn refuse_closed_anonymous(
+    key: &str,
+    method: &Method,
+    verdict: Option<&PolicyVerdict>,
+) -> Result<(), Fault> {
+    match verdict {
+        Some(verdict) if !verdict.allowed => Err(Fault::new(
+            format!("{key}.policy"),
+            format!("`auth: none`, and a policy that denies {method} to everybody"),
+            "a policy that permits Anonymous, or `auth: bearer`",
+            "permit the route's action, or ask for a token",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn limit_rule(
+    key: &str,
+    host: &str,
+    route: &str,
+    index: usize,
+    limit: &LimitConfig,
+) -> Result<LimitRule, Fault> {
+    let burst = limit.burst.unwrap_or(limit.rate);
+    let quota = Quota::new(limit.rate, limit.period, burst).ok_or_else(|| {
+        Fault::new(
+            format!("{key}.limits[{index}]"),
+            format!("rate {}, period {:?}, burst {burst}", limit.rate, limit.period),
+            "numbers above zero",
+            "remove the limit to have none",
+        )
+    })?;
+    let identity = (host, route, index, limit.rate, limit.period, burst);
+    Ok(LimitRule { scope: limit.per, quota, seed: FixedState::default().hash_one(identity) })
+}
+
+fn check_listeners(config: &Config) -> Result<(), Fault> {
+    if config.listeners.is_empty() {
+        return Err(Fault::new("listeners", "none", "at least one listener", "add an address to listen on"));
+    }
+    for (index, listener) in config.listeners.iter().enumerate() {
+        let key = format!("listeners[{index}]");
+        if listener.addresses.is_empty() {
+            return Err(Fault::new(format!("{key}.addresses"), "none", "at least one address", "add `addresses: [\"127.0.0.1:8443\"]`"));
+        }
+        if listener.tls.is_some() == listener.plaintext {
+            return Err(Fault::new(key, "both or neither of `tls` and `plaintext: true`", "exactly one", "a public listener has `tls`"));
+        }
+    }
+    if config.connections.max_head < 8192 {
+        return Err(Fault::new("connections.max_head", config.connections.max_head.to_string(), "at least 8192", "raise it"));
+    }
+    if config.workers == Some(0) {
+        return Err(Fault::new("workers", "0", "at least 1", "leave it out for one per core"));
+    }
+    Ok(())
+}
+
+fn check_tokens(config: &Config) -> Result<(), Fault> {
+    let Some(tokens) = &config.tokens else { return Ok(()) };
+    if !config.service.upstreams.contains_key(&tokens.upstream) {
+        return Err(Fault::new("tokens.upstream", quoted(&tokens.upstream), list(config.service.upstreams.keys()), "declare it under `service.upstreams`"));
+    }
+    if tokens.introspection_max_age > MAX_INTROSPECTION_AGE {
+        return Err(Fault::new("tokens.introspection_max_age", format!("{:?}", tokens.introspection_max_age), "at most 1s", "a revoked token must be denied within one second"));
+    }
+    Ok(())
+}
+
+fn clusters(config: &Config) -> Result<BTreeMap<&str, Arc<Cluster>>, Fault> {
+    let identity_of = |key: &str, name: &str| {
+        SpiffeId::workload(&config.service.trust_domain, name)
+            .map_err(|error| Fault::new(key, quoted(name), "the name of a workload", error.to_string()))
+    };
+    let mut clusters = BTreeMap::new();
+    for (name, cluster) in &config.clusters {
+        let key = format!("clusters.{name}");
+        let (target, audience) = match (&cluster.upstream, cluster.plain) {
+            (Some(upstream), None) => {
+                let declared = config.service.upstreams.get(upstream).ok_or_else(|| {
+                    Fault::new(format!("{key}.upstream"), quoted(upstream), list(config.service.upstreams.keys()), "declare it under `service.upstreams`")
+                })?;
+                let peer = identity_of(&key, &declared.identity)?;
+                (Target::Mesh { address: declared.address.clone(), peer: peer.clone() }, peer)
+            }
+            (None, Some(address)) => {
+                (Target::Plain { address: address.into() }, identity_of(&key, name)?)
+            }
+            _ => {
+                return Err(Fault::new(key, "both or neither of `upstream` and `plain`", "exactly one", "name a declared upstream"));
+            }
+        };
+        let compiled = Cluster {
+            name: name.as_str().into(),
+            pool_key: pool_key(&target),
+            target,
+            audience,
+            pool: cluster.pool.clone(),
+        };
+        clusters.insert(name.as_str(), Arc::new(compiled));
+    }
+    Ok(clusters)
+}
+
+fn pool_key(target: &Target) -> Box<str> {
+    match target {
+        Target::Mesh { address, peer } => format!("{address} {peer}").into(),
+        Target::Plain { address } => format!("{address} plain").into(),
+    }
+}
+
+fn policies(config: &Config) -> Result<BTreeMap<&str, Arc<PolicyEngine>>, Fault> {
+    let actions: Vec<ActionDecl> = config
+        .actions
+        .iter()
+        .map(|(name, class)| ActionDecl { name: name.clone(), class: policy_class(*class) })
+        .collect();
+    let mut engines = BTreeMap::new();
+    for (name, text) in &config.policies {
+        let source = PolicySource::new(name.as_str(), text.as_str());
+        let engine = PolicyEngine::compile_with_actions(&[source], &actions).map_err(|error| {
+            Fault::new(format!("policies.{name}"), error.to_string(), "Cedar that the schema accepts", "see docs of the policy schema")
+        })?;
+        engines.insert(name.as_str(), Arc::new(engine));
+    }
+    Ok(engines)
+}
+
+const fn policy_class(class: ActionClass) -> ringwall_policy::ActionClass {
+    match class {
+        ActionClass::Read => ringwall_policy::ActionClass::Read,
+        ActionClass::Write => ringwall_policy::ActionClass::Write,
+        ActionClass::Admin => ringwall_policy::ActionClass::Admin,
+    }
+}
+
+fn pattern<'config>(key: &str, config: &'config MatchConfig) -> Result<Pattern<'config>, Fault> {
+    let (pattern, text) = match (config.path.as_deref(), config.prefix.as_deref()) {
+        (Some(path), None) => (Pattern::Path(path), path),
+        (None, Some(prefix)) => (Pattern::Prefix(prefix), prefix),
+        _ => {
+            return Err(Fault::new(format!("{key}.match"), "both or neither of `path` and `prefix`", "exactly one", "write `path: /v1/x` or `prefix: /v1`"));
+        }
+    };
+    // A pattern that no admitted request can have is a mistake; `{name}` segments stand for a letter.
+    let probe: Vec<&str> =
+        text.split('/').map(|segment| if is_parameter(segment) { "x" } else { segment }).collect();
+    path::check(&probe.join("/")).map_err(|fault| {
+        Fault::new(format!("{key}.match"), quoted(text), "a path that requests can have", fault.as_str())
+    })?;
+    Ok(pattern)
+}
+
+fn methods(key: &str, config: &MatchConfig) -> Result<Vec<Method>, Fault> {
+    const KNOWN: [Method; 7] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::OPTIONS,
+    ];
+    if config.methods.is_empty() {
+        return Err(Fault::new(format!("{key}.match.methods"), "none", "at least one method", "add `methods: [GET]`"));
+    }
+    config
+        .methods
+        .iter()
+        .map(|name| {
+            KNOWN.into_iter().find(|method| method.as_str() == name).ok_or_else(|| {
+                Fault::new(format!("{key}.match.methods"), quoted(name), list(KNOWN.iter()), "write it in capitals")
+            })
+        })
+        .collect()
+}
+
+fn is_host_name(host: &str) -> bool {
+    !host.is_empty()
+        && host.len() <= 253
+        && host
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+}
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+fn list<T: ToString>(names: impl Iterator<Item = T>) -> String {
+    let names: Vec<String> = names.map(|name| name.to_string()).collect();
+    if names.is_empty() { "one that is declared (none is)".to_owned() } else { format!("one of {}", names.join(", ")) }
+}

@@ -1,0 +1,11 @@
+//! The gateway as a whole: real sockets, real TLS, real keys, mock upstreams.
+//!
+//! Read first: `tests/harness.rs` (what is started), `tests/upstreams.rs` (who answers).
+
+mod auth;
+mod edge;
+mod harness;
+mod lifecycle;
+mod smuggling;
+mod streaming;
+mod upstreams;

@@ -1,0 +1,155 @@
+//! Connections to upstreams: one pool per worker and cluster, nothing shared between cores.
+//!
+//! Owns: idle connections, their bound and age, and [`Lease`], which returns a connection when its response has
+//! ended. Must not: know routes or retry. Next: `upstream/dial.rs` (TCP, mTLS, HTTP/1.1 handshake) and
+//! `pipeline/forward.rs` (who uses this).
+
+mod dial;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use hyper::client::conn::http1::SendRequest;
+use parking_lot::Mutex;
+use ringwall_tls::IdentitySource;
+
+pub(crate) use self::dial::{DialError, Dialer};
+use crate::conn::watch::{CoarseClock, millis};
+use crate::pipeline::body::RequestBody;
+use crate::snapshot::Cluster;
+
+/// The pools of one worker, by where they lead.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    identity: Arc<IdentitySource>,
+    clock: Arc<CoarseClock>,
+    pools: Mutex<HashMap<Box<str>, Arc<Pool>, RandomState>>,
+}
+
+/// The connections of one worker to one cluster.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    dialer: Dialer,
+    clock: Arc<CoarseClock>,
+    max_idle: usize,
+    max_connections: usize,
+    idle_timeout: Duration,
+    idle: Mutex<Vec<Idle>>,
+    open: Arc<AtomicUsize>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: SendRequest<RequestBody>,
+    since: u64,
+}
+
+/// One upstream connection in use by one request.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) sender: SendRequest<RequestBody>,
+    pool: Arc<Pool>,
+    /// It served another request before, so that the upstream may have closed it meanwhile.
+    pub(crate) reused: bool,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(crate) enum NoLease {
+    Busy,
+    Dial(DialError),
+}
+
+impl Pools {
+    pub(crate) fn new(identity: Arc<IdentitySource>, clock: Arc<CoarseClock>) -> Self {
+        Self { identity, clock, pools: Mutex::default() }
+    }
+
+    /// The pool of `cluster`; made at its first use, kept over reloads that leave target and limits alone.
+    pub(crate) fn of(&self, cluster: &Cluster) -> Result<Arc<Pool>, DialError> {
+        let mut pools = self.pools.lock();
+        if let Some(pool) = pools.get(&cluster.pool_key) {
+            if pool.fits(cluster) {
+                return Ok(Arc::clone(pool));
+            }
+        }
+        let pool = Arc::new(Pool {
+            dialer: Dialer::new(&self.identity, &cluster.target, cluster.pool.connect_timeout)?,
+            clock: Arc::clone(&self.clock),
+            max_idle: cluster.pool.max_idle,
+            max_connections: cluster.pool.max_connections,
+            idle_timeout: cluster.pool.idle_timeout,
+            idle: Mutex::default(),
+            open: Arc::default(),
+        });
+        pools.insert(cluster.pool_key.clone(), Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    /// Closes connections that were idle for too long; called with the worker's sweep.
+    pub(crate) fn sweep(&self) {
+        for pool in self.pools.lock().values() {
+            pool.sweep();
+        }
+    }
+}
+
+impl Pool {
+    fn fits(&self, cluster: &Cluster) -> bool {
+        let limits = &cluster.pool;
+        self.max_idle == limits.max_idle
+            && self.max_connections == limits.max_connections
+            && self.idle_timeout == limits.idle_timeout
+    }
+
+    /// The connection that was used last and is still open, or a new one.
+    pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, NoLease> {
+        while let Some(mut sender) = self.take_idle() {
+            // A connection that has just been given back may still be finishing its last response.
+            if sender.is_ready() || sender.ready().await.is_ok() {
+                return Ok(Lease { sender, pool: Arc::clone(self), reused: true });
+            }
+        }
+        self.dial().await
+    }
+
+    /// A new connection, whatever is idle.
+    pub(crate) async fn dial(self: &Arc<Self>) -> Result<Lease, NoLease> {
+        if self.open.load(Ordering::Relaxed) >= self.max_connections {
+            return Err(NoLease::Busy);
+        }
+        let sender = self.dialer.dial(Arc::clone(&self.open)).await.map_err(NoLease::Dial)?;
+        Ok(Lease { sender, pool: Arc::clone(self), reused: false })
+    }
+
+    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+        let mut idle = self.idle.lock();
+        while let Some(candidate) = idle.pop() {
+            if !candidate.sender.is_closed() {
+                return Some(candidate.sender);
+            }
+        }
+        None
+    }
+
+    fn sweep(&self) {
+        let oldest = self.clock.now().saturating_sub(millis(self.idle_timeout));
+        self.idle.lock().retain(|idle| idle.since >= oldest && !idle.sender.is_closed());
+    }
+}
+
+impl Lease {
+    /// Returns the connection to its pool; to be called once the response's last byte was read.
+    pub(crate) fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.pool.idle.lock();
+        if idle.len() < self.pool.max_idle {
+            idle.push(Idle { sender: self.sender, since: self.pool.clock.now() });
+        }
+    }
+}

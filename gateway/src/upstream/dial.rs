@@ -1,0 +1,122 @@
+//! Opening one connection to an upstream.
+//!
+//! Owns: TCP, mTLS with the gateway's own identity against exactly one peer (R15), and the HTTP/1.1 handshake.
+//! Must not: pool or retry.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use ringwall_http_io::Address;
+use ringwall_tls::{IdentitySource, TlsError, mesh_client_config, mesh_server_name};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::pipeline::body::RequestBody;
+use crate::snapshot::Target;
+
+/// Response heads beyond this are refused: the upstream is ours, but not beyond error.
+const MAX_RESPONSE_HEAD: usize = 64 * 1024;
+
+/// Why a connection could not be opened.
+#[derive(Debug, Error)]
+pub(crate) enum DialError {
+    #[error("no connection within {0:?}")]
+    Timeout(Duration),
+    #[error("connect: {0}")]
+    Tcp(std::io::Error),
+    #[error("TLS handshake: {0}")]
+    Handshake(std::io::Error),
+    #[error("TLS configuration: {0}")]
+    Tls(#[from] TlsError),
+    #[error("HTTP handshake: {0}")]
+    Http(#[from] hyper::Error),
+}
+
+/// How to reach one target.
+pub(crate) struct Dialer {
+    address: Address,
+    tls: Option<TlsConnector>,
+    timeout: Duration,
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Counts a connection as open for as long as its task lives.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Dialer {
+    pub(crate) fn new(
+        identity: &Arc<IdentitySource>,
+        target: &Target,
+        timeout: Duration,
+    ) -> Result<Self, DialError> {
+        let tls = match target {
+            Target::Mesh { peer, .. } => {
+                Some(TlsConnector::from(mesh_client_config(identity, peer.clone())?))
+            }
+            Target::Plain { .. } => None,
+        };
+        Ok(Self { address: target.address().clone(), tls, timeout })
+    }
+
+    /// Opens a connection; `open` counts it until it closes.
+    pub(crate) async fn dial(
+        &self,
+        open: Arc<AtomicUsize>,
+    ) -> Result<SendRequest<RequestBody>, DialError> {
+        open.fetch_add(1, Ordering::Relaxed);
+        let open = Open(open);
+        tokio::time::timeout(self.timeout, self.connect(open))
+            .await
+            .map_err(|_elapsed| DialError::Timeout(self.timeout))?
+    }
+
+    async fn connect(&self, open: Open) -> Result<SendRequest<RequestBody>, DialError> {
+        let tcp = match &self.address {
+            Address::Ip(address) => TcpStream::connect(address).await,
+            // Resolved at each connect; who answers is decided by TLS, not by the name service.
+            Address::Name { host, port } => TcpStream::connect((&**host, *port)).await,
+        };
+        let tcp = tcp.map_err(DialError::Tcp)?;
+        tcp.set_nodelay(true).map_err(DialError::Tcp)?;
+        match &self.tls {
+            None => handshake(tcp, open).await,
+            Some(tls) => {
+                let name = mesh_server_name(tcp.peer_addr().map_err(DialError::Tcp)?);
+                let tls = tls.connect(name, tcp).await.map_err(DialError::Handshake)?;
+                handshake(tls, open).await
+            }
+        }
+    }
+}
+
+async fn handshake<S>(stream: S, open: Open) -> Result<SendRequest<RequestBody>, DialError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(MAX_RESPONSE_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    tokio::spawn(async move {
+        // An error reaches the request that waits; an idle connection that ends is simply gone.
+        let _ended = connection.with_upgrades().await;
+        drop(open);
+    });
+    Ok(sender)
+}
