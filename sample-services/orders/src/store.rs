@@ -109,6 +109,12 @@ impl OrderStore {
 
     /// Writes the order as `pending`. Of two requests under one key, one begins and the other
     /// finds it.
+    #[tracing::instrument(name = "postgres", skip_all, fields(
+        otel.kind = "client",
+        otel.name = "INSERT order",
+        db.system.name = "postgresql",
+        db.operation.name = "INSERT",
+    ))]
     pub(crate) async fn begin(&self, draft: Draft) -> Result<Begun, OrderError> {
         let client = self.postgres.client().await?;
         let statement = client
@@ -152,6 +158,12 @@ impl OrderStore {
     ///
     /// Answers the placed order also when it was placed before; an order that was given up in the
     /// meantime is an error that a person must look at.
+    #[tracing::instrument(name = "postgres", skip_all, fields(
+        otel.kind = "client",
+        otel.name = "UPDATE order",
+        db.system.name = "postgresql",
+        db.operation.name = "UPDATE",
+    ))]
     pub(crate) async fn place(&self, order_id: OrderId) -> Result<Order, OrderError> {
         let client = self.postgres.client().await?;
         let statement = client
