@@ -111,7 +111,7 @@ impl Ringwall {
 }
 
 pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartError> {
-    let assets = Assets::load(&config.assets).map_err(|error| StartError::config(error))?;
+    let assets = Assets::load(&config.assets).map_err(StartError::config)?;
     let authority = shell.upstream(AUTHZ_SERVER)?;
     let app = Arc::new(Ringwall::new(
         &config,

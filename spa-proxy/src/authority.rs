@@ -150,7 +150,7 @@ impl Authority {
             ("token", refresh_token.expose()),
             ("token_type_hint", "refresh_token"),
         ];
-        self.send(paths::AUTHZ_REVOKE, &form).await
+        self.tell(paths::AUTHZ_REVOKE, &form).await
     }
 
     /// Ends the server's own session, named by the ID token, without the browser: so the ID token
@@ -160,7 +160,7 @@ impl Authority {
             ("client_id", self.client_id.as_str()),
             ("id_token_hint", id_token.expose()),
         ];
-        self.send(paths::AUTHZ_LOGOUT, &form).await
+        self.tell(paths::AUTHZ_LOGOUT, &form).await
     }
 
     /// Where the browser drops its cookie of the authorization server and comes back from.
@@ -219,19 +219,14 @@ impl Authority {
             .body)
     }
 
-    /// For answers whose body does not matter; a redirect is an answer too.
-    async fn send(&self, path: &str, form: &[(&str, &str)]) -> Result<(), AuthorityError> {
-        match self
-            .upstream
-            .post(path)
-            .form(form)
-            .receive::<serde::de::IgnoredAny>()
-            .await
-        {
-            Ok(_) => Ok(()),
-            Err(error) if error.status().is_some_and(|status| status.is_redirection()) => Ok(()),
-            Err(error) => Err(error.into()),
+    /// For answers of which only the status matters: a page or a redirect is fine too.
+    async fn tell(&self, path: &str, form: &[(&str, &str)]) -> Result<(), AuthorityError> {
+        let response = self.upstream.post(path).form(form).send().await?;
+        let status = response.status();
+        if status.is_success() || status.is_redirection() {
+            return Ok(());
         }
+        Err(AuthorityError::Refused(status.as_u16()))
     }
 
     fn browser_url(

@@ -320,9 +320,10 @@ async fn revoke(State(fake): Fake, Form(form): Fields) -> StatusCode {
     StatusCode::OK
 }
 
-async fn end_session(State(fake): Fake, Form(form): Fields) -> StatusCode {
+/// A page, as the authorization server answers where it cannot know whether a person reads it.
+async fn end_session(State(fake): Fake, Form(form): Fields) -> &'static str {
     fake.state.lock().ended.push(form["id_token_hint"].clone());
-    StatusCode::NO_CONTENT
+    "<!doctype html>You are signed out"
 }
 
 async fn jwks(State(fake): Fake) -> Response {

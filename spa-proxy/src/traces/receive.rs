@@ -32,7 +32,7 @@ const MAX_VALUE: usize = 128;
 const PROTOBUF: &str = "application/x-protobuf";
 
 /// Attributes that the page shows. Everything else stays out, so that nothing private gets in.
-const ATTRIBUTES: [&str; 14] = [
+const ATTRIBUTES: [&str; 15] = [
     "db.operation.name",
     "db.system",
     "db.system.name",
@@ -44,6 +44,7 @@ const ATTRIBUTES: [&str; 14] = [
     "messaging.system",
     "peer",
     "peer.service",
+    "ringwall.peer",
     "server.address",
     "url.path",
     "error.type",
