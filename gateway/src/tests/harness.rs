@@ -218,22 +218,22 @@ listeners:
 connections: {{ header_timeout: 10s }}
 access_log: {{ file: {root}/access.log }}
 tokens: {{ issuer: "{ISSUER}", upstream: authz-server }}
-actions: {{ read: read, write: write, open: read }}
+actions: {{ list: read, change: write, open: read }}
 policies:
   everybody: |
     @id("everybody") permit (principal, action == Action::"open", resource);
   customers: |
     @id("customers") permit (principal is User, action, resource) when {{ principal.roles.contains("customer") }};
-    @id("readers") permit (principal is Client, action == Action::"read", resource) when {{ principal.scopes.contains("orders:read") }};
+    @id("readers") permit (principal is Client, action == Action::"list", resource) when {{ principal.scopes.contains("orders:read") }};
 clusters:
   orders: {{ upstream: orders }}
 hosts:
   - host: api.localhost
     routes:
-      - {{ id: read, match: {{ prefix: /v1/orders, methods: [GET] }}, auth: bearer, audience: "{AUDIENCE}", scopes: ["orders:read"], action: read, policy: customers, cluster: orders }}
-      - {{ id: place, match: {{ path: /v1/orders, methods: [POST] }}, auth: bearer, audience: "{AUDIENCE}", action: write, policy: customers, forward_access_token: true, cluster: orders }}
-      - {{ id: other-audience, match: {{ path: /v1/other, methods: [GET] }}, auth: bearer, audience: "https://other", action: read, policy: customers, cluster: orders }}
-      - {{ id: limited, match: {{ path: /v1/limited, methods: [GET] }}, auth: bearer, audience: "{AUDIENCE}", action: read, policy: customers, limits: [{{ per: user, rate: 1, period: 1h, burst: 5 }}], cluster: orders }}
+      - {{ id: read, match: {{ prefix: /v1/orders, methods: [GET] }}, auth: bearer, audience: "{AUDIENCE}", scopes: ["orders:read"], action: list, policy: customers, cluster: orders }}
+      - {{ id: place, match: {{ path: /v1/orders, methods: [POST] }}, auth: bearer, audience: "{AUDIENCE}", action: change, policy: customers, forward_access_token: true, cluster: orders }}
+      - {{ id: other-audience, match: {{ path: /v1/other, methods: [GET] }}, auth: bearer, audience: "https://other", action: list, policy: customers, cluster: orders }}
+      - {{ id: limited, match: {{ path: /v1/limited, methods: [GET] }}, auth: bearer, audience: "{AUDIENCE}", action: list, policy: customers, limits: [{{ per: user, rate: 1, period: 1h, burst: 5 }}], cluster: orders }}
       - {{ id: open, match: {{ prefix: /open, methods: [GET, HEAD, POST, PUT] }}, auth: none, action: open, policy: everybody, max_body: 100000000, cluster: orders }}
       - {{ id: small, match: {{ path: /small, methods: [POST] }}, auth: none, action: open, policy: everybody, max_body: 10, cluster: orders }}
       - {{ id: special, match: {{ path: "/{{name}}", methods: [GET] }}, auth: none, action: open, policy: everybody, timeout: 1s, cluster: orders }}

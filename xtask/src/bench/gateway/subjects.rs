@@ -295,7 +295,7 @@ impl Kit<'_> {
             (
                 format!("{{ file: {folder}/ringwall-{port}.access }}"),
                 format!(
-                    "auth: bearer, audience: \"{AUDIENCE}\", scopes: [\"orders:read\"], action: read, policy: customers, limits: [{{ per: user, rate: 1000000000 }}, {{ per: client, rate: 1000000000 }}]"
+                    "auth: bearer, audience: \"{AUDIENCE}\", scopes: [\"orders:read\"], action: list, policy: customers, limits: [{{ per: user, rate: 1000000000 }}, {{ per: client, rate: 1000000000 }}]"
                 ),
             )
         } else {
@@ -310,7 +310,7 @@ impl Kit<'_> {
              secrets: {{ provider: file, directory: {folder}/secrets }}\n  logs: {{ format: json, level: warn }}\n\
              workers: 1\nlisteners:\n  - {listener}\naccess_log: {log}\n\
              tokens: {{ issuer: \"{ISSUER}\", upstream: authz-server }}\n\
-             actions: {{ read: read, open: read }}\npolicies:\n  everybody: |\n    @id(\"everybody\") permit (principal, action == Action::\"open\", resource);\n  \
+             actions: {{ list: read, open: read }}\npolicies:\n  everybody: |\n    @id(\"everybody\") permit (principal, action == Action::\"open\", resource);\n  \
              customers: |\n    @id(\"customers\") permit (principal is User, action, resource) when {{ principal.roles.contains(\"customer\") }};\n\
              clusters: {{ back-end: {{ plain: \"127.0.0.1:{}\" }} }}\n\
              hosts:\n  - host: localhost\n    routes:\n      - {{ id: orders, match: {{ prefix: /v1/orders, methods: [GET] }}, {route}, cluster: back-end }}\n",
