@@ -18,6 +18,7 @@ use crate::credentials::Credentials;
 use crate::event_key;
 use crate::events::Events;
 use crate::inventory::Inventory;
+use crate::metrics::OrderMetrics;
 use crate::payments::Payments;
 use crate::place_order::Shop;
 use crate::recovery::Recovery;
@@ -46,6 +47,7 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
         ),
         payments: Payments::new(shell.upstream("payments")?, shell.secrets.clone()),
         outbox: Arc::new(Notify::new()),
+        metrics: OrderMetrics::register(&shell.metrics),
     };
     let events = Events::new(key, shell.spiffe_id());
     let drain = shell.shutdown().boxed().shared();

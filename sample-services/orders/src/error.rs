@@ -107,102 +107,104 @@ impl OrderError {
         Self::AfterUnresolvedPayment(Box::new(self))
     }
 
-    fn answer(&self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::IdempotencyKeyMissing => (
+    fn answer(&self) -> Answer {
+        self.refusal().unwrap_or_else(|| self.outage())
+    }
+
+    /// What the caller can do something about.
+    fn refusal(&self) -> Option<Answer> {
+        Some(match self {
+            Self::IdempotencyKeyMissing => Answer(
                 StatusCode::BAD_REQUEST,
                 problems::IDEMPOTENCY_KEY_MISSING,
                 "An idempotency key is required",
             ),
-            Self::IdempotencyKeyReused => (
+            Self::IdempotencyKeyReused => Answer(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 problems::IDEMPOTENCY_KEY_REUSED,
                 "The idempotency key was used for another order",
             ),
-            Self::AccessTokenMissing => (
+            Self::AccessTokenMissing => Answer(
                 StatusCode::UNAUTHORIZED,
                 problems::ACCESS_TOKEN_MISSING,
                 "An access token is required",
             ),
-            Self::UsersToken(_) => (
+            Self::UsersToken(_) => Answer(
                 StatusCode::UNAUTHORIZED,
                 problems::ACCESS_TOKEN_REFUSED,
                 "The access token is no longer valid",
             ),
-            Self::UnknownItem(_) => (
+            Self::UnknownItem(_) => Answer(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 problems::UNKNOWN_ITEM,
                 "No such item",
             ),
-            Self::MixedCurrencies | Self::TotalTooLarge => (
+            Self::MixedCurrencies | Self::TotalTooLarge => Answer(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 problems::INVALID_BODY,
                 "The order cannot be placed like this",
             ),
-            Self::OutOfStock => (StatusCode::CONFLICT, problems::OUT_OF_STOCK, "Out of stock"),
-            Self::PriceChanged => (
+            Self::OutOfStock => {
+                Answer(StatusCode::CONFLICT, problems::OUT_OF_STOCK, "Out of stock")
+            }
+            Self::PriceChanged => Answer(
                 StatusCode::CONFLICT,
                 problems::PRICE_CHANGED,
                 "A price changed",
             ),
-            Self::PaymentDeclined => (
+            Self::PaymentDeclined => Answer(
                 StatusCode::PAYMENT_REQUIRED,
                 problems::PAYMENT_DECLINED,
                 "Payment declined",
             ),
-            Self::PageSize => (
+            Self::PageSize => Answer(
                 StatusCode::BAD_REQUEST,
                 problems::BAD_REQUEST,
                 "The query is not valid",
             ),
             Self::NotFound | Self::UnknownTopic => {
-                (StatusCode::NOT_FOUND, problems::NOT_FOUND, "Not found")
+                Answer(StatusCode::NOT_FOUND, problems::NOT_FOUND, "Not found")
             }
-            Self::TopicDenied(_) => (
+            Self::TopicDenied(_) => Answer(
                 StatusCode::FORBIDDEN,
                 problems::PEER_REFUSED,
                 "Not this workload's topic",
             ),
-            Self::CursorBeyondEnd => (
+            Self::CursorBeyondEnd => Answer(
                 StatusCode::CONFLICT,
                 problems::CURSOR_CONFLICT,
                 "The cursor is too far",
             ),
+            _ => return None,
+        })
+    }
+
+    /// What only we can do something about: a 503 that names the part of the shop that is away.
+    fn outage(&self) -> Answer {
+        let (slug, title) = match self {
             Self::Inventory(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
                 problems::INVENTORY_UNAVAILABLE,
                 "The shop's stock cannot be reached",
             ),
             Self::Credentials(_) | Self::Payments(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
                 problems::PAYMENTS_UNAVAILABLE,
                 "Payments cannot be taken now",
             ),
-            Self::PaymentUnresolved(_)
-            | Self::AfterUnresolvedPayment(_)
-            | Self::WrongPayment(_)
-            | Self::PaidTooLate(_)
-            | Self::Interrupted
-            | Self::BrokenOrder(_)
-            | Self::BrokenRow(_)
-            | Self::Store(_)
-            | Self::Statement(_)
-            | Self::Secret(_)
-            | Self::Sign(_) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                problems::ORDERS_UNAVAILABLE,
-                "Orders cannot be taken now",
-            ),
-        }
+            _ => (problems::ORDERS_UNAVAILABLE, "Orders cannot be taken now"),
+        };
+        Answer(StatusCode::SERVICE_UNAVAILABLE, slug, title)
     }
 }
+
+/// Status, problem type and title of an answer.
+struct Answer(StatusCode, &'static str, &'static str);
 
 /// Seconds after which a client may try a 503 again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("2");
 
 impl IntoResponse for OrderError {
     fn into_response(self) -> Response {
-        let (status, slug, title) = self.answer();
+        let Answer(status, slug, title) = self.answer();
         let problem = Problem::new(status, slug, title);
         if status.is_server_error() {
             tracing::error!(error = &self as &dyn std::error::Error, "order failed");

@@ -13,6 +13,7 @@ mod error;
 mod event_key;
 mod events;
 mod inventory;
+mod metrics;
 mod payments;
 mod place_order;
 mod recovery;

@@ -22,6 +22,7 @@ use crate::credentials::Credentials;
 use crate::draft::{Draft, Placement};
 use crate::error::{Fate, OrderError};
 use crate::inventory::Inventory;
+use crate::metrics::{OrderMetrics, Outcome};
 use crate::payments::Payments;
 use crate::store::{Begun, OrderStore};
 
@@ -34,6 +35,7 @@ pub(crate) struct Shop {
     pub(crate) payments: Payments,
     /// Wakes the relay as soon as an event lies in the outbox.
     pub(crate) outbox: Arc<Notify>,
+    pub(crate) metrics: OrderMetrics,
 }
 
 /// The result of a placement: made now, or found under the same idempotency key.
@@ -62,7 +64,13 @@ pub(crate) async fn place_order(
     };
 
     match reserve_and_pay(shop, &order, access_token).await {
-        Ok(payment) => finish(shop, &order, &payment).await.map(Placed::Now),
+        Ok(payment) => match finish(shop, &order, &payment).await {
+            Ok(placed) => Ok(Placed::Now(placed)),
+            // The money is taken: only recovery may bring this order to its end.
+            Err(error) => give_up(shop, order, error.after_unresolved_payment())
+                .await
+                .map(Placed::Now),
+        },
         Err(error) => give_up(shop, order, error).await.map(Placed::Now),
     }
 }
@@ -105,6 +113,7 @@ pub(crate) async fn finish(
     }
     let placed = shop.store.place(order.id).await?;
     shop.outbox.notify_one();
+    shop.metrics.count(Outcome::Placed);
     Ok(placed)
 }
 
@@ -117,14 +126,16 @@ pub(crate) async fn give_up(
     order: Order,
     error: OrderError,
 ) -> Result<Order, OrderError> {
-    let status = match error.fate() {
-        Fate::Declined => OrderStatus::Declined,
-        Fate::Failed => OrderStatus::Failed,
+    let (status, outcome) = match error.fate() {
+        Fate::Declined => (OrderStatus::Declined, Outcome::Declined),
+        Fate::Failed => (OrderStatus::Failed, Outcome::Failed),
         Fate::Unresolved => {
+            shop.metrics.count(Outcome::Unresolved);
             tracing::error!(%error, order_id = %order.id, "left pending for recovery");
             return Ok(order);
         }
     };
+    shop.metrics.count(outcome);
     let settled = async {
         shop.store.settle_unplaced(order.id, status).await?;
         release(shop, order.id).await

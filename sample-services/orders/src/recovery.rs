@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::config::RecoveryConfig;
 use crate::error::OrderError;
+use crate::metrics::Outcome;
 use crate::place_order::{self, Shop};
 
 /// Orders of one round.
@@ -74,6 +75,7 @@ impl Recovery {
                 .settle_unplaced(order.id, OrderStatus::Failed)
                 .await?;
             place_order::release(&self.shop, order.id).await?;
+            self.shop.metrics.count(Outcome::Failed);
             tracing::info!(order_id = %order.id, "an interrupted order was given up");
         }
         Ok(())

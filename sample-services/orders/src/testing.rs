@@ -21,6 +21,7 @@ pub(crate) use self::postgres::Server;
 use crate::credentials::Credentials;
 use crate::draft::Placement;
 use crate::inventory::Inventory;
+use crate::metrics::OrderMetrics;
 use crate::payments::Payments;
 use crate::place_order::Shop;
 use crate::store::OrderStore;
@@ -59,6 +60,7 @@ impl Rig {
             credentials: Credentials::new(upstream("tokenizer"), upstream("authz-server")),
             payments: Payments::new(upstream("payments"), secrets),
             outbox: Arc::new(Notify::new()),
+            metrics: OrderMetrics::default(),
         };
         Some(Self {
             shop,

@@ -1,7 +1,7 @@
 //! Every way in which payments refuses, and the one place where a refusal becomes a response.
 //!
 //! An answer names the credential that failed and nothing more; the reason is logged. Every answer
-//! of this table states that nothing was captured. Read next: `clearance.rs`.
+//! of this table but `internal` states that nothing was captured. Read next: `clearance.rs`.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -118,10 +118,16 @@ impl PaymentError {
                 problems::NOT_FOUND,
                 "There is no such payment",
             ),
-            Self::Tokenizer(_) | Self::BrokenRow(_) | Self::Store(_) | Self::Statement(_) => (
+            Self::Tokenizer(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 problems::PAYMENTS_UNAVAILABLE,
                 "Payments cannot be taken now",
+            ),
+            // The commit itself may have been reached.
+            Self::BrokenRow(_) | Self::Store(_) | Self::Statement(_) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                problems::INTERNAL,
+                "The ledger failed",
             ),
         }
     }

@@ -83,34 +83,7 @@ impl Server {
             .local_addr()
             .unwrap()
             .port();
-        let setting = |name: &str, file: &str| format!("{name}={}", run.join(file).display());
-        let process = run_as_server(&directory, "postgres")
-            .arg("-D")
-            .arg(&data)
-            .args([
-                "-c",
-                "listen_addresses=127.0.0.1",
-                "-c",
-                &format!("port={port}"),
-            ])
-            .args([
-                "-c",
-                "ssl=on",
-                "-c",
-                &setting("ssl_cert_file", "server.pem"),
-            ])
-            .args(["-c", &setting("ssl_key_file", "server.key")])
-            .args(["-c", &setting("ssl_ca_file", "root.pem")])
-            .args([
-                "-c",
-                &setting("unix_socket_directories", ""),
-                "-c",
-                "fsync=off",
-            ])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let process = serve(&directory, &run, port);
         let server = Self {
             process,
             port,
@@ -211,6 +184,37 @@ fn run_as_server(directory: &tempfile::TempDir, program: &str) -> Command {
         command.uid(user).gid(group);
     }
     command
+}
+
+fn serve(directory: &tempfile::TempDir, run: &Path, port: u16) -> Child {
+    let setting = |name: &str, file: &str| format!("{name}={}", run.join(file).display());
+    run_as_server(directory, "postgres")
+        .arg("-D")
+        .arg(run.join("data"))
+        .args([
+            "-c",
+            "listen_addresses=127.0.0.1",
+            "-c",
+            &format!("port={port}"),
+        ])
+        .args([
+            "-c",
+            "ssl=on",
+            "-c",
+            &setting("ssl_cert_file", "server.pem"),
+        ])
+        .args(["-c", &setting("ssl_key_file", "server.key")])
+        .args(["-c", &setting("ssl_ca_file", "root.pem")])
+        .args([
+            "-c",
+            &setting("unix_socket_directories", ""),
+            "-c",
+            "fsync=off",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 fn give_to_server(path: &Path) {

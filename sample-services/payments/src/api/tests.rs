@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
+use axum::response::IntoResponse;
 use http::{Request, Response};
 use ringwall_http_io::{Client, ClientLimits, Problem, body};
 use ringwall_identity::SpiffeId;
@@ -250,7 +251,7 @@ async fn tokenizer(unspent: Arc<Mutex<Vec<String>>>, terms: PaymentTerms) -> Ups
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Upstream::new("tokenizer", Client::plain(address, ClientLimits::default()))
+    Upstream::over(Client::plain(address, ClientLimits::default()), "tokenizer")
 }
 
 async fn slug(response: Response<Body>) -> String {
