@@ -8,8 +8,6 @@ mod error;
 mod load;
 mod production;
 
-pub(crate) use self::load::{place, read};
-
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration,
 };
@@ -22,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
     error::ConfigError,
-    load::{load_yaml, parse_yaml},
+    load::{load_yaml, parse_yaml, place, read},
     production::{Refusal, validate_production},
 };
 

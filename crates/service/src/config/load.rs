@@ -33,8 +33,8 @@ pub fn parse_yaml<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, Con
     })
 }
 
-/// The text of a configuration file.
-pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
+/// The text of a configuration file of at most 1 MiB.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read {
         path: path.to_owned(),
         source,
@@ -49,7 +49,7 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// Adds file and line to an error of a later check.
-pub(crate) fn place(error: ConfigError, path: &Path, text: &str) -> ConfigError {
+pub fn place(error: ConfigError, path: &Path, text: &str) -> ConfigError {
     match error {
         ConfigError::Wrong(mut wrong) => {
             if wrong.file.is_none() {
@@ -62,26 +62,29 @@ pub(crate) fn place(error: ConfigError, path: &Path, text: &str) -> ConfigError 
     }
 }
 
-/// Line and column of the deepest part of a dotted key that block style spells out.
+/// Line and column of the deepest part of a dotted key that block style spells out. A part may name a
+/// member of a list: `hosts[api.localhost]` is the item of `hosts` whose first value is `api.localhost`,
+/// `listeners[0]` the first item.
 fn locate(text: &str, key: &str) -> Option<(u64, u64)> {
     let mut found = None;
     let mut lines = text.lines().enumerate().peekable();
     let mut inside: Option<usize> = None;
-    for part in key.split('.') {
+    for part in parts(key) {
         let mut hit = None;
+        let mut items = 0;
         while let Some((number, line)) = lines.peek().copied() {
             let body = line.trim_start();
             let indent = line.len() - body.len();
             let blank = body.is_empty() || body.starts_with('#');
-            if !blank && inside.is_some_and(|outer| indent <= outer) {
+            // A list may stand at its key's own indent.
+            let ends = |outer| {
+                indent < outer || (indent == outer && !(part.is_item() && body.starts_with('-')))
+            };
+            if !blank && inside.is_some_and(ends) {
                 break;
             }
             lines.next();
-            if !blank
-                && body
-                    .strip_prefix(part)
-                    .is_some_and(|rest| rest.starts_with(':'))
-            {
+            if !blank && part.is_in(body, &mut items) {
                 hit = Some((number, indent));
                 break;
             }
@@ -91,6 +94,55 @@ fn locate(text: &str, key: &str) -> Option<(u64, u64)> {
         inside = Some(indent);
     }
     found
+}
+
+/// One step into a document.
+#[derive(Clone, Copy)]
+enum Part<'key> {
+    Key(&'key str),
+    Item(&'key str),
+}
+
+impl Part<'_> {
+    fn is_item(self) -> bool {
+        matches!(self, Self::Item(_))
+    }
+
+    /// Whether this is the part's line; `items` counts the list items seen so far.
+    fn is_in(self, body: &str, items: &mut usize) -> bool {
+        match self {
+            Self::Key(name) => {
+                body.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
+            }
+            Self::Item(name) => {
+                let Some(item) = body.strip_prefix("- ") else { return false };
+                *items += 1;
+                let value = item.split_once(": ").map_or("", |(_, value)| value);
+                let value = value.split([',', '}', '#']).next().unwrap_or_default();
+                value.trim().trim_matches(['"', '\'']) == name
+                    || name.parse() == Ok(items.saturating_sub(1))
+            }
+        }
+    }
+}
+
+/// Splits `hosts[api.localhost].routes[x].policy` at the dots and brackets that structure it.
+fn parts(key: &str) -> Vec<Part<'_>> {
+    let mut parts = Vec::new();
+    let mut rest = key;
+    while !rest.is_empty() {
+        let (part, next) = match rest.strip_prefix('[').and_then(|open| open.split_once(']')) {
+            Some((name, next)) => (Part::Item(name), next),
+            None => {
+                let end = rest.find(['.', '[']).unwrap_or(rest.len());
+                let (name, next) = rest.split_at(end);
+                (Part::Key(name), next)
+            }
+        };
+        parts.push(part);
+        rest = next.strip_prefix('.').unwrap_or(next);
+    }
+    parts
 }
 
 /// What was seen, what was expected, and the fix.
@@ -230,5 +282,15 @@ mod tests {
         assert_eq!(locate(text, "other.level"), Some((7, 3)));
         assert_eq!(locate(text, "service.missing"), Some((2, 1)));
         assert_eq!(locate(text, "absent"), None);
+    }
+
+    #[test]
+    fn members_of_lists_are_located_by_name_and_by_number() {
+        let text = "hosts:\n  - host: a.b\n    routes:\n      - id: x\n        auth: none\n      - { id: y, auth: none }\n  - host: c.d\n    routes:\n      - id: x\n        auth: none\nlist:\n- 1\n- n: 2\n";
+        assert_eq!(locate(text, "hosts[a.b].routes[x].auth"), Some((5, 9)));
+        assert_eq!(locate(text, "hosts[a.b].routes[y].auth"), Some((6, 7)));
+        assert_eq!(locate(text, "hosts[c.d].routes[x].auth"), Some((10, 9)));
+        assert_eq!(locate(text, "hosts[c.d].routes[y]"), Some((8, 5)));
+        assert_eq!(locate(text, "list[1]"), Some((13, 1)));
     }
 }
