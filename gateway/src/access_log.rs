@@ -99,12 +99,9 @@ impl Drop for Exchange {
         self.connection.watch.end();
         let took = self.started.elapsed();
         if let Some(routed) = &self.routed {
-            self.connection.worker.shared.metrics.served(
-                &self.method,
-                &routed.route().id,
-                self.status,
-                took,
-            );
+            let route = routed.route();
+            let metrics = &self.connection.worker.shared.metrics;
+            metrics.served(&route.series, &route.id, &self.method, self.status, took);
         }
         self.trace.finish(self.status, self.refusal);
         let worker = &self.connection.worker;

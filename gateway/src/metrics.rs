@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::histogram::Histogram;
 use ringwall_service::Metrics;
 
 use crate::conn::watch::Expired;
@@ -24,6 +26,10 @@ pub(crate) struct GatewayMetrics {
     rejected_reloads: Counter,
     dropped_lines: Counter,
 }
+
+/// The series that one route feeds: one per declared method and status.
+#[derive(Debug, Default)]
+pub(crate) struct RouteSeries(Mutex<Vec<(Method, u16, Histogram)>>);
 
 impl std::fmt::Debug for GatewayMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -48,9 +54,18 @@ impl GatewayMetrics {
         }
     }
 
-    pub(crate) fn served(&self, method: &Method, route: &str, status: u16, took: Duration) {
-        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        self.requests.served(method, route, status, took);
+    /// Counts one request of `route`, whose series are looked up once each.
+    pub(crate) fn served(&self, series: &RouteSeries, route: &str, method: &Method, status: u16, took: Duration) {
+        let mut series = series.0.lock();
+        let known = |(m, s, _): &&(Method, u16, Histogram)| *s == status && m == method;
+        if let Some((_, _, histogram)) = series.iter().find(known) {
+            histogram.observe(took.as_secs_f64());
+            return;
+        }
+        let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let histogram = self.requests.served_histogram(method, route, code);
+        histogram.observe(took.as_secs_f64());
+        series.push((method.clone(), status, histogram));
     }
 
     pub(crate) fn handshake_failed(&self) {

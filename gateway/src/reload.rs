@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ringwall_service::{ComponentConfig as _, Profile, Shell};
-use ringwall_service::config::load_yaml;
+use ringwall_service::config::{parse_yaml, place, read};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -79,7 +79,9 @@ impl Reloader {
     }
 
     fn take_over(&mut self) -> Result<Arc<Snapshot>, GatewayError> {
-        let config: Config = load_yaml(&self.file)?;
+        let text = read(&self.file)?;
+        let config: Config = parse_yaml(&text, &self.file)?;
+        config.validate().map_err(|error| place(error, &self.file, &text))?;
         if config.service.profile == Profile::Production {
             if let Some(refusal) = config.production_refusals().first() {
                 return Err(GatewayError::Production(refusal.to_string()));

@@ -20,6 +20,7 @@ use ringwall_policy::PolicyEngine;
 pub(crate) use self::compile::{check, compile};
 use crate::config::{AuthConfig, LimitScope, PoolLimits};
 use crate::limiter::Quota;
+use crate::metrics::RouteSeries;
 use crate::snapshot::tree::PathTree;
 
 /// One configuration, compiled. Requests in flight keep the routes of the snapshot that they began with.
@@ -60,6 +61,7 @@ pub(crate) struct Route {
     pub(crate) timeout: Duration,
     pub(crate) max_body: u64,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) series: RouteSeries,
 }
 
 impl fmt::Debug for Route {

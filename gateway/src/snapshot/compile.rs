@@ -17,6 +17,7 @@ use super::{Cluster, HostRoutes, LimitRule, PolicyVerdict, Route, RouteEntry, Sn
 use crate::config::{ActionClass, AuthConfig, Config, LimitConfig, MatchConfig, RouteConfig};
 use crate::error::Fault;
 use crate::limiter::Quota;
+use crate::metrics::RouteSeries;
 use crate::pipeline::{authorize, path};
 
 /// The highest `introspection_max_age`: R11 promises that a revoked token is denied within one second.
@@ -134,6 +135,7 @@ impl Compiler<'_> {
             timeout: config.timeout,
             max_body: config.max_body,
             cluster: Arc::clone(cluster),
+            series: RouteSeries::default(),
         })
     }
 }
