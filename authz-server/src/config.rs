@@ -2,10 +2,12 @@
 //! (R64).
 //!
 //! Reads nothing but the file; client and group declarations stand in `config/clients.rs` and
-//! `config/directory.rs`, the checks in `config/validate.rs`.
+//! `config/directory.rs`, the checks in `config/validate.rs`
+//! and `config/production.rs`.
 
 pub(crate) mod clients;
 pub(crate) mod directory;
+mod production;
 mod validate;
 
 use std::path::PathBuf;
@@ -194,6 +196,6 @@ impl ComponentConfig for Config {
     }
 
     fn production_refusals(&self) -> Vec<Refusal> {
-        validate::production(self)
+        production::refusals(self)
     }
 }

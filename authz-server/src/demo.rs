@@ -29,6 +29,12 @@ pub(crate) async fn seed(
     for user in &demo.users {
         seed_user(user, store, secrets, passwords, now).await?;
     }
+    let declared = demo
+        .users
+        .iter()
+        .map(|user| user.username.clone())
+        .collect();
+    store.keep_demo_users(declared).await?;
     let clients: Result<Vec<_>, _> = demo
         .clients
         .iter()

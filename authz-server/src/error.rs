@@ -216,12 +216,6 @@ impl Error {
     }
 }
 
-impl From<rusqlite::Error> for Error {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Store(error.into())
-    }
-}
-
 #[derive(Serialize)]
 struct ErrorBody {
     error: &'static str,

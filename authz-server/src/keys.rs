@@ -53,14 +53,14 @@ struct Tending {
 
 struct Active {
     ring: KeyRing,
-    verifying: VerifyingKeys,
+    verifying: Arc<VerifyingKeys>,
     jwks: JwkSet,
 }
 
 impl Active {
     fn of(ring: KeyRing) -> Result<Self, Error> {
         Ok(Self {
-            verifying: ring.verifying_keys()?,
+            verifying: Arc::new(ring.verifying_keys()?),
             jwks: ring.jwks(),
             ring,
         })
@@ -112,8 +112,8 @@ impl Keys {
         Ok(self.active.load().ring.sign(typ, claims)?)
     }
 
-    pub(crate) fn verifying(&self) -> VerifyingKeys {
-        self.active.load().verifying.clone()
+    pub(crate) fn verifying(&self) -> Arc<VerifyingKeys> {
+        Arc::clone(&self.active.load().verifying)
     }
 
     pub(crate) fn jwks(&self) -> JwkSet {

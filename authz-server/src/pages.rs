@@ -91,6 +91,7 @@ pub(crate) fn error(status: StatusCode, code: &str, text: &str) -> Response {
         "This did not work"
     };
     let stylesheet = stylesheet();
+    let text = &sentence(text);
     let code = Some(code);
     let page = Message {
         stylesheet: &stylesheet,
@@ -101,6 +102,16 @@ pub(crate) fn error(status: StatusCode, code: &str, text: &str) -> Response {
         code,
     };
     show(status, &page, None).unwrap_or_else(|_| (status, text.to_owned()).into_response())
+}
+
+/// Descriptions are written as fragments, for the JSON of RFC 6749; a page says them properly.
+fn sentence(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters
+        .next()
+        .map(|c| c.to_uppercase().to_string())
+        .unwrap_or_default();
+    format!("{first}{}.", characters.as_str())
 }
 
 /// A page that says what was done.

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use ringwall_secret::SecretString;
+use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 
 use crate::config::PasswordPolicy;
@@ -17,6 +17,9 @@ use crate::error::Error;
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
+const OUTPUT_BYTES: usize = Params::DEFAULT_OUTPUT_LEN;
+/// A little more than the 32 MiB up to which glibc may keep memory for itself.
+const MAPPED_BLOCKS: usize = 33 * 1024;
 /// Longer input is refused before any work.
 pub(crate) const MAX_PASSWORD_BYTES: usize = 256;
 
@@ -76,25 +79,48 @@ impl Passwords {
     }
 }
 
-fn hasher() -> Result<Argon2<'static>, Error> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(damaged)?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-}
-
 fn hash_now(password: &str) -> Result<String, Error> {
-    hasher()?
-        .hash_password(password.as_bytes())
-        .map(|hash: PasswordHash| hash.to_string())
-        .map_err(damaged)
+    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).map_err(damaged)?;
+    let salt = Salt::new(&crate::random::random_bytes()?).map_err(damaged)?;
+    let output = derive(&params, password, &salt)?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: (&params).try_into().map_err(damaged)?,
+        salt: Some(salt),
+        hash: Some(Output::new(&output).map_err(damaged)?),
+    };
+    Ok(hash.to_string())
 }
 
 fn verify_now(password: &str, stored: &str) -> Result<bool, Error> {
     let stored = PasswordHash::new(stored).map_err(damaged)?;
-    match hasher()?.verify_password(password.as_bytes(), &stored) {
-        Ok(()) => Ok(true),
-        Err(argon2::password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(damaged(error)),
+    let params = Params::try_from(&stored).map_err(damaged)?;
+    let known = stored.algorithm == Algorithm::Argon2id.ident()
+        && stored.version == Some(Version::V0x13.into());
+    match (&stored.salt, &stored.hash) {
+        (Some(salt), Some(expected)) if known => {
+            let output = derive(&params, password, salt)?;
+            Ok(output.ct_eq(expected.as_bytes()).into())
+        }
+        _ => Err(damaged("not an argon2id hash")),
     }
+}
+
+/// The argon2id function itself, in memory that goes back to the system afterwards.
+///
+/// glibc keeps freed blocks of up to 32 MiB in its arenas, one per thread, so that four sign-ins
+/// would leave 76 MiB behind for ever. A larger reservation is always its own mapping; what lies
+/// beyond the blocks in use is never touched and costs nothing.
+fn derive(params: &Params, password: &str, salt: &[u8]) -> Result<[u8; OUTPUT_BYTES], Error> {
+    let needed = params.block_count();
+    let mut blocks = Vec::with_capacity(needed.max(MAPPED_BLOCKS));
+    blocks.resize(needed, Block::new());
+    let mut output = [0; OUTPUT_BYTES];
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone())
+        .hash_password_into_with_memory(password.as_bytes(), salt, &mut output, &mut blocks[..])
+        .map_err(damaged)?;
+    Ok(output)
 }
 
 fn damaged(error: impl std::fmt::Display) -> Error {

@@ -22,7 +22,7 @@ use crate::{consent, sessions};
 pub(crate) enum Missing {
     SignIn,
     Consent,
-    /// The user's groups do not reach the audience (R54).
+    /// The user's groups do not reach the audience (R54), or it is not the expected user.
     Access,
 }
 
@@ -115,6 +115,10 @@ pub(crate) async fn missing(
         .is_some_and(|user| *user != session.sub);
     if (request.prompt.login || too_old || someone_else) && !signed_in_here {
         return Ok(Some(Missing::SignIn));
+    }
+    // The application expected one user, and another one has signed in.
+    if someone_else {
+        return Ok(Some(Missing::Access));
     }
     let standing = server.store.standing(session.sub.clone()).await?;
     if !standing.is_some_and(|s| s.may_reach(&request.audience)) {

@@ -1,23 +1,19 @@
-//! Checks of the configuration beyond its shape: bounds of lifetimes (R64), clients that contradict
-//! themselves, and what a production profile refuses.
+//! Checks of the configuration beyond its shape: bounds of lifetimes (R64) and clients that
+//! contradict themselves. What only the production profile refuses stands in `production.rs`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ringwall_secret::SecretProvider;
-use ringwall_service::{ConfigError, Profile, Refusal};
+use ringwall_service::{ConfigError, Profile};
 use url::Url;
 
 use super::clients::{AuthenticationMethod, ClientDeclaration, GrantName};
 use super::{Config, Lifetimes};
 use crate::authorize::redirect;
-use crate::clients::registry;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
-/// In production nobody stays signed in for longer than a day without signing in again.
-const PRODUCTION_FAMILY: Duration = Duration::from_secs(DAY);
 /// Least and most, in seconds.
 type Bounds = (u64, u64);
 
@@ -49,98 +45,8 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     check_demo_users(config)
 }
 
-/// What a production profile refuses, all of it at once.
-pub(super) fn production(config: &Config) -> Vec<Refusal> {
-    let mut refusals = Vec::new();
-    if let Some(demo) = &config.demo {
-        let users: Vec<&str> = demo.users.iter().map(|u| u.username.as_str()).collect();
-        let clients: Vec<&str> = demo.clients.iter().map(|c| c.id.as_str()).collect();
-        refusals.push(Refusal::new(
-            format!(
-                "demo: users [{}], clients [{}]",
-                users.join(", "),
-                clients.join(", ")
-            ),
-            "demo identities are known by name to everybody who has read the documentation",
-            "remove the section `demo`",
-        ));
-    }
-    for client in &config.clients {
-        for grant in client.grants.iter().filter(|grant| grant.is_legacy()) {
-            refusals.push(Refusal::new(
-                format!("clients: {} has the legacy grant `{}`", client.id, grant.as_str()),
-                "it shows passwords or tokens to places that must not see them (RFC 9700 §2.1.2, §2.4)",
-                "use authorization_code with PKCE",
-            ));
-        }
-        if client
-            .redirect_uris
-            .iter()
-            .any(|uri| host_of(uri).is_some_and(|h| is_local(&h)))
-        {
-            refusals.push(Refusal::new(
-                format!("clients: {} returns to a `localhost` address", client.id),
-                "every machine has its own localhost, so the code would go to whoever listens there",
-                "register the public address of the application",
-            ));
-        }
-    }
-    if host_of(config.issuer.as_str()).is_some_and(|host| is_local(&host)) {
-        refusals.push(Refusal::new(
-            format!("issuer: {}", config.issuer),
-            "`localhost` names a different server on each machine",
-            "set the public name of this server",
-        ));
-    }
-    refusals.extend(
-        lifetimes_out_of_bounds(&config.lifetimes)
-            .into_iter()
-            .map(|found| {
-                Refusal::new(
-                    format!("{}: {}", found.key, found.seen),
-                    "what is stolen works for as long as it lives",
-                    format!("choose {}", found.expected),
-                )
-            }),
-    );
-    refusals.extend(weak_secrets(config));
-    if config.lifetimes.refresh_family > PRODUCTION_FAMILY {
-        refusals.push(Refusal::new(
-            format!(
-                "lifetimes.refresh_family: {}",
-                humantime(config.lifetimes.refresh_family)
-            ),
-            "a stolen refresh token would work for that long",
-            "at most 24h",
-        ));
-    }
-    refusals
-}
-
 fn is_production(config: &Config) -> bool {
     config.service.profile == Profile::Production
-}
-
-/// Client secrets that somebody chose or copied. A provider that cannot be opened is the shell's
-/// error, and tells more there.
-fn weak_secrets(config: &Config) -> Vec<Refusal> {
-    let Ok(provider) = SecretProvider::open(&config.service.secrets) else {
-        return Vec::new();
-    };
-    let named = config.clients.iter().filter(|client| client.has_secret());
-    named
-        .filter_map(|client| {
-            let name = client.secret_name();
-            let secret = provider.get_string(&name).ok()?;
-            registry::is_weak(secret.expose()).then(|| {
-                Refusal::new(
-                    format!("secret {name}: too short or without variety"),
-                    "default and chosen secrets are guessed first",
-                    "make a random one, for instance with `openssl rand -hex 32`",
-                )
-            })
-        })
-        .collect()
 }
 
 fn all_clients(config: &Config) -> impl Iterator<Item = &ClientDeclaration> {
@@ -169,10 +75,10 @@ fn check_issuer(issuer: &Url) -> Result<(), ConfigError> {
 }
 
 /// A value outside its bounds.
-struct OutOfBounds {
-    key: String,
-    seen: String,
-    expected: String,
+pub(super) struct OutOfBounds {
+    pub(super) key: String,
+    pub(super) seen: String,
+    pub(super) expected: String,
 }
 
 impl OutOfBounds {
@@ -183,7 +89,7 @@ impl OutOfBounds {
 }
 
 /// Every lifetime that crosses its bounds.
-fn lifetimes_out_of_bounds(l: &Lifetimes) -> Vec<OutOfBounds> {
+pub(super) fn lifetimes_out_of_bounds(l: &Lifetimes) -> Vec<OutOfBounds> {
     let table: [(&str, Duration, Bounds); 10] = [
         ("access_token", l.access_token, (30, 15 * MINUTE)),
         ("exchanged_token", l.exchanged_token, (5, 5 * MINUTE)),
@@ -458,16 +364,8 @@ fn wrong(client: &ClientDeclaration, seen: &str, expected: &str, fix: &str) -> C
     ConfigError::invalid("clients", &format!("{}: {seen}", client.id), expected, fix)
 }
 
-fn host_of(uri: &str) -> Option<String> {
-    Url::parse(uri).ok()?.host_str().map(str::to_owned)
-}
-
-fn is_local(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost")
-}
-
 /// The text that configuration files use.
-fn humantime(span: Duration) -> String {
+pub(super) fn humantime(span: Duration) -> String {
     match span.as_secs() {
         s if s > 0 && s % DAY == 0 => format!("{}d", s / DAY),
         s if s > 0 && s % HOUR == 0 => format!("{}h", s / HOUR),

@@ -185,32 +185,33 @@ async fn r06_private_key_jwt_is_accepted_once() {
 async fn r06_bad_assertions_are_refused() {
     let world = World::start().await;
     let good = || assertion(&world, "jti");
-    let mut bad = vec![];
-    bad.push(ClientAssertion {
-        aud: API.to_owned(),
-        ..good()
-    });
-    bad.push(ClientAssertion {
-        sub: "demo-cli".to_owned(),
-        ..good()
-    });
-    bad.push(ClientAssertion {
-        exp: world.now() - 60,
-        ..good()
-    });
-    bad.push(ClientAssertion {
-        exp: world.now() + 3600,
-        ..good()
-    });
-    bad.push(ClientAssertion {
-        jti: String::new(),
-        ..good()
-    });
-    bad.push(ClientAssertion {
-        iss: "demo-cli".to_owned(),
-        sub: "demo-cli".to_owned(),
-        ..good()
-    });
+    let bad = [
+        ClientAssertion {
+            aud: API.to_owned(),
+            ..good()
+        },
+        ClientAssertion {
+            sub: "demo-cli".to_owned(),
+            ..good()
+        },
+        ClientAssertion {
+            exp: world.now() - 60,
+            ..good()
+        },
+        ClientAssertion {
+            exp: world.now() + 3600,
+            ..good()
+        },
+        ClientAssertion {
+            jti: String::new(),
+            ..good()
+        },
+        ClientAssertion {
+            iss: "demo-cli".to_owned(),
+            sub: "demo-cli".to_owned(),
+            ..good()
+        },
+    ];
     for claims in &bad {
         let text = world.client_key.sign("JWT", claims).unwrap();
         assert_eq!(present(&world, &text).await.status, 401, "{claims:?}");

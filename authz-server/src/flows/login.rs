@@ -396,3 +396,26 @@ async fn a_changed_password_of_a_demo_user_counts_after_a_restart() {
     .await;
     assert_eq!(new.status, StatusCode::SEE_OTHER);
 }
+
+#[tokio::test]
+async fn a_demo_user_that_is_no_longer_declared_is_gone_with_everything() {
+    let mut world = World::start().await;
+    let tokens = world.tokens("alice", "openid orders:read").await;
+    if let Some(demo) = &mut world.config.demo {
+        demo.users.retain(|user| user.username != "alice");
+    }
+    world.restart().await;
+    assert!(!world.is_active(&tokens.access).await);
+    let reply = try_password(&world, &mut world.browser(), "alice", PASSWORD).await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn demo_identities_are_counted_for_production_to_refuse() {
+    let mut world = World::start().await;
+    assert_eq!(world.server.store.demo_identities().await.unwrap(), 3 + 5);
+    world.config.demo = None;
+    world.restart().await;
+    let found = world.server.store.demo_identities().await.unwrap();
+    assert_eq!(found, 8, "the database remembers the demo profile");
+}

@@ -198,13 +198,20 @@ async fn r44_an_id_token_hint_of_somebody_else_is_not_answered_silently() {
     let other = world.tokens("mallory", SCOPE).await;
     let (mut browser, query) = world.code("alice", SCOPE).await;
     let own = Tokens::of(&world.redeem(&query["code"]).await);
-    let ask = |hint: String| authorize_path(&[("prompt", "none"), ("id_token_hint", &hint)]);
-    let reply = browser.get(&ask(other.id)).await;
+    let ask = |hint: &str| authorize_path(&[("prompt", "none"), ("id_token_hint", hint)]);
+    let reply = browser.get(&ask(&other.id)).await;
     assert_eq!(
         query_of(&reply.location().unwrap())["error"],
         "login_required"
     );
-    let reply = browser.get(&ask(own.id)).await;
+    let aloud = world
+        .code_in(&mut browser, "alice", &[("id_token_hint", &other.id)])
+        .await;
+    assert_eq!(
+        aloud["error"], "access_denied",
+        "nor after a sign-in of the wrong user"
+    );
+    let reply = browser.get(&ask(&own.id)).await;
     assert!(query_of(&reply.location().unwrap()).contains_key("code"));
 }
 

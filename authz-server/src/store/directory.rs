@@ -4,7 +4,7 @@
 use ringwall_store::StoreError;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Store, texts};
+use super::{Store, texts, to_json};
 use crate::acl::Standing;
 use crate::clock::UnixTime;
 use crate::config::directory::GroupDeclaration;
@@ -145,6 +145,20 @@ impl Store {
                     )?;
                 }
                 Ok(())
+            })
+            .await
+    }
+
+    /// Removes demo users that are no longer declared, and with them their sessions.
+    pub(crate) async fn keep_demo_users(&self, declared: Vec<String>) -> Result<(), StoreError> {
+        self.db
+            .write(move |c| {
+                c.execute(
+                    "DELETE FROM users WHERE origin = 'demo'
+                     AND username NOT IN (SELECT value FROM json_each(?1))",
+                    params![to_json(&declared)?],
+                )
+                .map(drop)
             })
             .await
     }
