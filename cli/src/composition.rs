@@ -300,16 +300,16 @@ impl Composition {
             let name = &component.name.value;
             listeners.push((
                 loopback(component.port.value),
-                format!("{name}'s own listener"),
+                format!("mesh listener of {name}"),
             ));
             if let Some(admin) = &component.admin {
-                listeners.push((loopback(admin.value), format!("{name}'s admin listener")));
+                listeners.push((loopback(admin.value), format!("admin listener of {name}")));
             }
         }
         for address in &self.public.listen {
             let address = SocketAddr::new(*address, self.public.port.value);
             let component = &self.public.component.value;
-            listeners.push((address, format!("{component}'s public listener")));
+            listeners.push((address, format!("public listener of {component}")));
         }
         listeners
     }

@@ -94,8 +94,8 @@ mod tests {
     fn a_conflict_names_port_component_holder_and_fix() {
         let address = SocketAddr::from(([127, 0, 0, 1], 7105));
         assert_eq!(
-            taken(address, "orders's own listener", Some("nginx (pid 42)")),
-            "port 7105 (orders's own listener) is taken by nginx (pid 42)\n  fix: stop that process, \
+            taken(address, "mesh listener of orders", Some("nginx (pid 42)")),
+            "port 7105 (mesh listener of orders) is taken by nginx (pid 42)\n  fix: stop that process, \
              or start Ringwall elsewhere: ringwall up --port-offset 1000 (or --free-ports)"
         );
         assert!(taken(address, "x", None).starts_with("port 7105 (x) is taken\n"));

@@ -114,27 +114,31 @@ pub(super) fn configs(
     });
     // All are started before the first is waited for.
     let checks: Vec<_> = checks.collect();
-    let mut refused = None;
+    let mut refused = Vec::new();
     for (component, check) in checks {
         let answer = check
             .join()
             .unwrap_or_else(|_| Err("the check itself failed".into()));
-        if let Err(output) = answer
-            && refused.is_none()
-        {
-            let output = output
-                .lines()
-                .map(|line| format!("  │ {line}\n"))
-                .collect::<String>();
-            let output = output.trim_end().to_owned();
-            refused = Some(CliError::ComponentConfig {
-                component,
-                output,
-                file: file.to_owned(),
-            });
+        if let Err(output) = answer {
+            refused.push((component, output));
         }
     }
-    refused.map_or(Ok(()), Err)
+    let others = refused.len().saturating_sub(1);
+    let Some((component, said)) = refused.into_iter().next() else {
+        return Ok(());
+    };
+    let mut output: String = said.lines().map(|line| format!("  │ {line}\n")).collect();
+    if others > 0 {
+        output.push_str(&format!(
+            "  {others} more refuse theirs: `ringwall check` lists all\n"
+        ));
+    }
+    let output = output.trim_end().to_owned();
+    Err(CliError::ComponentConfig {
+        component,
+        output,
+        file: file.to_owned(),
+    })
 }
 
 /// Runs `BINARY --config FILE --check`; the error is what it printed.

@@ -71,12 +71,15 @@ fn wait(
             what: "waiting for the start".into(),
             source,
         })?;
-        let mut text = String::new();
-        // A part of a character at the end of a read only garbles one line of progress.
-        let _ = log.read_to_string(&mut text);
-        text.lines().for_each(output::say);
+        repeat(&mut log);
         if let Some(status) = ended {
-            // It has said why.
+            // It has said why; only a second `up` is a success here.
+            if status.success()
+                && format == Format::Json
+                && let Some(record) = Record::read(state)?
+            {
+                print(&record.json()?)?;
+            }
             let code = status
                 .code()
                 .and_then(|code| u8::try_from(code).ok())
@@ -86,6 +89,8 @@ fn wait(
         let record =
             Record::read(state)?.filter(|record| i64::from(record.pid) == i64::from(child.id()));
         if let Some(record) = record.filter(|record| record.phase == Phase::Up) {
+            std::thread::sleep(PAUSE);
+            repeat(&mut log);
             match format {
                 Format::Json => print(&record.json()?)?,
                 Format::Text => say(&format!(
@@ -97,4 +102,12 @@ fn wait(
         }
         std::thread::sleep(PAUSE);
     }
+}
+
+/// Shows what the background process has said since the last time.
+fn repeat(log: &mut impl Read) {
+    let mut text = Vec::new();
+    // Progress only: what cannot be read now is in the log.
+    let _ = log.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).lines().for_each(output::say);
 }

@@ -1,6 +1,7 @@
-//! The way down: a component is asked to end when nobody who needs it runs any more.
+//! The way down: a component is asked to end when nobody who needs it runs any more. The collector
+//! of spans goes after the senders, so that the last ones arrive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -64,16 +65,47 @@ impl Supervisor {
 
     /// Running components that no other running one needs.
     fn stoppable(&self) -> Vec<String> {
-        let needed = |name: &String| {
+        let running = || {
             self.units
                 .iter()
-                .any(|unit| self.running.contains_key(&unit.name) && unit.needs.contains(name))
+                .filter(|unit| self.running.contains_key(&unit.name))
+        };
+        let collector = self
+            .composition
+            .telemetry
+            .as_ref()
+            .map(|sink| sink.collector.value.as_str());
+        let spared = collector
+            .map(|name| self.closure_of_needs(name))
+            .unwrap_or_default();
+        let needed = |name: &String| {
+            let takes_spans = collector == Some(name.as_str());
+            running().any(|unit| {
+                let sends_spans = takes_spans && !spared.contains(unit.name.as_str());
+                unit.needs.contains(name) || sends_spans
+            })
         };
         self.running
             .keys()
             .filter(|name| !needed(name))
             .cloned()
             .collect()
+    }
+
+    /// The component and everything that it needs: these must not be waited for by it.
+    fn closure_of_needs<'a>(&'a self, name: &'a str) -> BTreeSet<&'a str> {
+        let mut closure = BTreeSet::from([name]);
+        loop {
+            let before = closure.len();
+            for unit in &self.units {
+                if closure.contains(unit.name.as_str()) {
+                    closure.extend(unit.needs.iter().map(String::as_str));
+                }
+            }
+            if closure.len() == before {
+                return closure;
+            }
+        }
     }
 
     fn ask_to_end(&self, name: &str) {
