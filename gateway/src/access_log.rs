@@ -85,7 +85,8 @@ impl Exchange {
 
     /// Monotonic time since the process's start, for the limiter.
     pub(crate) fn since_start(&self) -> std::time::Duration {
-        self.started.saturating_duration_since(self.connection.worker.shared.began)
+        self.started
+            .saturating_duration_since(self.connection.worker.shared.began)
     }
 }
 
@@ -124,7 +125,10 @@ impl Drop for Exchange {
                 line.text("sub", token.subject());
                 line.text("client", token.client());
             }
-            let bytes_in = self.bytes_in.as_ref().map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+            let bytes_in = self
+                .bytes_in
+                .as_ref()
+                .map_or(0, |bytes| bytes.load(Ordering::Relaxed));
             line.number("bytes_in", bytes_in);
             line.number("bytes_out", self.bytes_out);
             line.number("us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));

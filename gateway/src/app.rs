@@ -60,7 +60,12 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
 }
 
 fn reloader(shell: &Shell, running: &Running, config: &Config, file: PathBuf) -> Reloader {
-    Reloader::new(shell.clone(), Arc::clone(&running.shared), file, config.clone())
+    Reloader::new(
+        shell.clone(),
+        Arc::clone(&running.shared),
+        file,
+        config.clone(),
+    )
 }
 
 /// The data path while it runs.
@@ -92,15 +97,21 @@ impl Running {
         let count = config.workers.unwrap_or_else(cores);
         let (addresses, mut sockets) = listen(&config.listeners, count)?;
         let logged = !config.access_log.disabled;
-        let buffers: Vec<Arc<LogBuffer>> =
-            (0..count).map(|_| Arc::new(LogBuffer::new(logged))).collect();
+        let buffers: Vec<Arc<LogBuffer>> = (0..count)
+            .map(|_| Arc::new(LogBuffer::new(logged)))
+            .collect();
         let log = LogWriter::start(buffers.clone(), config.access_log.file.as_deref())?;
         let mut threads = Vec::with_capacity(count);
         for (index, buffer) in buffers.into_iter().enumerate() {
             let worker = Worker::new(Arc::clone(&shared), Arc::clone(&shell.identity), buffer);
             threads.push(worker.start(index, sockets.pop().unwrap_or_default())?);
         }
-        Ok(Self { shared, addresses, threads, log })
+        Ok(Self {
+            shared,
+            addresses,
+            threads,
+            log,
+        })
     }
 
     fn tell(&self) {
@@ -127,7 +138,10 @@ impl Running {
         let end = tokio::time::Instant::now() + limit;
         while !self.threads.iter().all(JoinHandle::is_finished) {
             if tokio::time::Instant::now() >= end {
-                tracing::warn!(open = self.shared.open_connections(), "drain time is over; closing what is left");
+                tracing::warn!(
+                    open = self.shared.open_connections(),
+                    "drain time is over; closing what is left"
+                );
                 break;
             }
             tokio::time::sleep(step).await;
@@ -156,7 +170,10 @@ fn listen(
             for sockets in &mut per_worker {
                 let socket = bind(bound).map_err(|error| StartError::bind(bound, &error))?;
                 bound = socket.local_addr()?;
-                sockets.push(Listener { socket, transport: transport.clone() });
+                sockets.push(Listener {
+                    socket,
+                    transport: transport.clone(),
+                });
             }
             addresses.push(bound);
         }
@@ -165,7 +182,11 @@ fn listen(
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -178,9 +199,14 @@ fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
 }
 
 fn transport(listener: &ListenerConfig) -> Result<Transport, StartError> {
-    let Some(tls) = &listener.tls else { return Ok(Transport::Plaintext) };
+    let Some(tls) = &listener.tls else {
+        return Ok(Transport::Plaintext);
+    };
     let certificates = EdgeCertificates::load(&tls.certificates)?;
     // Runs for as long as the process.
     drop(certificates.spawn_reload(CERTIFICATES));
-    Ok(Transport::Tls(TlsAcceptor::from(edge_server_config(certificates, Alpn::Http2AndHttp1))))
+    Ok(Transport::Tls(TlsAcceptor::from(edge_server_config(
+        certificates,
+        Alpn::Http2AndHttp1,
+    ))))
 }

@@ -326,14 +326,21 @@ impl ComponentConfig for Config {
     }
 
     fn production_refusals(&self) -> Vec<Refusal> {
-        let listeners = self.listeners.iter().filter(|listener| listener.plaintext).map(|listener| {
-            Refusal::new(
-                format!("listener {:?} without TLS", listener.addresses),
-                "whoever is on the way reads and changes every request",
-                "give it certificates under `tls`",
-            )
-        });
-        let clusters = self.clusters.iter().filter(|(_, cluster)| cluster.plain.is_some());
+        let listeners = self
+            .listeners
+            .iter()
+            .filter(|listener| listener.plaintext)
+            .map(|listener| {
+                Refusal::new(
+                    format!("listener {:?} without TLS", listener.addresses),
+                    "whoever is on the way reads and changes every request",
+                    "give it certificates under `tls`",
+                )
+            });
+        let clusters = self
+            .clusters
+            .iter()
+            .filter(|(_, cluster)| cluster.plain.is_some());
         let clusters = clusters.map(|(name, _)| {
             Refusal::new(
                 format!("cluster {name} without TLS"),

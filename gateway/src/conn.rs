@@ -113,7 +113,13 @@ pub(crate) struct Accepted {
 pub(crate) async fn serve(accepted: Accepted, transport: Transport) {
     match transport {
         Transport::Plaintext => {
-            let Accepted { worker, watch, socket, peer, permit } = accepted;
+            let Accepted {
+                worker,
+                watch,
+                socket,
+                peer,
+                permit,
+            } = accepted;
             let connection = describe(worker, watch, peer, permit, None, false);
             http1(socket, connection).await;
         }
@@ -122,7 +128,13 @@ pub(crate) async fn serve(accepted: Accepted, transport: Transport) {
 }
 
 async fn serve_tls(accepted: Accepted, acceptor: TlsAcceptor) {
-    let Accepted { worker, watch, socket, peer, permit } = accepted;
+    let Accepted {
+        worker,
+        watch,
+        socket,
+        peer,
+        permit,
+    } = accepted;
     let stream = match acceptor.accept(socket).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -133,7 +145,9 @@ async fn serve_tls(accepted: Accepted, acceptor: TlsAcceptor) {
     };
     let tls = stream.get_ref().1;
     // The certificate was chosen by SNI, so that there is one; without it there is nobody to speak for.
-    let Some(sni) = tls.server_name().map(str::to_ascii_lowercase) else { return };
+    let Some(sni) = tls.server_name().map(str::to_ascii_lowercase) else {
+        return;
+    };
     let http2 = tls.alpn_protocol() == Some(b"h2");
     let connection = describe(worker, watch, peer, permit, Some(sni.into()), http2);
     if http2 {
@@ -190,13 +204,19 @@ where
     let offence = guarded.offence();
     let mut server = http1::Builder::new();
     // No timers in hyper: the watch ends slow connections at no cost per request.
-    server.header_read_timeout(None).max_buf_size(limits.max_head).half_close(false);
+    server
+        .header_read_timeout(None)
+        .max_buf_size(limits.max_head)
+        .half_close(false);
     let served = Arc::clone(&connection);
     let service = service_fn(move |request| {
         let connection = Arc::clone(&served);
         async move { Ok::<_, Infallible>(pipeline::run(connection, request).await) }
     });
-    let ended = server.serve_connection(TokioIo::new(guarded), service).with_upgrades().await;
+    let ended = server
+        .serve_connection(TokioIo::new(guarded), service)
+        .with_upgrades()
+        .await;
     if let Some(violation) = offence.get() {
         refused(&connection, violation.as_str());
     } else if let Err(error) = ended {

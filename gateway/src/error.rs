@@ -24,13 +24,23 @@ impl Fault {
         expected: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
-        Self { key: key.into(), seen: seen.into(), expected: expected.into(), fix: fix.into() }
+        Self {
+            key: key.into(),
+            seen: seen.into(),
+            expected: expected.into(),
+            fix: fix.into(),
+        }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, seen, expected, fix } = self;
+        let Self {
+            key,
+            seen,
+            expected,
+            fix,
+        } = self;
         write!(f, "{key}: saw {seen}, expected {expected}; {fix}")
     }
 }
@@ -49,7 +59,10 @@ pub(crate) enum GatewayError {
     #[error("user-context key: {0}")]
     Key(#[from] ringwall_token::TokenError),
     #[error("open access log {path}: {source}")]
-    AccessLog { path: String, source: std::io::Error },
+    AccessLog {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("authorization server: {0}")]
     Tokens(String),
     #[error("start worker thread: {0}")]

@@ -31,7 +31,13 @@ impl Quota {
         // Rounded up, so that rounding never lets more than `rate` pass.
         let interval = period_nanos.checked_add(rate.checked_sub(1)?)? / rate;
         let tolerance = interval.checked_mul(burst.checked_sub(1)?)?;
-        (interval > 0).then_some(Self { interval, tolerance, rate, burst, period })
+        (interval > 0).then_some(Self {
+            interval,
+            tolerance,
+            rate,
+            burst,
+            period,
+        })
     }
 }
 
@@ -64,7 +70,10 @@ impl Limiter {
     /// key and a key at rest are the same), then the key nearest to rest.
     pub(crate) fn new(capacity: usize) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::new(Shard::default())).collect();
-        Self { shards, shard_capacity: (capacity / SHARDS).max(1) }
+        Self {
+            shards,
+            shard_capacity: (capacity / SHARDS).max(1),
+        }
     }
 
     /// Counts one request of `key` at `now`, a monotonic time since the process's start.
@@ -87,13 +96,18 @@ impl Limiter {
         if shard.arrivals.len() >= self.shard_capacity {
             shard.make_room(now, self.shard_capacity);
         }
-        shard.arrivals.insert(key, now.saturating_add(quota.interval));
+        shard
+            .arrivals
+            .insert(key, now.saturating_add(quota.interval));
         Verdict::Pass
     }
 
     #[cfg(test)]
     fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().arrivals.len()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().arrivals.len())
+            .sum()
     }
 }
 
@@ -150,7 +164,10 @@ mod tests {
         let quota = quota(1, 1);
         for key in 0..100 {
             assert_eq!(limiter.check(LimitKey(key), &quota, SECOND), Verdict::Pass);
-            assert!(matches!(limiter.check(LimitKey(key), &quota, SECOND), Verdict::Wait(_)));
+            assert!(matches!(
+                limiter.check(LimitKey(key), &quota, SECOND),
+                Verdict::Wait(_)
+            ));
         }
     }
 

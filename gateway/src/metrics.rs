@@ -42,20 +42,48 @@ impl GatewayMetrics {
         let counter = |name: &str, help: &str| metrics.counter(name, help);
         Self {
             requests: metrics.clone(),
-            handshake_failures: counter("gateway_tls_handshake_failures", "Public TLS handshakes that failed"),
-            malformed: counter("gateway_malformed", "Connections ended for bytes that are no request"),
-            slow_readers: counter("gateway_expired_reads", "Connections ended while a request was due"),
-            slow_writers: counter("gateway_expired_writes", "Connections ended for not taking a response"),
-            stalled: counter("gateway_stalled", "Connections ended with a request on which nothing moved"),
-            refused_connections: counter("gateway_refused_connections", "Connections beyond the limit"),
+            handshake_failures: counter(
+                "gateway_tls_handshake_failures",
+                "Public TLS handshakes that failed",
+            ),
+            malformed: counter(
+                "gateway_malformed",
+                "Connections ended for bytes that are no request",
+            ),
+            slow_readers: counter(
+                "gateway_expired_reads",
+                "Connections ended while a request was due",
+            ),
+            slow_writers: counter(
+                "gateway_expired_writes",
+                "Connections ended for not taking a response",
+            ),
+            stalled: counter(
+                "gateway_stalled",
+                "Connections ended with a request on which nothing moved",
+            ),
+            refused_connections: counter(
+                "gateway_refused_connections",
+                "Connections beyond the limit",
+            ),
             reloads: counter("gateway_reloads", "Configurations taken over"),
             rejected_reloads: counter("gateway_rejected_reloads", "Configurations refused"),
-            dropped_lines: counter("gateway_access_log_dropped", "Access log lines that found no room"),
+            dropped_lines: counter(
+                "gateway_access_log_dropped",
+                "Access log lines that found no room",
+            ),
         }
     }
 
     /// Counts one request of `route`, whose series are looked up once each.
-    pub(crate) fn served(&self, series: &RouteSeries, route: &str, method: &Method, status: u16, took: Duration) {
+    pub(crate) fn served(
+        &self,
+        series: &RouteSeries,
+        route: &str,
+        method: &Method,
+        status: u16,
+        took: Duration,
+    ) {
         let mut series = series.0.lock();
         let known = |(m, s, _): &&(Method, u16, Histogram)| *s == status && m == method;
         if let Some((_, _, histogram)) = series.iter().find(known) {
@@ -93,6 +121,10 @@ impl GatewayMetrics {
     }
 
     pub(crate) fn reloaded(&self, taken: bool) {
-        if taken { self.reloads.inc() } else { self.rejected_reloads.inc() };
+        if taken {
+            self.reloads.inc()
+        } else {
+            self.rejected_reloads.inc()
+        };
     }
 }

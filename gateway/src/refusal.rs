@@ -33,7 +33,10 @@ pub(crate) enum Refusal {
     TokenInvalid(&'static str),
     ScopeMissing(Arc<str>),
     Denied(Arc<str>),
-    Limited { wait: Duration, quota: Quota },
+    Limited {
+        wait: Duration,
+        quota: Quota,
+    },
     /// The authorization server cannot be asked: denied, not waved through.
     AuthUnavailable(Arc<str>),
     UpstreamBusy,
@@ -110,7 +113,9 @@ impl Refusal {
             Self::ScopeMissing(_) => ("insufficient-scope", "The access token lacks a scope"),
             Self::Denied(_) => ("denied", "Denied by policy"),
             Self::Limited { .. } => ("rate-limited", "Too many requests"),
-            Self::AuthUnavailable(_) => ("authorization-unavailable", "Tokens cannot be checked now"),
+            Self::AuthUnavailable(_) => {
+                ("authorization-unavailable", "Tokens cannot be checked now")
+            }
             Self::UpstreamBusy => ("upstream-busy", "The service is busy"),
             Self::UpstreamConnect(_) | Self::UpstreamFailed(_) => {
                 ("upstream-failed", "The service did not answer")
@@ -150,7 +155,10 @@ impl Refusal {
             // RFC 6750 §3: no error code where no token was presented.
             Self::TokenMissing => set(header::WWW_AUTHENTICATE, "Bearer".to_owned()),
             Self::TokenInvalid(_) => {
-                set(header::WWW_AUTHENTICATE, r#"Bearer error="invalid_token""#.to_owned());
+                set(
+                    header::WWW_AUTHENTICATE,
+                    r#"Bearer error="invalid_token""#.to_owned(),
+                );
             }
             Self::ScopeMissing(scopes) => set(
                 header::WWW_AUTHENTICATE,
@@ -161,7 +169,10 @@ impl Refusal {
                 set(header::RETRY_AFTER, seconds.to_string());
                 set(RATELIMIT, format!(r#""default";r=0;t={seconds}"#));
                 let period = quota.period.as_secs().max(1);
-                set(RATELIMIT_POLICY, format!(r#""default";q={};w={period}"#, quota.rate));
+                set(
+                    RATELIMIT_POLICY,
+                    format!(r#""default";q={};w={period}"#, quota.rate),
+                );
             }
             Self::AuthUnavailable(_) | Self::UpstreamBusy => {
                 set(header::RETRY_AFTER, "1".to_owned());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ringwall_service::{ComponentConfig as _, Profile, Shell};
 use ringwall_service::config::{parse_yaml, place, read};
+use ringwall_service::{ComponentConfig as _, Profile, Shell};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -39,7 +39,13 @@ struct Stamp {
 impl Reloader {
     pub(crate) fn new(shell: Shell, shared: Arc<Shared>, file: PathBuf, current: Config) -> Self {
         let seen = stamp(&file);
-        Self { shell, shared, file, current, seen }
+        Self {
+            shell,
+            shared,
+            file,
+            current,
+            seen,
+        }
     }
 
     /// Watches until the process ends.
@@ -81,7 +87,9 @@ impl Reloader {
     fn take_over(&mut self) -> Result<Arc<Snapshot>, GatewayError> {
         let text = read(&self.file)?;
         let config: Config = parse_yaml(&text, &self.file)?;
-        config.validate().map_err(|error| place(error, &self.file, &text))?;
+        config
+            .validate()
+            .map_err(|error| place(error, &self.file, &text))?;
         if config.service.profile == Profile::Production {
             if let Some(refusal) = config.production_refusals().first() {
                 return Err(GatewayError::Production(refusal.to_string()));
@@ -123,7 +131,10 @@ impl Reloader {
             ("access_log", config.access_log != old.access_log),
         ] {
             if changed {
-                tracing::warn!(part, "this part of the configuration changes with a restart only");
+                tracing::warn!(
+                    part,
+                    "this part of the configuration changes with a restart only"
+                );
             }
         }
     }

@@ -66,7 +66,9 @@ pub(crate) struct Route {
 
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Route").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Route")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -103,8 +105,13 @@ pub(crate) struct Cluster {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     /// mTLS; only this identity is believed (R15).
-    Mesh { address: Address, peer: SpiffeId },
-    Plain { address: Address },
+    Mesh {
+        address: Address,
+        peer: SpiffeId,
+    },
+    Plain {
+        address: Address,
+    },
 }
 
 impl Target {

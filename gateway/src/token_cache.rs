@@ -93,11 +93,18 @@ pub(crate) struct TokenClaims {
 impl VerifiedToken {
     /// `hash` is the process's keyed hash, for the limiter's keys.
     pub(crate) fn new(claims: TokenClaims, hash: impl Fn(&str) -> u128) -> Self {
-        let scopes: Vec<String> =
-            claims.scope.split(' ').filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        let scopes: Vec<String> = claims
+            .scope
+            .split(' ')
+            .filter(|word| !word.is_empty())
+            .map(str::to_owned)
+            .collect();
         // RFC 9068 §2.2: a client that acts for itself is its token's subject.
         let principal = if claims.subject == claims.client {
-            Principal::Client { id: claims.client.clone(), scopes: scopes.clone() }
+            Principal::Client {
+                id: claims.client.clone(),
+                scopes: scopes.clone(),
+            }
         } else {
             Principal::User {
                 sub: claims.subject.clone(),
@@ -136,8 +143,17 @@ impl VerifiedToken {
     }
 
     /// The remembered decision under `key`, or the one that `decide` makes now.
-    pub(crate) fn decision(&self, key: u64, decide: impl FnOnce() -> PolicyVerdict) -> PolicyVerdict {
-        if let Some((_, verdict)) = self.decisions.lock().iter().find(|(known, _)| *known == key) {
+    pub(crate) fn decision(
+        &self,
+        key: u64,
+        decide: impl FnOnce() -> PolicyVerdict,
+    ) -> PolicyVerdict {
+        if let Some((_, verdict)) = self
+            .decisions
+            .lock()
+            .iter()
+            .find(|(known, _)| *known == key)
+        {
             return verdict.clone();
         }
         let verdict = decide();
@@ -158,7 +174,8 @@ impl VerifiedToken {
         sign: impl FnOnce() -> Result<(HeaderValue, SystemTime), E>,
     ) -> Result<HeaderValue, E> {
         let mut contexts = self.contexts.lock();
-        let fresh = |held: &&UserContextHeader| held.audience == *audience && held.fresh_until > now;
+        let fresh =
+            |held: &&UserContextHeader| held.audience == *audience && held.fresh_until > now;
         if let Some(held) = contexts.iter().find(fresh) {
             return Ok(held.value.clone());
         }
@@ -166,7 +183,11 @@ impl VerifiedToken {
         contexts.retain(|held| held.fresh_until > now && held.audience != *audience);
         if contexts.len() < MAX_DERIVED {
             let audience = audience.clone();
-            contexts.push(UserContextHeader { audience, value: value.clone(), fresh_until });
+            contexts.push(UserContextHeader {
+                audience,
+                value: value.clone(),
+                fresh_until,
+            });
         }
         Ok(value)
     }
@@ -267,10 +288,16 @@ mod tests {
     #[test]
     fn decisions_are_made_once_per_key() {
         let token = token(100);
-        let verdict = PolicyVerdict { allowed: true, reason: "x".into() };
+        let verdict = PolicyVerdict {
+            allowed: true,
+            reason: "x".into(),
+        };
         assert!(token.decision(1, || verdict.clone()).allowed);
         assert!(token.decision(1, || panic!("known")).allowed);
-        let denied = PolicyVerdict { allowed: false, reason: "y".into() };
+        let denied = PolicyVerdict {
+            allowed: false,
+            reason: "y".into(),
+        };
         assert!(!token.decision(2, || denied).allowed);
     }
 
@@ -279,11 +306,25 @@ mod tests {
         let token = token(100);
         let orders = SpiffeId::parse("spiffe://ringwall.local/orders").expect("id");
         let other = SpiffeId::parse("spiffe://ringwall.local/other").expect("id");
-        let sign = |text: &'static str, until| move || Ok::<_, ()>((HeaderValue::from_static(text), at(until)));
-        assert_eq!(token.context(&orders, at(0), sign("one", 40)), Ok(HeaderValue::from_static("one")));
-        assert_eq!(token.context(&orders, at(39), sign("two", 80)), Ok(HeaderValue::from_static("one")));
-        assert_eq!(token.context(&other, at(39), sign("three", 80)), Ok(HeaderValue::from_static("three")));
-        assert_eq!(token.context(&orders, at(40), sign("four", 80)), Ok(HeaderValue::from_static("four")));
+        let sign = |text: &'static str, until| {
+            move || Ok::<_, ()>((HeaderValue::from_static(text), at(until)))
+        };
+        assert_eq!(
+            token.context(&orders, at(0), sign("one", 40)),
+            Ok(HeaderValue::from_static("one"))
+        );
+        assert_eq!(
+            token.context(&orders, at(39), sign("two", 80)),
+            Ok(HeaderValue::from_static("one"))
+        );
+        assert_eq!(
+            token.context(&other, at(39), sign("three", 80)),
+            Ok(HeaderValue::from_static("three"))
+        );
+        assert_eq!(
+            token.context(&orders, at(40), sign("four", 80)),
+            Ok(HeaderValue::from_static("four"))
+        );
     }
 
     #[test]

@@ -34,7 +34,9 @@ pub(crate) struct Tokens {
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("Tokens")
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -81,8 +83,11 @@ impl Tokens {
             typ: AccessToken::TYP,
             leeway: self.leeway,
         };
-        let claims: AccessToken =
-            self.keys.verify(token, &expectation, now).await.map_err(|error| refusal_of(&error))?;
+        let claims: AccessToken = self
+            .keys
+            .verify(token, &expectation, now)
+            .await
+            .map_err(|error| refusal_of(&error))?;
         let expires = SystemTime::UNIX_EPOCH + Duration::from_secs(claims.exp) + self.leeway;
         Ok(TokenClaims {
             kind: TokenKind::Jwt,
@@ -122,7 +127,10 @@ fn key_set(upstream: Upstream, path: String, control: Handle) -> JwksCache {
         let fetched = control.spawn(async move { fetch_key_set(&upstream, &path).await });
         Box::pin(async move { fetched.await? }) as ringwall_token::FetchFuture
     };
-    let limits = JwksLimits { max_bytes: MAX_JWKS_BYTES, ..JwksLimits::default() };
+    let limits = JwksLimits {
+        max_bytes: MAX_JWKS_BYTES,
+        ..JwksLimits::default()
+    };
     JwksCache::new(fetch, limits)
 }
 

@@ -65,7 +65,11 @@ pub(crate) enum NoLease {
 
 impl Pools {
     pub(crate) fn new(identity: Arc<IdentitySource>, clock: Arc<CoarseClock>) -> Self {
-        Self { identity, clock, pools: Mutex::default() }
+        Self {
+            identity,
+            clock,
+            pools: Mutex::default(),
+        }
     }
 
     /// The pool of `cluster`; made at its first use, kept over reloads that leave target and limits alone.
@@ -77,7 +81,11 @@ impl Pools {
             }
         }
         let pool = Arc::new(Pool {
-            dialer: Dialer::new(&self.identity, &cluster.target, cluster.pool.connect_timeout)?,
+            dialer: Dialer::new(
+                &self.identity,
+                &cluster.target,
+                cluster.pool.connect_timeout,
+            )?,
             clock: Arc::clone(&self.clock),
             max_idle: cluster.pool.max_idle,
             max_connections: cluster.pool.max_connections,
@@ -110,7 +118,11 @@ impl Pool {
         while let Some(mut sender) = self.take_idle() {
             // A connection that has just been given back may still be finishing its last response.
             if sender.is_ready() || sender.ready().await.is_ok() {
-                return Ok(Lease { sender, pool: Arc::clone(self), reused: true });
+                return Ok(Lease {
+                    sender,
+                    pool: Arc::clone(self),
+                    reused: true,
+                });
             }
         }
         self.dial().await
@@ -121,8 +133,16 @@ impl Pool {
         if self.open.load(Ordering::Relaxed) >= self.max_connections {
             return Err(NoLease::Busy);
         }
-        let sender = self.dialer.dial(Arc::clone(&self.open)).await.map_err(NoLease::Dial)?;
-        Ok(Lease { sender, pool: Arc::clone(self), reused: false })
+        let sender = self
+            .dialer
+            .dial(Arc::clone(&self.open))
+            .await
+            .map_err(NoLease::Dial)?;
+        Ok(Lease {
+            sender,
+            pool: Arc::clone(self),
+            reused: false,
+        })
     }
 
     fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
@@ -137,7 +157,9 @@ impl Pool {
 
     fn sweep(&self) {
         let oldest = self.clock.now().saturating_sub(millis(self.idle_timeout));
-        self.idle.lock().retain(|idle| idle.since >= oldest && !idle.sender.is_closed());
+        self.idle
+            .lock()
+            .retain(|idle| idle.since >= oldest && !idle.sender.is_closed());
     }
 }
 
@@ -149,7 +171,10 @@ impl Lease {
         }
         let mut idle = self.pool.idle.lock();
         if idle.len() < self.pool.max_idle {
-            idle.push(Idle { sender: self.sender, since: self.pool.clock.now() });
+            idle.push(Idle {
+                sender: self.sender,
+                since: self.pool.clock.now(),
+            });
         }
     }
 }

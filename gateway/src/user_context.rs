@@ -33,7 +33,9 @@ pub(crate) struct UserContextIssuer {
 
 impl std::fmt::Debug for UserContextIssuer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UserContextIssuer").field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("UserContextIssuer")
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +72,10 @@ impl UserContextIssuer {
         audience: &SpiffeId,
         now: SystemTime,
     ) -> Result<String, TokenError> {
-        let iat = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let iat = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
         let claims = UserContext {
             iss: self.issuer.clone(),
             aud: audience.clone(),

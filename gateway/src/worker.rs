@@ -93,7 +93,10 @@ impl Shared {
     }
 
     fn hash_any(&self, value: impl Hash + Copy) -> u128 {
-        let (low, high) = (self.hash_low.hash_one(value), self.hash_high.hash_one(value));
+        let (low, high) = (
+            self.hash_low.hash_one(value),
+            self.hash_high.hash_one(value),
+        );
         u128::from(high) << 64 | u128::from(low)
     }
 
@@ -158,7 +161,9 @@ impl Worker {
 
     /// Unique, unpredictable enough for trace ids, and nothing more (SplitMix64).
     pub(crate) fn random(&self) -> u64 {
-        let mut z = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let mut z = self
+            .random
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -212,7 +217,8 @@ impl Worker {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.watches.sweep(&self.clock, |expired| self.shared.metrics.expired(expired));
+            self.watches
+                .sweep(&self.clock, |expired| self.shared.metrics.expired(expired));
             self.pools.sweep();
             self.shared.metrics.lines_dropped(self.log.take_dropped());
         }
@@ -238,7 +244,12 @@ impl Worker {
         }
     }
 
-    fn begin(self: &Arc<Self>, socket: TcpStream, peer: std::net::SocketAddr, transport: Transport) {
+    fn begin(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        peer: std::net::SocketAddr,
+        transport: Transport,
+    ) {
         let limits = &self.shared.connections;
         let Some(permit) = Permit::take(&self.shared.open, limits.max) else {
             self.shared.metrics.refused_connection();
@@ -257,8 +268,13 @@ impl Worker {
         ));
         let id = self.next_id();
         let worker = Arc::clone(self);
-        let accepted =
-            Accepted { worker: Arc::clone(self), watch: Arc::clone(&watch), socket, peer, permit };
+        let accepted = Accepted {
+            worker: Arc::clone(self),
+            watch: Arc::clone(&watch),
+            socket,
+            peer,
+            permit,
+        };
         let task = tokio::spawn(async move {
             let _gone = Gone { worker, id };
             serve(accepted, transport).await;

@@ -44,7 +44,10 @@ struct Stamp {
 
 impl LogBuffer {
     pub(crate) fn new(enabled: bool) -> Self {
-        Self { enabled, ..Self::default() }
+        Self {
+            enabled,
+            ..Self::default()
+        }
     }
 
     /// Lets `line` append one line; skipped when the log is off or the buffer full.
@@ -74,7 +77,9 @@ impl LogBuffer {
 impl Stamp {
     /// RFC 3339 with milliseconds.
     fn at(&mut self, now: SystemTime) -> &str {
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         if since.as_secs() != self.second || self.text.is_empty() {
             self.second = since.as_secs();
             let at = OffsetDateTime::from_unix_timestamp(i64::try_from(self.second).unwrap_or(0))
@@ -92,7 +97,8 @@ impl Stamp {
         self.text.truncate(20);
         let millis = since.subsec_millis();
         let digit = |value: u32| char::from_digit(value % 10, 10).unwrap_or('0');
-        self.text.extend([digit(millis / 100), digit(millis / 10), digit(millis), 'Z']);
+        self.text
+            .extend([digit(millis / 100), digit(millis / 10), digit(millis), 'Z']);
         &self.text
     }
 }
@@ -109,12 +115,22 @@ impl LogWriter {
     ///
     /// # Errors
     /// When the file cannot be opened or the thread not started.
-    pub(crate) fn start(buffers: Vec<Arc<LogBuffer>>, file: Option<&Path>) -> Result<Self, GatewayError> {
+    pub(crate) fn start(
+        buffers: Vec<Arc<LogBuffer>>,
+        file: Option<&Path>,
+    ) -> Result<Self, GatewayError> {
         let sink: Box<dyn Write + Send> = match file {
             None => Box::new(std::io::stdout()),
-            Some(path) => Box::new(OpenOptions::new().create(true).append(true).open(path).map_err(
-                |source| GatewayError::AccessLog { path: path.display().to_string(), source },
-            )?),
+            Some(path) => Box::new(
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .map_err(|source| GatewayError::AccessLog {
+                        path: path.display().to_string(),
+                        source,
+                    })?,
+            ),
         };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -122,7 +138,10 @@ impl LogWriter {
             .name("access-log".to_owned())
             .spawn(move || write_all(&buffers, sink, &stopped))
             .map_err(GatewayError::Worker)?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -172,7 +191,10 @@ mod tests {
         buffer.write(|out, _| out.push(b'y'));
         assert_eq!(buffer.take_dropped(), 1);
         drop(LogWriter::start(vec![Arc::clone(&buffer)], Some(&path)).expect("writer"));
-        assert_eq!(std::fs::metadata(&path).expect("file").len(), BUFFER_LIMIT as u64);
+        assert_eq!(
+            std::fs::metadata(&path).expect("file").len(),
+            BUFFER_LIMIT as u64
+        );
     }
 
     #[test]
@@ -180,6 +202,9 @@ mod tests {
         let mut stamp = Stamp::default();
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_792_000_000_007);
         assert_eq!(stamp.at(at), "2026-10-14T17:46:40.007Z");
-        assert_eq!(stamp.at(at + Duration::from_millis(990)), "2026-10-14T17:46:40.997Z");
+        assert_eq!(
+            stamp.at(at + Duration::from_millis(990)),
+            "2026-10-14T17:46:40.997Z"
+        );
     }
 }

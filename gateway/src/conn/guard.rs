@@ -69,7 +69,12 @@ enum State {
 impl HeadGuard {
     /// `max_head` is a second fence: hyper answers 431 at its own, lower limit.
     pub(crate) fn new(max_head: usize) -> Self {
-        Self { state: State::Head, scan: HeadScan::default(), partial: Vec::new(), max_head }
+        Self {
+            state: State::Head,
+            scan: HeadScan::default(),
+            partial: Vec::new(),
+            max_head,
+        }
     }
 
     /// Whether the last byte read belongs to an unfinished head.
@@ -97,7 +102,10 @@ impl HeadGuard {
                 State::Length(due) => Ok(skip(due, rest.len())),
                 State::Chunked(chunks) => chunks.advance(rest),
             };
-            at += step.map_err(|violation| Offence { violation, message_start })?;
+            at += step.map_err(|violation| Offence {
+                violation,
+                message_start,
+            })?;
             let ended = match &self.state {
                 State::Head => false,
                 State::Length(due) => *due == 0,
@@ -156,8 +164,9 @@ struct HeadScan {
 impl HeadScan {
     /// Follows the head in `buf` (all of it so far); `Some(end)` once the empty line has come.
     fn advance(&mut self, buf: &[u8]) -> Result<Option<usize>, Violation> {
-        while let Some(found) =
-            buf.get(self.searched..).and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
+        while let Some(found) = buf
+            .get(self.searched..)
+            .and_then(|rest| rest.iter().position(|byte| *byte == b'\n'))
         {
             let newline = self.searched + found;
             let line = buf.get(self.line_start..newline).unwrap_or_default();
@@ -300,7 +309,11 @@ impl Chunks {
             (ChunkAt::Extension, _) => self.meta(ChunkAt::Extension),
             (ChunkAt::SizeLf, b'\n') => {
                 self.digits = 0;
-                Ok(if self.due == 0 { ChunkAt::TrailerStart } else { ChunkAt::Data })
+                Ok(if self.due == 0 {
+                    ChunkAt::TrailerStart
+                } else {
+                    ChunkAt::Data
+                })
             }
             (ChunkAt::DataCr, b'\r') => Ok(ChunkAt::DataLf),
             (ChunkAt::DataLf, b'\n') => Ok(ChunkAt::Size),
@@ -318,7 +331,11 @@ impl Chunks {
 
     fn meta(&mut self, next: ChunkAt) -> Result<ChunkAt, Violation> {
         self.meta += 1;
-        if self.meta > MAX_CHUNK_META { Err(Violation::ChunkFraming) } else { Ok(next) }
+        if self.meta > MAX_CHUNK_META {
+            Err(Violation::ChunkFraming)
+        } else {
+            Ok(next)
+        }
     }
 }
 
@@ -329,7 +346,9 @@ mod tests {
     use super::*;
 
     fn inspect_all(bytes: &[u8]) -> Result<(), Violation> {
-        HeadGuard::new(64 * 1024).inspect(bytes).map_err(|offence| offence.violation)
+        HeadGuard::new(64 * 1024)
+            .inspect(bytes)
+            .map_err(|offence| offence.violation)
     }
 
     const SOUND: &[&[u8]] = &[
@@ -355,28 +374,63 @@ mod tests {
     #[test]
     fn ambiguous_framing_is_refused() {
         let cases: &[(&str, Violation)] = &[
-            ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", Violation::LengthAndEncoding),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", Violation::LengthAndEncoding),
-            ("Content-Length: 1\r\nContent-Length: 1\r\n", Violation::RepeatedLength),
+            (
+                "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+                Violation::LengthAndEncoding,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 1\r\n",
+                Violation::LengthAndEncoding,
+            ),
+            (
+                "Content-Length: 1\r\nContent-Length: 1\r\n",
+                Violation::RepeatedLength,
+            ),
             ("Content-Length: +1\r\n", Violation::InvalidLength),
             ("Content-Length: 1, 1\r\n", Violation::InvalidLength),
             ("Content-Length:\r\n", Violation::InvalidLength),
-            ("Content-Length: 99999999999999999999\r\n", Violation::InvalidLength),
-            ("Transfer-Encoding: gzip, chunked\r\n", Violation::TransferEncoding),
-            ("Transfer-Encoding: xchunked\r\n", Violation::TransferEncoding),
-            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Violation::TransferEncoding),
-            ("Transfer-Encoding:\tidentity\r\n", Violation::TransferEncoding),
-            ("Transfer-Encoding : xchunked\r\n", Violation::TransferEncoding),
+            (
+                "Content-Length: 99999999999999999999\r\n",
+                Violation::InvalidLength,
+            ),
+            (
+                "Transfer-Encoding: gzip, chunked\r\n",
+                Violation::TransferEncoding,
+            ),
+            (
+                "Transfer-Encoding: xchunked\r\n",
+                Violation::TransferEncoding,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Violation::TransferEncoding,
+            ),
+            (
+                "Transfer-Encoding:\tidentity\r\n",
+                Violation::TransferEncoding,
+            ),
+            (
+                "Transfer-Encoding : xchunked\r\n",
+                Violation::TransferEncoding,
+            ),
             ("Host: b\r\n", Violation::RepeatedHost),
             ("X: a\r\n b\r\n", Violation::ObsFold),
             ("X: a\n", Violation::BareLf),
         ];
         for (fields, expected) in cases {
             let message = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
-            assert_eq!(inspect_all(message.as_bytes()), Err(*expected), "{fields:?}");
+            assert_eq!(
+                inspect_all(message.as_bytes()),
+                Err(*expected),
+                "{fields:?}"
+            );
             let mut guard = HeadGuard::new(64 * 1024);
             let split = message.bytes().try_for_each(|byte| guard.inspect(&[byte]));
-            assert_eq!(split.map_err(|offence| offence.violation), Err(*expected), "{fields:?}");
+            assert_eq!(
+                split.map_err(|offence| offence.violation),
+                Err(*expected),
+                "{fields:?}"
+            );
         }
     }
 
@@ -397,7 +451,11 @@ mod tests {
         ] {
             let message =
                 format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
-            assert_eq!(inspect_all(message.as_bytes()), Err(Violation::ChunkFraming), "{chunks:?}");
+            assert_eq!(
+                inspect_all(message.as_bytes()),
+                Err(Violation::ChunkFraming),
+                "{chunks:?}"
+            );
         }
     }
 
@@ -405,11 +463,19 @@ mod tests {
     fn a_sound_request_before_an_offence_may_pass() {
         let first = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let both = format!("{first}GET /2 HTTP/1.1\nHost: a\r\n\r\n");
-        let offence = HeadGuard::new(1024).inspect(both.as_bytes()).expect_err("bare LF");
+        let offence = HeadGuard::new(1024)
+            .inspect(both.as_bytes())
+            .expect_err("bare LF");
         assert_eq!(offence.message_start, Some(first.len()));
         let mut guard = HeadGuard::new(1024);
         guard.inspect(b"GET / HT").expect("partial");
-        assert_eq!(guard.inspect(b"TP/1.1\n").expect_err("bare LF").message_start, None);
+        assert_eq!(
+            guard
+                .inspect(b"TP/1.1\n")
+                .expect_err("bare LF")
+                .message_start,
+            None
+        );
     }
 
     #[test]
@@ -417,7 +483,10 @@ mod tests {
         let mut guard = HeadGuard::new(1024);
         guard.inspect(b"GET / HTTP/1.1\r\n").expect("start");
         let flood = vec![b'a'; 2048];
-        assert_eq!(guard.inspect(&flood).expect_err("flood").violation, Violation::HeadTooLarge);
+        assert_eq!(
+            guard.inspect(&flood).expect_err("flood").violation,
+            Violation::HeadTooLarge
+        );
     }
 
     proptest! {

@@ -77,7 +77,10 @@ impl<S> GuardedStream<S> {
     pub(crate) fn http1(inner: S, watch: Arc<Watch>, limits: IoLimits) -> Self {
         // hyper answers 431 at `max_head`; the guard is the fence behind it.
         let guard = HeadGuard::new(limits.max_head * 2);
-        Self { guard: Some(guard), ..Self::http2(inner, watch, limits) }
+        Self {
+            guard: Some(guard),
+            ..Self::http2(inner, watch, limits)
+        }
     }
 
     pub(crate) fn http2(inner: S, watch: Arc<Watch>, limits: IoLimits) -> Self {

@@ -28,7 +28,10 @@ pub(crate) struct CoarseClock {
 
 impl CoarseClock {
     pub(crate) fn new() -> Self {
-        Self { began: Instant::now(), millis: AtomicU64::new(0) }
+        Self {
+            began: Instant::now(),
+            millis: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -88,7 +91,8 @@ impl Watch {
     }
 
     pub(crate) fn read_within(&self, limit: Duration) {
-        self.read_by.store(self.clock.now() + millis(limit), Ordering::Relaxed);
+        self.read_by
+            .store(self.clock.now() + millis(limit), Ordering::Relaxed);
     }
 
     pub(crate) fn read_until(&self, at: u64) {
@@ -100,7 +104,8 @@ impl Watch {
     }
 
     pub(crate) fn write_within(&self, limit: Duration) {
-        self.write_by.store(self.clock.now() + millis(limit), Ordering::Relaxed);
+        self.write_by
+            .store(self.clock.now() + millis(limit), Ordering::Relaxed);
     }
 
     pub(crate) fn write_whenever(&self) {
@@ -144,7 +149,11 @@ impl Watch {
             return Some(Expired::Write);
         }
         let busy = self.is_busy() || self.is_upgraded();
-        let stalled = now > self.moved_at.load(Ordering::Relaxed).saturating_add(millis(self.stall));
+        let stalled = now
+            > self
+                .moved_at
+                .load(Ordering::Relaxed)
+                .saturating_add(millis(self.stall));
         (busy && stalled).then_some(Expired::Stall)
     }
 }
@@ -175,14 +184,16 @@ impl Watches {
     /// Ends what has expired; `told` hears of each.
     pub(crate) fn sweep(&self, clock: &CoarseClock, mut told: impl FnMut(Expired)) {
         let now = clock.advance();
-        self.open.lock().retain(|_, (watch, task)| match watch.expired(now) {
-            Some(expired) => {
-                told(expired);
-                task.abort();
-                false
-            }
-            None => true,
-        });
+        self.open
+            .lock()
+            .retain(|_, (watch, task)| match watch.expired(now) {
+                Some(expired) => {
+                    told(expired);
+                    task.abort();
+                    false
+                }
+                None => true,
+            });
     }
 
     /// Ends connections without a request in flight: the drain has begun.
@@ -203,7 +214,12 @@ mod tests {
 
     fn watch() -> Watch {
         let second = Duration::from_secs(1);
-        Watch::new(Arc::new(CoarseClock::new()), second, 5 * second, 20 * second)
+        Watch::new(
+            Arc::new(CoarseClock::new()),
+            second,
+            5 * second,
+            20 * second,
+        )
     }
 
     #[test]

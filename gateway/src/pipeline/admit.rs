@@ -32,7 +32,11 @@ pub(crate) fn admit(
     path::check(request.uri().path()).map_err(|fault| Refusal::Malformed(fault.as_str()))?;
     check_framing(request.headers(), request.version())?;
     let websocket = check_upgrade(&request)?;
-    Ok(Admitted { request, host, websocket })
+    Ok(Admitted {
+        request,
+        host,
+        websocket,
+    })
 }
 
 /// RFC 9112 §3.2: origin-form, or absolute-form with a scheme of ours; CONNECT and `*` have no route here.
@@ -55,9 +59,11 @@ fn host_of(request: &Request<Incoming>) -> Result<Box<str>, Refusal> {
         _ => return Err(Refusal::Malformed("repeated-host")),
     };
     let field = match field {
-        Some(value) => {
-            Some(value.to_str().map_err(|_| Refusal::Malformed("host-not-a-name"))?)
-        }
+        Some(value) => Some(
+            value
+                .to_str()
+                .map_err(|_| Refusal::Malformed("host-not-a-name"))?,
+        ),
         None => None,
     };
     let target = request.uri().authority().map(Authority::as_str);
@@ -79,8 +85,15 @@ fn host_name(text: &str) -> Option<Box<str>> {
     };
     let sound = !name.is_empty()
         && name.len() <= 253
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
-    let port_sound = port.is_none_or(|port| port.len() <= 5 && port.parse::<u16>().is_ok_and(|_| port.bytes().all(|b| b.is_ascii_digit())));
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+    let port_sound = port.is_none_or(|port| {
+        port.len() <= 5
+            && port
+                .parse::<u16>()
+                .is_ok_and(|_| port.bytes().all(|b| b.is_ascii_digit()))
+    });
     if !sound || !port_sound {
         return None;
     }
@@ -103,7 +116,9 @@ fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
         return Ok(());
     }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let only = codings.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    let only = codings
+        .next()
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
     if version != Version::HTTP_11 || !only || codings.next().is_some() {
         return Err(Refusal::Malformed("transfer-encoding-not-chunked"));
     }
@@ -129,7 +144,11 @@ fn check_upgrade(request: &Request<Incoming>) -> Result<bool, Refusal> {
         && !headers.contains_key("http2-settings")
         && !headers.contains_key(header::CONTENT_LENGTH)
         && !headers.contains_key(header::TRANSFER_ENCODING);
-    if sound { Ok(true) } else { Err(Refusal::Upgrade) }
+    if sound {
+        Ok(true)
+    } else {
+        Err(Refusal::Upgrade)
+    }
 }
 
 #[cfg(test)]
@@ -138,14 +157,21 @@ mod tests {
 
     #[test]
     fn host_names_lose_case_and_port() {
-        for (text, name) in [("api.localhost", "api.localhost"), ("API.localhost:8443", "api.localhost"), ("a", "a")] {
+        for (text, name) in [
+            ("api.localhost", "api.localhost"),
+            ("API.localhost:8443", "api.localhost"),
+            ("a", "a"),
+        ] {
             assert_eq!(host_name(text).as_deref(), Some(name), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_host_name_is_refused() {
-        for text in ["", ":80", "a:", "a:b", "a:123456", "a:+1", "user@a", "a/b", "a b", "a,b", "[::1]", "a:1:2", "a_b"] {
+        for text in [
+            "", ":80", "a:", "a:b", "a:123456", "a:+1", "user@a", "a/b", "a b", "a,b", "[::1]",
+            "a:1:2", "a_b",
+        ] {
             assert_eq!(host_name(text), None, "{text:?}");
         }
     }

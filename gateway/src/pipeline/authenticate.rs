@@ -41,7 +41,11 @@ pub(crate) async fn authenticate(
             Some(token)
         }
     };
-    Ok(Authenticated { routed, token, method })
+    Ok(Authenticated {
+        routed,
+        token,
+        method,
+    })
 }
 
 /// The token of the one `Authorization: Bearer` field.
@@ -51,7 +55,9 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     if fields.next().is_some() {
         return Err(Refusal::Malformed("repeated-authorization"));
     }
-    let text = field.to_str().map_err(|_| Refusal::TokenInvalid("token-malformed"))?;
+    let text = field
+        .to_str()
+        .map_err(|_| Refusal::TokenInvalid("token-malformed"))?;
     let (scheme, token) = text.split_once(' ').ok_or(Refusal::TokenMissing)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Refusal::TokenMissing);
@@ -77,7 +83,9 @@ async fn verified(
         None => {
             let shared = &worker.shared;
             let tokens = shared.tokens.load_full();
-            let tokens = tokens.as_ref().ok_or_else(|| Refusal::Internal("no issuer is configured".into()))?;
+            let tokens = tokens
+                .as_ref()
+                .ok_or_else(|| Refusal::Internal("no issuer is configured".into()))?;
             let claims = Box::pin(tokens.verify(text, audience, exchange.now)).await?;
             let token = Arc::new(VerifiedToken::new(claims, |text| shared.hash(text)));
             worker.tokens.lock().insert(key, Arc::clone(&token));
@@ -110,7 +118,9 @@ mod tests {
         for field in fields {
             headers.append(header::AUTHORIZATION, HeaderValue::from_static(field));
         }
-        bearer(&headers).map(str::to_owned).map_err(|refusal| refusal.name())
+        bearer(&headers)
+            .map(str::to_owned)
+            .map_err(|refusal| refusal.name())
     }
 
     #[test]
@@ -126,6 +136,9 @@ mod tests {
         assert_eq!(read(&["Bearer"]), Err("token-missing"));
         assert_eq!(read(&["Bearer "]), Err("token-malformed"));
         assert_eq!(read(&["Bearer a b"]), Err("token-malformed"));
-        assert_eq!(read(&["Bearer a", "Bearer a"]), Err("repeated-authorization"));
+        assert_eq!(
+            read(&["Bearer a", "Bearer a"]),
+            Err("repeated-authorization")
+        );
     }
 }

@@ -34,12 +34,21 @@ pub(crate) fn authorize(authenticated: Authenticated) -> Result<Authorized, Refu
     let verdict = match (&authenticated.token, &routed.anonymous) {
         (Some(token), _) => token.decision(routed.decision_key, || {
             let kind = token.kind.as_str();
-            decide(routed.route(), &authenticated.method, token.principal.clone(), kind)
+            decide(
+                routed.route(),
+                &authenticated.method,
+                token.principal.clone(),
+                kind,
+            )
         }),
         (None, Some(anonymous)) => anonymous.clone(),
         (None, None) => return Err(Refusal::TokenMissing),
     };
-    if verdict.allowed { Ok(Authorized { authenticated }) } else { Err(Refusal::Denied(verdict.reason)) }
+    if verdict.allowed {
+        Ok(Authorized { authenticated })
+    } else {
+        Err(Refusal::Denied(verdict.reason))
+    }
 }
 
 /// The decision on a request without a token; made when the route is compiled.
@@ -63,7 +72,18 @@ fn decide(
         },
         context: json!({ "method": method.as_str(), "authentication": authentication }),
     });
-    let reasons = if decision.errors.is_empty() { decision.reasons } else { decision.errors };
-    let reason = if reasons.is_empty() { "no policy permits".to_owned() } else { reasons.join(", ") };
-    PolicyVerdict { allowed: decision.allowed, reason: reason.into() }
+    let reasons = if decision.errors.is_empty() {
+        decision.reasons
+    } else {
+        decision.errors
+    };
+    let reason = if reasons.is_empty() {
+        "no policy permits".to_owned()
+    } else {
+        reasons.join(", ")
+    };
+    PolicyVerdict {
+        allowed: decision.allowed,
+        reason: reason.into(),
+    }
 }

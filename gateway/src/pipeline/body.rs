@@ -44,13 +44,27 @@ pub(crate) struct RequestBody {
 impl RequestBody {
     pub(crate) fn new(inner: Incoming, limit: u64, idle: Option<Duration>) -> Self {
         let inner = Some(inner).filter(|body| !body.is_end_stream());
-        let idle = idle.filter(|_| inner.is_some()).map(|idle| (Box::pin(sleep(idle)), idle));
+        let idle = idle
+            .filter(|_| inner.is_some())
+            .map(|idle| (Box::pin(sleep(idle)), idle));
         let sent = inner.is_some().then(Arc::default);
-        Self { inner, left: limit, limit, sent, idle }
+        Self {
+            inner,
+            left: limit,
+            limit,
+            sent,
+            idle,
+        }
     }
 
     pub(crate) fn empty() -> Self {
-        Self { inner: None, left: 0, limit: 0, sent: None, idle: None }
+        Self {
+            inner: None,
+            left: 0,
+            limit: 0,
+            sent: None,
+            idle: None,
+        }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -72,7 +86,9 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
         let polled = Pin::new(inner).poll_frame(cx);
         let frame = match polled {
             Poll::Ready(frame) => frame,
@@ -113,7 +129,9 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }
 
@@ -127,16 +145,25 @@ pub(crate) struct ProxyBody {
 #[derive(Debug)]
 enum Kind {
     Full(Option<Bytes>),
-    Upstream { inner: Incoming, lease: Option<Lease> },
+    Upstream {
+        inner: Incoming,
+        lease: Option<Lease>,
+    },
 }
 
 impl ProxyBody {
     pub(crate) const fn full(bytes: Bytes) -> Self {
-        Self { kind: Kind::Full(Some(bytes)), exchange: None }
+        Self {
+            kind: Kind::Full(Some(bytes)),
+            exchange: None,
+        }
     }
 
     pub(crate) const fn empty() -> Self {
-        Self { kind: Kind::Full(None), exchange: None }
+        Self {
+            kind: Kind::Full(None),
+            exchange: None,
+        }
     }
 
     /// Streams `inner`; at its end `lease` goes back to its pool.
@@ -145,7 +172,13 @@ impl ProxyBody {
             lease.give_back();
             return Self::empty();
         }
-        Self { kind: Kind::Upstream { inner, lease: Some(lease) }, exchange: None }
+        Self {
+            kind: Kind::Upstream {
+                inner,
+                lease: Some(lease),
+            },
+            exchange: None,
+        }
     }
 
     /// Ties the record of the request to this body: it is written when the body ends.

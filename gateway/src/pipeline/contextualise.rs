@@ -37,7 +37,12 @@ pub(crate) fn contextualise(
     stripped: Stripped,
     exchange: &Exchange,
 ) -> Result<Outgoing, Refusal> {
-    let Stripped { mut parts, body, host, websocket } = stripped;
+    let Stripped {
+        mut parts,
+        body,
+        host,
+        websocket,
+    } = stripped;
     if parts.version != Version::HTTP_11 || parts.uri.authority().is_some() {
         origin_form(&mut parts, &host)?;
     }
@@ -56,15 +61,27 @@ pub(crate) fn contextualise(
             .map_err(|error| Refusal::Internal(error.to_string().into()))?;
         headers.insert(USER_CONTEXT, value);
     }
-    Ok(Outgoing { parts, body, websocket })
+    Ok(Outgoing {
+        parts,
+        body,
+        websocket,
+    })
 }
 
 /// HTTP/2, HTTP/1.0 and absolute-form requests become HTTP/1.1 in origin form (RFC 9112 §3.2.1).
 fn origin_form(parts: &mut Parts, host: &str) -> Result<(), Refusal> {
-    let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+    let target = parts
+        .uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or(PathAndQuery::from_static("/"));
     if !parts.headers.contains_key(header::HOST) {
-        let named = parts.uri.authority().map_or(host, |authority| authority.as_str());
-        let value = HeaderValue::from_str(named).map_err(|_| Refusal::Malformed("host-not-a-name"))?;
+        let named = parts
+            .uri
+            .authority()
+            .map_or(host, |authority| authority.as_str());
+        let value =
+            HeaderValue::from_str(named).map_err(|_| Refusal::Malformed("host-not-a-name"))?;
         parts.headers.insert(header::HOST, value);
     }
     parts.uri = Uri::from(target);
@@ -75,8 +92,12 @@ fn origin_form(parts: &mut Parts, host: &str) -> Result<(), Refusal> {
 
 /// HTTP/2 may split the cookie field; HTTP/1.1 may not (RFC 9113 §8.2.3).
 fn join_cookies(parts: &mut Parts) {
-    let crumbs: Vec<&[u8]> =
-        parts.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> = parts
+        .headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     if crumbs.len() < 2 {
         return;
     }

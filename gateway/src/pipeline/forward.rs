@@ -37,7 +37,10 @@ pub(crate) async fn forward(
         .of(&route.cluster)
         .map_err(|error| Refusal::UpstreamConnect(error.to_string().into()))?;
     if outgoing.websocket {
-        return Box::pin(upgrade::forward(connection, route, &pool, outgoing, exchange)).await;
+        return Box::pin(upgrade::forward(
+            connection, route, &pool, outgoing, exchange,
+        ))
+        .await;
     }
     let body = RequestBody::new(outgoing.body, route.max_body, connection.body_timer());
     exchange.count_request_bytes(body.counter());
@@ -49,12 +52,17 @@ pub(crate) async fn forward(
     exchange.upstream_answered();
     let (mut parts, body) = response.into_parts();
     strip_response(&mut parts.headers);
-    Ok(Response::from_parts(parts, ProxyBody::upstream(body, lease)))
+    Ok(Response::from_parts(
+        parts,
+        ProxyBody::upstream(body, lease),
+    ))
 }
 
 /// A length beyond the limit is refused before a byte of the body is read.
 fn check_length(parts: &Parts, route: &Route) -> Result<(), Refusal> {
-    let Some(length) = parts.headers.get(header::CONTENT_LENGTH) else { return Ok(()) };
+    let Some(length) = parts.headers.get(header::CONTENT_LENGTH) else {
+        return Ok(());
+    };
     let length: Option<u64> = length.to_str().ok().and_then(|text| text.parse().ok());
     match length {
         Some(length) if length <= route.max_body => Ok(()),
@@ -99,7 +107,10 @@ fn closed_without_answer(error: &hyper::Error) -> bool {
         .source()
         .and_then(|source| source.downcast_ref::<std::io::Error>())
         .is_some_and(|io| {
-            matches!(io.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+            matches!(
+                io.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+            )
         });
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || reset
 }
@@ -129,12 +140,18 @@ pub(super) fn no_lease(no_lease: NoLease) -> Refusal {
 
 /// What went wrong may be the client's doing: a body over the limit, or one that never came.
 pub(super) fn failed(error: &hyper::Error) -> Refusal {
-    match error.source().and_then(|source| source.downcast_ref::<BodyError>()) {
+    match error
+        .source()
+        .and_then(|source| source.downcast_ref::<BodyError>())
+    {
         Some(BodyError::TooLarge { .. }) => Refusal::BodyTooLarge,
         Some(BodyError::Stalled) => Refusal::Malformed("body-stalled"),
         Some(BodyError::Read(_)) => Refusal::Malformed("body-broken"),
         None => {
-            let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            let cause = error
+                .source()
+                .map(|source| format!(": {source}"))
+                .unwrap_or_default();
             Refusal::UpstreamFailed(format!("{error}{cause}").into())
         }
     }

@@ -28,7 +28,10 @@ pub(crate) fn limit(
         let key = LimitKey(whose ^ (u128::from(rule.seed) << 64 | u128::from(rule.seed)));
         let limiter = &connection.worker.shared.limiter;
         if let Verdict::Wait(wait) = limiter.check(key, &rule.quota, exchange.since_start()) {
-            return Err(Refusal::Limited { wait, quota: rule.quota });
+            return Err(Refusal::Limited {
+                wait,
+                quota: rule.quota,
+            });
         }
     }
     Ok(())

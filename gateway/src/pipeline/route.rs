@@ -35,7 +35,9 @@ pub(crate) fn route(
 ) -> Result<Routed, Refusal> {
     exchange.host = Some(admitted.host.clone());
     let snapshot = worker.shared.snapshot.load();
-    let host = snapshot.host(&admitted.host).ok_or(Refusal::Misdirected("unknown-host"))?;
+    let host = snapshot
+        .host(&admitted.host)
+        .ok_or(Refusal::Misdirected("unknown-host"))?;
     let request: &Request<Incoming> = &admitted.request;
     let path = request.uri().path();
     let entry = match host.paths.find(path, request.method()) {
@@ -50,7 +52,11 @@ pub(crate) fn route(
         decision_key: entry.decision_key,
         anonymous: entry.anonymous.clone(),
     };
-    exchange.trace.routed(request.method().as_str(), &entry.route.id, &entry.route.cluster.name);
+    exchange.trace.routed(
+        request.method().as_str(),
+        &entry.route.id,
+        &entry.route.cluster.name,
+    );
     exchange.routed = Some(routed.clone());
     Ok(routed)
 }

@@ -3,9 +3,9 @@
 //! Owns: removal of hop-by-hop fields (RFC 9110 §7.6.1), of identity fields and their underscore twins, and of the
 //! access token where the route keeps it. Must not: add anything. Next: `contextualise.rs`.
 
+use http::HeaderMap;
 use http::header::{self, HeaderName};
 use http::request::Parts;
-use http::HeaderMap;
 use hyper::body::Incoming;
 use ringwall_http_io::headers::{is_hop_by_hop, is_trusted_header};
 
@@ -22,13 +22,22 @@ pub(crate) struct Stripped {
 }
 
 pub(crate) fn strip(admitted: Admitted, route: &Route) -> Stripped {
-    let Admitted { request, host, websocket } = admitted;
+    let Admitted {
+        request,
+        host,
+        websocket,
+    } = admitted;
     let (mut parts, body) = request.into_parts();
     strip_request(&mut parts.headers);
     if !route.forward_access_token {
         parts.headers.remove(header::AUTHORIZATION);
     }
-    Stripped { parts, body, host, websocket }
+    Stripped {
+        parts,
+        body,
+        host,
+        websocket,
+    }
 }
 
 /// One pass over the names; most requests have nothing to remove and pay no more than that.
@@ -36,7 +45,11 @@ fn strip_request(headers: &mut HeaderMap) {
     let mut doomed: [Option<HeaderName>; 8] = [const { None }; 8];
     loop {
         let mut found = 0;
-        for (name, slot) in headers.keys().filter(|name| ends_here(name)).zip(&mut doomed) {
+        for (name, slot) in headers
+            .keys()
+            .filter(|name| ends_here(name))
+            .zip(&mut doomed)
+        {
             *slot = Some(name.clone());
             found += 1;
         }
@@ -146,14 +159,20 @@ mod tests {
         strip_request(&mut headers);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["accept", "cookie", "idempotency-key", "x-ringwall-csrf"]);
+        assert_eq!(
+            left,
+            ["accept", "cookie", "idempotency-key", "x-ringwall-csrf"]
+        );
     }
 
     #[test]
     fn fields_listed_in_connection_end_here() {
         let mut headers = map(&["x-hop", "accept", "content-length"]);
         headers.append(header::CONNECTION, HeaderValue::from_static("close, x-hop"));
-        headers.append(header::CONNECTION, HeaderValue::from_static("content-length"));
+        headers.append(
+            header::CONNECTION,
+            HeaderValue::from_static("content-length"),
+        );
         strip_request(&mut headers);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

@@ -23,7 +23,9 @@ pub(crate) struct Trace {
 
 impl Trace {
     pub(crate) fn start(worker: &Worker, headers: &HeaderMap, telemetry: bool) -> Self {
-        let parent = headers.get(TRACEPARENT).and_then(|value| parse(value.as_bytes()));
+        let parent = headers
+            .get(TRACEPARENT)
+            .and_then(|value| parse(value.as_bytes()));
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
         match parent {
             Some(parent) => text = parent,
@@ -31,7 +33,11 @@ impl Trace {
         }
         // Our own span id: the upstream's parent is this hop.
         hex(text.get_mut(36..52), &[worker.random() | 1]);
-        let mut trace = Self { text, continued: parent.is_some(), span: None };
+        let mut trace = Self {
+            text,
+            continued: parent.is_some(),
+            span: None,
+        };
         let sampled = parent.is_none_or(|parent| parent.last().is_some_and(|flag| flag & 1 == 1));
         if telemetry && sampled {
             trace.open_span(parent.as_ref());
@@ -41,7 +47,10 @@ impl Trace {
 
     /// The 32 digits of the trace id.
     pub(crate) fn id(&self) -> &str {
-        self.text.get(3..35).and_then(|id| std::str::from_utf8(id).ok()).unwrap_or("")
+        self.text
+            .get(3..35)
+            .and_then(|id| std::str::from_utf8(id).ok())
+            .unwrap_or("")
     }
 
     /// Whether the client's context was taken over; if not, its `tracestate` means nothing.
@@ -107,7 +116,8 @@ fn parse(value: &[u8]) -> Option<[u8; 55]> {
         _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
     });
     let nonzero = |range: std::ops::Range<usize>| {
-        text.get(range).is_some_and(|id| id.iter().any(|byte| *byte != b'0'))
+        text.get(range)
+            .is_some_and(|id| id.iter().any(|byte| *byte != b'0'))
     };
     (shape && nonzero(3..35) && nonzero(36..52)).then_some(text)
 }
@@ -116,9 +126,14 @@ fn parse(value: &[u8]) -> Option<[u8; 55]> {
 fn hex(out: Option<&mut [u8]>, words: &[u64]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let Some(out) = out else { return };
-    let nibbles = words.iter().flat_map(|word| (0..16).rev().map(move |at| (word >> (at * 4)) & 0xf));
+    let nibbles = words
+        .iter()
+        .flat_map(|word| (0..16).rev().map(move |at| (word >> (at * 4)) & 0xf));
     for (slot, nibble) in out.iter_mut().zip(nibbles) {
-        *slot = DIGITS.get(usize::try_from(nibble).unwrap_or(0)).copied().unwrap_or(b'0');
+        *slot = DIGITS
+            .get(usize::try_from(nibble).unwrap_or(0))
+            .copied()
+            .unwrap_or(b'0');
     }
 }
 

@@ -49,7 +49,10 @@ pub(super) async fn forward(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (mut parts, body) = response.into_parts();
         strip_response(&mut parts.headers);
-        return Ok(Response::from_parts(parts, ProxyBody::upstream(body, lease)));
+        return Ok(Response::from_parts(
+            parts,
+            ProxyBody::upstream(body, lease),
+        ));
     }
     switch(connection, client, lease, response)
 }
@@ -65,7 +68,9 @@ fn switch<B>(
         .get(header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !websocket || !response.headers().contains_key(&ACCEPT) {
-        return Err(Refusal::UpstreamFailed("the upstream switched to another protocol".into()));
+        return Err(Refusal::UpstreamFailed(
+            "the upstream switched to another protocol".into(),
+        ));
     }
     let upstream = on(&mut response);
     connection.watch.set_upgraded();
@@ -95,5 +100,7 @@ fn splice(connection: &Arc<Connection>, client: OnUpgrade, upstream: OnUpgrade, 
         drop(lease);
         held.worker.watches.remove(id);
     });
-    worker.watches.add(id, Arc::clone(&connection.watch), task.abort_handle());
+    worker
+        .watches
+        .add(id, Arc::clone(&connection.watch), task.abort_handle());
 }

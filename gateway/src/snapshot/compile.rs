@@ -29,31 +29,52 @@ pub(crate) fn check(config: &Config) -> Result<(), Fault> {
 }
 
 /// Compiles `config` into snapshot number `version`.
-pub(crate) fn compile(
-    config: &Config,
-    version: u64,
-) -> Result<Snapshot, Fault> {
+pub(crate) fn compile(config: &Config, version: u64) -> Result<Snapshot, Fault> {
     check_listeners(config)?;
     check_tokens(config)?;
     let clusters = clusters(config)?;
     let policies = policies(config)?;
-    let mut compiler = Compiler { config, clusters, policies, version, next_key: 0 };
+    let mut compiler = Compiler {
+        config,
+        clusters,
+        policies,
+        version,
+        next_key: 0,
+    };
     let mut hosts: HashMap<Box<str>, HostRoutes, RandomState> = HashMap::default();
     for host in &config.hosts {
         let key = format!("hosts[{}]", host.host);
         if !is_host_name(&host.host) {
-            return Err(Fault::new(key, quoted(&host.host), "a lower-case host name", "write it without port or wildcard"));
+            return Err(Fault::new(
+                key,
+                quoted(&host.host),
+                "a lower-case host name",
+                "write it without port or wildcard",
+            ));
         }
         let mut paths = PathTree::default();
         for route in &host.routes {
             compiler.route(&key, &host.host, route, &mut paths)?;
         }
-        if hosts.insert(host.host.as_str().into(), HostRoutes { paths }).is_some() {
-            return Err(Fault::new(key, "the host twice", "each host once", "join the two lists of routes"));
+        if hosts
+            .insert(host.host.as_str().into(), HostRoutes { paths })
+            .is_some()
+        {
+            return Err(Fault::new(
+                key,
+                "the host twice",
+                "each host once",
+                "join the two lists of routes",
+            ));
         }
     }
     if hosts.is_empty() {
-        return Err(Fault::new("hosts", "none", "at least one host", "declare the hosts to serve"));
+        return Err(Fault::new(
+            "hosts",
+            "none",
+            "at least one host",
+            "declare the hosts to serve",
+        ));
     }
     Ok(Snapshot { version, hosts })
 }
@@ -103,16 +124,36 @@ impl Compiler<'_> {
         let policy_key = format!("{key}.policy");
         // R56: deny by default begins here: without a policy there is no route.
         let name = config.policy.as_deref().ok_or_else(|| {
-            Fault::new(&policy_key, "nothing", "the name of a policy", "every route needs one; name it from `policies`")
+            Fault::new(
+                &policy_key,
+                "nothing",
+                "the name of a policy",
+                "every route needs one; name it from `policies`",
+            )
         })?;
         let policy = self.policies.get(name).ok_or_else(|| {
-            Fault::new(&policy_key, quoted(name), list(self.policies.keys()), "declare it under `policies`")
+            Fault::new(
+                &policy_key,
+                quoted(name),
+                list(self.policies.keys()),
+                "declare it under `policies`",
+            )
         })?;
         if !self.config.actions.contains_key(&config.action) {
-            return Err(Fault::new(format!("{key}.action"), quoted(&config.action), list(self.config.actions.keys()), "declare it under `actions`"));
+            return Err(Fault::new(
+                format!("{key}.action"),
+                quoted(&config.action),
+                list(self.config.actions.keys()),
+                "declare it under `actions`",
+            ));
         }
         let cluster = self.clusters.get(config.cluster.as_str()).ok_or_else(|| {
-            Fault::new(format!("{key}.cluster"), quoted(&config.cluster), list(self.clusters.keys()), "declare it under `clusters`")
+            Fault::new(
+                format!("{key}.cluster"),
+                quoted(&config.cluster),
+                list(self.clusters.keys()),
+                "declare it under `clusters`",
+            )
         })?;
         check_auth(self.config, key, config)?;
         let limits = config
@@ -126,7 +167,11 @@ impl Compiler<'_> {
             host: host.into(),
             auth: config.auth,
             audience: config.audience.as_deref().map(Arc::from),
-            scopes: config.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+            scopes: config
+                .scopes
+                .iter()
+                .map(|scope| scope.as_str().into())
+                .collect(),
             policy: Arc::clone(policy),
             action: config.action.as_str().into(),
             limits,
@@ -142,12 +187,14 @@ impl Compiler<'_> {
 
 fn check_auth(config: &Config, key: &str, route: &RouteConfig) -> Result<(), Fault> {
     match route.auth {
-        AuthConfig::None if route.audience.is_some() || !route.scopes.is_empty() => Err(Fault::new(
-            format!("{key}.auth"),
-            "none, with an audience or scopes",
-            "bearer",
-            "a route without a token cannot check one",
-        )),
+        AuthConfig::None if route.audience.is_some() || !route.scopes.is_empty() => {
+            Err(Fault::new(
+                format!("{key}.auth"),
+                "none, with an audience or scopes",
+                "bearer",
+                "a route without a token cannot check one",
+            ))
+        }
         AuthConfig::Bearer if config.tokens.is_none() => Err(Fault::new(
             format!("{key}.auth"),
             "bearer, without a `tokens` section",
@@ -192,52 +239,102 @@ fn limit_rule(
     let quota = Quota::new(limit.rate, limit.period, burst).ok_or_else(|| {
         Fault::new(
             format!("{key}.limits[{index}]"),
-            format!("rate {}, period {:?}, burst {burst}", limit.rate, limit.period),
+            format!(
+                "rate {}, period {:?}, burst {burst}",
+                limit.rate, limit.period
+            ),
             "numbers above zero",
             "remove the limit to have none",
         )
     })?;
     let identity = (host, route, index, limit.rate, limit.period, burst);
-    Ok(LimitRule { scope: limit.per, quota, seed: FixedState::default().hash_one(identity) })
+    Ok(LimitRule {
+        scope: limit.per,
+        quota,
+        seed: FixedState::default().hash_one(identity),
+    })
 }
 
 fn check_listeners(config: &Config) -> Result<(), Fault> {
     if config.listeners.is_empty() {
-        return Err(Fault::new("listeners", "none", "at least one listener", "add an address to listen on"));
+        return Err(Fault::new(
+            "listeners",
+            "none",
+            "at least one listener",
+            "add an address to listen on",
+        ));
     }
     for (index, listener) in config.listeners.iter().enumerate() {
         let key = format!("listeners[{index}]");
         if listener.addresses.is_empty() {
-            return Err(Fault::new(format!("{key}.addresses"), "none", "at least one address", "add `addresses: [\"127.0.0.1:8443\"]`"));
+            return Err(Fault::new(
+                format!("{key}.addresses"),
+                "none",
+                "at least one address",
+                "add `addresses: [\"127.0.0.1:8443\"]`",
+            ));
         }
         if listener.tls.is_some() == listener.plaintext {
-            return Err(Fault::new(key, "both or neither of `tls` and `plaintext: true`", "exactly one", "a public listener has `tls`"));
+            return Err(Fault::new(
+                key,
+                "both or neither of `tls` and `plaintext: true`",
+                "exactly one",
+                "a public listener has `tls`",
+            ));
         }
     }
     if config.connections.max_head < 8192 {
-        return Err(Fault::new("connections.max_head", config.connections.max_head.to_string(), "at least 8192", "raise it"));
+        return Err(Fault::new(
+            "connections.max_head",
+            config.connections.max_head.to_string(),
+            "at least 8192",
+            "raise it",
+        ));
     }
     if config.workers == Some(0) {
-        return Err(Fault::new("workers", "0", "at least 1", "leave it out for one per core"));
+        return Err(Fault::new(
+            "workers",
+            "0",
+            "at least 1",
+            "leave it out for one per core",
+        ));
     }
     Ok(())
 }
 
 fn check_tokens(config: &Config) -> Result<(), Fault> {
-    let Some(tokens) = &config.tokens else { return Ok(()) };
+    let Some(tokens) = &config.tokens else {
+        return Ok(());
+    };
     if !config.service.upstreams.contains_key(&tokens.upstream) {
-        return Err(Fault::new("tokens.upstream", quoted(&tokens.upstream), list(config.service.upstreams.keys()), "declare it under `service.upstreams`"));
+        return Err(Fault::new(
+            "tokens.upstream",
+            quoted(&tokens.upstream),
+            list(config.service.upstreams.keys()),
+            "declare it under `service.upstreams`",
+        ));
     }
     if tokens.introspection_max_age > MAX_INTROSPECTION_AGE {
-        return Err(Fault::new("tokens.introspection_max_age", format!("{:?}", tokens.introspection_max_age), "at most 1s", "a revoked token must be denied within one second"));
+        return Err(Fault::new(
+            "tokens.introspection_max_age",
+            format!("{:?}", tokens.introspection_max_age),
+            "at most 1s",
+            "a revoked token must be denied within one second",
+        ));
     }
     Ok(())
 }
 
 fn clusters(config: &Config) -> Result<BTreeMap<&str, Arc<Cluster>>, Fault> {
     let identity_of = |key: &str, name: &str| {
-        SpiffeId::workload(&config.service.trust_domain, name)
-            .map_err(|error| Fault::new(key, quoted(name), "the name of a workload", error.to_string()))
+        SpiffeId::workload(&config.service.trust_domain, name).map_err(|error| {
+            Fault::new(
+                key,
+                quoted(name),
+                "the name of a workload",
+                error.to_string(),
+            )
+        })
     };
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {
@@ -245,16 +342,35 @@ fn clusters(config: &Config) -> Result<BTreeMap<&str, Arc<Cluster>>, Fault> {
         let (target, audience) = match (&cluster.upstream, cluster.plain) {
             (Some(upstream), None) => {
                 let declared = config.service.upstreams.get(upstream).ok_or_else(|| {
-                    Fault::new(format!("{key}.upstream"), quoted(upstream), list(config.service.upstreams.keys()), "declare it under `service.upstreams`")
+                    Fault::new(
+                        format!("{key}.upstream"),
+                        quoted(upstream),
+                        list(config.service.upstreams.keys()),
+                        "declare it under `service.upstreams`",
+                    )
                 })?;
                 let peer = identity_of(&key, &declared.identity)?;
-                (Target::Mesh { address: declared.address.clone(), peer: peer.clone() }, peer)
+                (
+                    Target::Mesh {
+                        address: declared.address.clone(),
+                        peer: peer.clone(),
+                    },
+                    peer,
+                )
             }
-            (None, Some(address)) => {
-                (Target::Plain { address: address.into() }, identity_of(&key, name)?)
-            }
+            (None, Some(address)) => (
+                Target::Plain {
+                    address: address.into(),
+                },
+                identity_of(&key, name)?,
+            ),
             _ => {
-                return Err(Fault::new(key, "both or neither of `upstream` and `plain`", "exactly one", "name a declared upstream"));
+                return Err(Fault::new(
+                    key,
+                    "both or neither of `upstream` and `plain`",
+                    "exactly one",
+                    "name a declared upstream",
+                ));
             }
         };
         let compiled = Cluster {
@@ -280,13 +396,21 @@ fn policies(config: &Config) -> Result<BTreeMap<&str, Arc<PolicyEngine>>, Fault>
     let actions: Vec<ActionDecl> = config
         .actions
         .iter()
-        .map(|(name, class)| ActionDecl { name: name.clone(), class: policy_class(*class) })
+        .map(|(name, class)| ActionDecl {
+            name: name.clone(),
+            class: policy_class(*class),
+        })
         .collect();
     let mut engines = BTreeMap::new();
     for (name, text) in &config.policies {
         let source = PolicySource::new(name.as_str(), text.as_str());
         let engine = PolicyEngine::compile_with_actions(&[source], &actions).map_err(|error| {
-            Fault::new(format!("policies.{name}"), error.to_string(), "Cedar that the schema accepts", "see docs of the policy schema")
+            Fault::new(
+                format!("policies.{name}"),
+                error.to_string(),
+                "Cedar that the schema accepts",
+                "see docs of the policy schema",
+            )
         })?;
         engines.insert(name.as_str(), Arc::new(engine));
     }
@@ -306,14 +430,26 @@ fn pattern<'config>(key: &str, config: &'config MatchConfig) -> Result<Pattern<'
         (Some(path), None) => (Pattern::Path(path), path),
         (None, Some(prefix)) => (Pattern::Prefix(prefix), prefix),
         _ => {
-            return Err(Fault::new(format!("{key}.match"), "both or neither of `path` and `prefix`", "exactly one", "write `path: /v1/x` or `prefix: /v1`"));
+            return Err(Fault::new(
+                format!("{key}.match"),
+                "both or neither of `path` and `prefix`",
+                "exactly one",
+                "write `path: /v1/x` or `prefix: /v1`",
+            ));
         }
     };
     // A pattern that no admitted request can have is a mistake; `{name}` segments stand for a letter.
-    let probe: Vec<&str> =
-        text.split('/').map(|segment| if is_parameter(segment) { "x" } else { segment }).collect();
+    let probe: Vec<&str> = text
+        .split('/')
+        .map(|segment| if is_parameter(segment) { "x" } else { segment })
+        .collect();
     path::check(&probe.join("/")).map_err(|fault| {
-        Fault::new(format!("{key}.match"), quoted(text), "a path that requests can have", fault.as_str())
+        Fault::new(
+            format!("{key}.match"),
+            quoted(text),
+            "a path that requests can have",
+            fault.as_str(),
+        )
     })?;
     Ok(pattern)
 }
@@ -329,15 +465,28 @@ fn methods(key: &str, config: &MatchConfig) -> Result<Vec<Method>, Fault> {
         Method::OPTIONS,
     ];
     if config.methods.is_empty() {
-        return Err(Fault::new(format!("{key}.match.methods"), "none", "at least one method", "add `methods: [GET]`"));
+        return Err(Fault::new(
+            format!("{key}.match.methods"),
+            "none",
+            "at least one method",
+            "add `methods: [GET]`",
+        ));
     }
     config
         .methods
         .iter()
         .map(|name| {
-            KNOWN.into_iter().find(|method| method.as_str() == name).ok_or_else(|| {
-                Fault::new(format!("{key}.match.methods"), quoted(name), list(KNOWN.iter()), "write it in capitals")
-            })
+            KNOWN
+                .into_iter()
+                .find(|method| method.as_str() == name)
+                .ok_or_else(|| {
+                    Fault::new(
+                        format!("{key}.match.methods"),
+                        quoted(name),
+                        list(KNOWN.iter()),
+                        "write it in capitals",
+                    )
+                })
         })
         .collect()
 }
@@ -356,5 +505,9 @@ fn quoted(text: &str) -> String {
 
 fn list<T: ToString>(names: impl Iterator<Item = T>) -> String {
     let names: Vec<String> = names.map(|name| name.to_string()).collect();
-    if names.is_empty() { "one that is declared (none is)".to_owned() } else { format!("one of {}", names.join(", ")) }
+    if names.is_empty() {
+        "one that is declared (none is)".to_owned()
+    } else {
+        format!("one of {}", names.join(", "))
+    }
 }

@@ -45,7 +45,10 @@ struct Node<R> {
 
 impl<R> Default for PathTree<R> {
     fn default() -> Self {
-        Self { root: Node::default(), entries: 0 }
+        Self {
+            root: Node::default(),
+            entries: 0,
+        }
     }
 }
 
@@ -68,7 +71,9 @@ impl<R> PathTree<R> {
         let mut node = &mut self.root;
         let mut rest = segments(path);
         if matches!(pattern, Pattern::Prefix(_)) {
-            rest = rest.map(|rest| rest.trim_end_matches('/')).filter(|rest| !rest.is_empty());
+            rest = rest
+                .map(|rest| rest.trim_end_matches('/'))
+                .filter(|rest| !rest.is_empty());
         }
         while let Some(text) = rest {
             let (segment, next) = split(text);
@@ -156,7 +161,10 @@ fn pick<'tree, R>(
     declared: &mut bool,
 ) -> Option<&'tree R> {
     *declared |= !methods.is_empty();
-    methods.iter().find(|(present, _)| present == method).map(|(_, route)| route)
+    methods
+        .iter()
+        .find(|(present, _)| present == method)
+        .map(|(_, route)| route)
 }
 
 /// The text after the leading slash; `None` for the root itself.

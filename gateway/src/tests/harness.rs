@@ -77,7 +77,15 @@ impl World {
         let config: Config = parse_yaml(&text, &config_file).expect("parse");
         let shell = Shell::open("gateway", config.service.clone()).expect("shell");
         let running = Running::start(&shell, &config).await.expect("start");
-        Self { running: Some(running), shell, config_file, orders, issuer, directory, log_file }
+        Self {
+            running: Some(running),
+            shell,
+            config_file,
+            orders,
+            issuer,
+            directory,
+            log_file,
+        }
     }
 
     pub(super) fn running(&self) -> &Running {
@@ -98,17 +106,29 @@ impl World {
     pub(super) fn token(&self, change: impl FnOnce(&mut AccessToken)) -> String {
         let mut claims = claims();
         change(&mut claims);
-        self.issuer.state.keys.lock().sign(AccessToken::TYP, &claims).expect("sign")
+        self.issuer
+            .state
+            .keys
+            .lock()
+            .sign(AccessToken::TYP, &claims)
+            .expect("sign")
     }
 
     /// A TLS connection that names `sni` and offers `alpn`.
-    pub(super) async fn tls(&self, sni: &str, alpn: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(super) async fn tls(
+        &self,
+        sni: &str,
+        alpn: &[u8],
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let config = edge_client_config(&self.directory.path().join("root.pem")).expect("roots");
         let mut config = (*config).clone();
         config.alpn_protocols = vec![alpn.to_vec()];
-        let name = tokio_rustls::rustls::pki_types::ServerName::try_from(sni.to_owned()).expect("name");
+        let name =
+            tokio_rustls::rustls::pki_types::ServerName::try_from(sni.to_owned()).expect("name");
         let socket = TcpStream::connect(self.tls_address()).await?;
-        TlsConnector::from(Arc::new(config)).connect(name, socket).await
+        TlsConnector::from(Arc::new(config))
+            .connect(name, socket)
+            .await
     }
 
     /// Sends `request` over a new TLS connection to `api.localhost`.
@@ -119,7 +139,9 @@ impl World {
 
     /// Sends `request` over a new plaintext connection.
     pub(super) async fn send_plain(&self, request: &[u8]) -> Answer {
-        let stream = TcpStream::connect(self.plain_address()).await.expect("connect");
+        let stream = TcpStream::connect(self.plain_address())
+            .await
+            .expect("connect");
         exchange(stream, request).await
     }
 
@@ -132,7 +154,9 @@ impl World {
     }
 
     pub(super) fn upstream_requests(&self) -> usize {
-        self.orders.requests.load(std::sync::atomic::Ordering::SeqCst)
+        self.orders
+            .requests
+            .load(std::sync::atomic::Ordering::SeqCst)
     }
 
     /// Drains the gateway and returns its access log.
@@ -149,7 +173,10 @@ impl World {
 }
 
 pub(super) fn claims() -> AccessToken {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("clock").as_secs();
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .expect("clock")
+        .as_secs();
     AccessToken {
         iss: ISSUER.to_owned(),
         sub: "alice".to_owned(),
@@ -171,15 +198,18 @@ fn identity(authority: &Authority, domain: &TrustDomain, root: &Path, name: &str
     let directory = root.join(name);
     fs::create_dir(&directory).expect("identity");
     let id = SpiffeId::workload(domain, name).expect("id");
-    let issued = authority.issue_svid(&id, &[], HOUR, OffsetDateTime::now_utc()).expect("svid");
+    let issued = authority
+        .issue_svid(&id, &[], HOUR, OffsetDateTime::now_utc())
+        .expect("svid");
     write(&directory, "svid", &issued);
     fs::write(directory.join("bundle.pem"), authority.cert_pem()).expect("bundle");
 }
 
 fn edge(authority: &Authority, root: &Path) {
     let hosts = ["api.localhost", "app.localhost"].map(str::to_owned);
-    let issued =
-        authority.issue_server(&hosts, &[], HOUR, OffsetDateTime::now_utc()).expect("edge");
+    let issued = authority
+        .issue_server(&hosts, &[], HOUR, OffsetDateTime::now_utc())
+        .expect("edge");
     write(root, "edge", &issued);
     fs::write(root.join("root.pem"), authority.cert_pem()).expect("root");
 }
@@ -294,15 +324,32 @@ pub(super) async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Answer 
             break end;
         }
         if read_some(stream, &mut bytes).await == 0 {
-            return Answer { status: 0, head: String::new(), body: String::new(), closed: true };
+            return Answer {
+                status: 0,
+                head: String::new(),
+                body: String::new(),
+                closed: true,
+            };
         }
     };
     let head = String::from_utf8_lossy(&bytes[..head_end]).into_owned();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let mut answer = Answer { status, head, body: String::new(), closed: false };
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or(0);
+    let mut answer = Answer {
+        status,
+        head,
+        body: String::new(),
+        closed: false,
+    };
     let body = &bytes[head_end + 4..];
     let mut body = body.to_vec();
-    if let Some(length) = answer.field("content-length").and_then(|text| text.parse::<usize>().ok()) {
+    if let Some(length) = answer
+        .field("content-length")
+        .and_then(|text| text.parse::<usize>().ok())
+    {
         while body.len() < length && read_some(stream, &mut body).await > 0 {}
     } else if answer.field("transfer-encoding").is_some() {
         while !body.ends_with(b"0\r\n\r\n") && read_some(stream, &mut body).await > 0 {}
@@ -310,7 +357,10 @@ pub(super) async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Answer 
     answer.body = String::from_utf8_lossy(&body).into_owned();
     let mut rest = [0; 1];
     let wait = Duration::from_millis(500);
-    answer.closed = matches!(tokio::time::timeout(wait, stream.read(&mut rest)).await, Ok(Ok(0) | Err(_)));
+    answer.closed = matches!(
+        tokio::time::timeout(wait, stream.read(&mut rest)).await,
+        Ok(Ok(0) | Err(_))
+    );
     answer
 }
 
@@ -327,5 +377,7 @@ pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut V
 }
 
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
-    bytes.windows(needle.len()).position(|window| window == needle)
+    bytes
+        .windows(needle.len())
+        .position(|window| window == needle)
 }

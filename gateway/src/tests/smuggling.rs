@@ -68,9 +68,16 @@ async fn ambiguous_requests_are_refused_and_their_connection_ends() {
         let answer = world.send_plain(bytes.as_bytes()).await;
         // Some bytes deserve no answer at all; none deserve another one.
         assert!(matches!(answer.status, 400 | 0), "{name}: {answer:?}");
-        assert!(answer.closed, "{name}: the connection stays open: {answer:?}");
+        assert!(
+            answer.closed,
+            "{name}: the connection stays open: {answer:?}"
+        );
     }
-    assert_eq!(world.upstream_requests(), 0, "something reached the upstream");
+    assert_eq!(
+        world.upstream_requests(),
+        0,
+        "something reached the upstream"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,7 +96,9 @@ async fn the_same_holds_inside_tls() {
 async fn byte_by_byte_the_verdict_is_the_same() {
     let world = World::start().await;
     for (name, bytes) in matrix().into_iter().take(18) {
-        let mut stream = TcpStream::connect(world.plain_address()).await.expect("connect");
+        let mut stream = TcpStream::connect(world.plain_address())
+            .await
+            .expect("connect");
         stream.set_nodelay(true).expect("nodelay");
         for byte in bytes.as_bytes() {
             if stream.write_all(&[*byte]).await.is_err() {
@@ -105,10 +114,19 @@ async fn byte_by_byte_the_verdict_is_the_same() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lax_chunks_never_become_a_request() {
     let world = World::start().await;
-    for chunks in ["1 \r\na\r\n0\r\n\r\n", "1\na\r\n0\r\n\r\n", "1\r\nab\r\n0\r\n\r\n", "x\r\n", "0\r\nx: y\n\r\n"] {
+    for chunks in [
+        "1 \r\na\r\n0\r\n\r\n",
+        "1\na\r\n0\r\n\r\n",
+        "1\r\nab\r\n0\r\n\r\n",
+        "x\r\n",
+        "0\r\nx: y\n\r\n",
+    ] {
         let bytes = format!("{HEAD}Transfer-Encoding: chunked\r\n\r\n{chunks}{SMUGGLED}");
         let answer = world.send_plain(bytes.as_bytes()).await;
-        assert!(matches!(answer.status, 0 | 400 | 502), "{chunks:?}: {answer:?}");
+        assert!(
+            matches!(answer.status, 0 | 400 | 502),
+            "{chunks:?}: {answer:?}"
+        );
         assert!(answer.closed, "{chunks:?}: {answer:?}");
         assert!(!answer.body.contains("smuggled"));
     }
@@ -118,12 +136,17 @@ async fn lax_chunks_never_become_a_request() {
 async fn a_sound_pipelined_request_before_an_offence_is_served() {
     let world = World::start().await;
     let bytes = "GET /open/first HTTP/1.1\r\nHost: api.localhost\r\n\r\nGET /open HTTP/1.1\nHost: api.localhost\r\n\r\n";
-    let mut stream = TcpStream::connect(world.plain_address()).await.expect("connect");
+    let mut stream = TcpStream::connect(world.plain_address())
+        .await
+        .expect("connect");
     stream.write_all(bytes.as_bytes()).await.expect("write");
     let mut all = Vec::new();
     while super::harness::read_some(&mut stream, &mut all).await > 0 {}
     let all = String::from_utf8_lossy(&all);
-    assert!(all.starts_with("HTTP/1.1 200") && all.contains("/open/first"), "{all}");
+    assert!(
+        all.starts_with("HTTP/1.1 200") && all.contains("/open/first"),
+        "{all}"
+    );
     assert!(all.contains("HTTP/1.1 400"), "{all}");
 }
 
@@ -146,16 +169,27 @@ async fn slow_heads_end_and_neighbours_do_not_notice() {
     let world = World::start_with(&[("header_timeout: 10s", "header_timeout: 1s")]).await;
     let mut slow = Vec::new();
     for _ in 0..50 {
-        let mut stream = TcpStream::connect(world.plain_address()).await.expect("connect");
-        stream.write_all(b"GET /open HTTP/1.1\r\nHost: api").await.expect("write");
+        let mut stream = TcpStream::connect(world.plain_address())
+            .await
+            .expect("connect");
+        stream
+            .write_all(b"GET /open HTTP/1.1\r\nHost: api")
+            .await
+            .expect("write");
         slow.push(stream);
     }
     let started = std::time::Instant::now();
-    let neighbour = world.send_plain(b"GET /open HTTP/1.1\r\nHost: api.localhost\r\nConnection: close\r\n\r\n").await;
+    let neighbour = world
+        .send_plain(b"GET /open HTTP/1.1\r\nHost: api.localhost\r\nConnection: close\r\n\r\n")
+        .await;
     assert_eq!(neighbour.status, 200);
     for mut stream in slow {
         let mut rest = Vec::new();
-        assert_eq!(super::harness::read_some(&mut stream, &mut rest).await, 0, "closed without an answer");
+        assert_eq!(
+            super::harness::read_some(&mut stream, &mut rest).await,
+            0,
+            "closed without an answer"
+        );
     }
     assert!(started.elapsed() < Duration::from_secs(6));
 }
@@ -164,10 +198,22 @@ async fn slow_heads_end_and_neighbours_do_not_notice() {
 async fn header_floods_are_refused() {
     let world = World::start().await;
     let many: String = (0..200).map(|n| format!("X-{n}: a\r\n")).collect();
-    let answer = world.send_plain(format!("GET /open HTTP/1.1\r\nHost: api.localhost\r\n{many}\r\n").as_bytes()).await;
-    assert!(matches!(answer.status, 431 | 400) && answer.closed, "{answer:?}");
+    let answer = world
+        .send_plain(format!("GET /open HTTP/1.1\r\nHost: api.localhost\r\n{many}\r\n").as_bytes())
+        .await;
+    assert!(
+        matches!(answer.status, 431 | 400) && answer.closed,
+        "{answer:?}"
+    );
     let long = "a".repeat(64 * 1024);
-    let answer = world.send_plain(format!("GET /open HTTP/1.1\r\nHost: api.localhost\r\nX: {long}\r\n\r\n").as_bytes()).await;
-    assert!(matches!(answer.status, 431 | 400 | 0) && answer.closed, "{answer:?}");
+    let answer = world
+        .send_plain(
+            format!("GET /open HTTP/1.1\r\nHost: api.localhost\r\nX: {long}\r\n\r\n").as_bytes(),
+        )
+        .await;
+    assert!(
+        matches!(answer.status, 431 | 400 | 0) && answer.closed,
+        "{answer:?}"
+    );
     assert_eq!(world.upstream_requests(), 0);
 }

@@ -50,15 +50,24 @@ pub(super) async fn api(identity: &Path, callers: PeerPolicy) -> Upstream {
     let requests = Arc::new(AtomicUsize::new(0));
     let connections = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&requests);
-    let address = serve(identity, callers, Arc::clone(&connections), move |request| {
-        let seen = Arc::clone(&seen);
-        async move {
-            seen.fetch_add(1, Ordering::SeqCst);
-            answer(request).await
-        }
-    })
+    let address = serve(
+        identity,
+        callers,
+        Arc::clone(&connections),
+        move |request| {
+            let seen = Arc::clone(&seen);
+            async move {
+                seen.fetch_add(1, Ordering::SeqCst);
+                answer(request).await
+            }
+        },
+    )
     .await;
-    Upstream { address, requests, connections }
+    Upstream {
+        address,
+        requests,
+        connections,
+    }
 }
 
 pub(super) async fn issuer(identity: &Path, callers: PeerPolicy, keys: KeyRing) -> Issuer {
@@ -92,15 +101,30 @@ async fn authorization_server(state: &IssuerState, request: Request<Incoming>) -
             state.introspections.fetch_add(1, Ordering::SeqCst);
             // "gateway:s%3Acret": both halves form-encoded (RFC 6749 §2.3.1).
             let expected = "Basic Z2F0ZXdheTpzJTNBY3JldA==";
-            if request.headers().get("authorization").is_none_or(|value| value != expected) {
+            if request
+                .headers()
+                .get("authorization")
+                .is_none_or(|value| value != expected)
+            {
                 return text(StatusCode::UNAUTHORIZED, "");
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
-            let form = request.into_body().collect().await.expect("form").to_bytes();
+            let form = request
+                .into_body()
+                .collect()
+                .await
+                .expect("form")
+                .to_bytes();
             let form = String::from_utf8(form.to_vec()).expect("utf-8");
-            let token = form.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or("");
+            let token = form
+                .split('&')
+                .find_map(|pair| pair.strip_prefix("token="))
+                .unwrap_or("");
             let known = state.active.lock().get(token).cloned();
-            text(StatusCode::OK, known.unwrap_or(json!({"active": false})).to_string())
+            text(
+                StatusCode::OK,
+                known.unwrap_or(json!({"active": false})).to_string(),
+            )
         }
         _ => text(StatusCode::NOT_FOUND, ""),
     }
@@ -138,7 +162,10 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
         .headers()
         .iter()
         .map(|(name, value)| {
-            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         })
         .collect();
     let (method, uri) = (request.method().to_string(), request.uri().to_string());
@@ -149,12 +176,15 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
             Ok(frame) => {
                 let data = frame.into_data().unwrap_or_default();
                 length += data.len();
-                sum = data.iter().fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
+                sum = data
+                    .iter()
+                    .fold(sum, |sum, byte| sum.wrapping_add(u64::from(*byte)));
             }
             Err(_) => return text(StatusCode::BAD_REQUEST, "broken body"),
         }
     }
-    let said = json!({"method": method, "uri": uri, "headers": headers, "length": length, "sum": sum});
+    let said =
+        json!({"method": method, "uri": uri, "headers": headers, "length": length, "sum": sum});
     text(StatusCode::OK, said.to_string())
 }
 
@@ -187,7 +217,9 @@ fn events() -> Response<Body> {
         }
     });
     let mut response = Response::new(StreamBody::new(frames(receiver)).boxed());
-    response.headers_mut().insert("content-type", "text/event-stream".parse().expect("value"));
+    response
+        .headers_mut()
+        .insert("content-type", "text/event-stream".parse().expect("value"));
     response
 }
 
@@ -218,7 +250,9 @@ impl futures_util::Stream for Frames {
         mut self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|data| data.map(|data| Ok(Frame::data(data))))
+        self.0
+            .poll_recv(cx)
+            .map(|data| data.map(|data| Ok(Frame::data(data))))
     }
 }
 
@@ -249,7 +283,9 @@ where
             let (acceptor, handler) = (acceptor.clone(), handler.clone());
             let connections = Arc::clone(&connections);
             tokio::spawn(async move {
-                let Ok(stream) = acceptor.accept(socket).await else { return };
+                let Ok(stream) = acceptor.accept(socket).await else {
+                    return;
+                };
                 connections.fetch_add(1, Ordering::SeqCst);
                 let service = hyper::service::service_fn(move |request| {
                     let answer = handler(request);

@@ -51,7 +51,11 @@ impl Introspector {
         control: Handle,
     ) -> Self {
         // RFC 6749 §2.3.1: both halves are form-encoded before they are joined.
-        let pair = format!("{}:{}", form_encode(&config.client_id), form_encode(secret.expose()));
+        let pair = format!(
+            "{}:{}",
+            form_encode(&config.client_id),
+            form_encode(secret.expose())
+        );
         Self {
             upstream,
             path: config.introspection_path.clone(),
@@ -89,34 +93,51 @@ impl Introspector {
 
     fn question(&self, key: TokenKey) -> Arc<Question> {
         let mut asked = self.asked.lock();
-        if let Some(question) = asked.get(&key).filter(|q| q.asked_at.elapsed() < self.max_age) {
+        if let Some(question) = asked
+            .get(&key)
+            .filter(|q| q.asked_at.elapsed() < self.max_age)
+        {
             return Arc::clone(question);
         }
         asked.retain(|_, question| question.asked_at.elapsed() < self.max_age);
-        let question = Arc::new(Question { asked_at: Instant::now(), answer: OnceCell::new() });
+        let question = Arc::new(Question {
+            asked_at: Instant::now(),
+            answer: OnceCell::new(),
+        });
         asked.insert(key, Arc::clone(&question));
         question
     }
 
     fn forget(&self, key: TokenKey, question: &Arc<Question>) {
         let mut asked = self.asked.lock();
-        if asked.get(&key).is_some_and(|known| Arc::ptr_eq(known, question)) {
+        if asked
+            .get(&key)
+            .is_some_and(|known| Arc::ptr_eq(known, question))
+        {
             asked.remove(&key);
         }
     }
 
     async fn ask(&self, token: &str) -> Result<IntrospectionResponse, Refusal> {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return Err(Refusal::AuthUnavailable("too many introspections at once".into()));
+            return Err(Refusal::AuthUnavailable(
+                "too many introspections at once".into(),
+            ));
         };
         let (upstream, path) = (self.upstream.clone(), self.path.clone());
-        let (authorization, token) = (self.authorization.clone(), SecretString::new(token.to_owned()));
+        let (authorization, token) = (
+            self.authorization.clone(),
+            SecretString::new(token.to_owned()),
+        );
         let asked = self.control.spawn(async move {
             let _permit = permit;
             upstream
                 .post(&path)
                 .header("authorization", authorization.expose())
-                .form(&[("token", token.expose().as_str()), ("token_type_hint", "access_token")])
+                .form(&[
+                    ("token", token.expose().as_str()),
+                    ("token_type_hint", "access_token"),
+                ])
                 .receive::<IntrospectionResponse>()
                 .await
         });
@@ -162,26 +183,31 @@ fn claims(
 
 fn is_reference(token: &str) -> bool {
     token.len() == REFERENCE_LENGTH
-        && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        && token
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// `application/x-www-form-urlencoded` of one value.
 fn form_encode(text: &str) -> String {
-    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
-                out.push(char::from(byte));
-            }
-            b' ' => out.push('+'),
-            _ => {
-                out.push('%');
-                for nibble in [byte >> 4, byte & 0xf] {
-                    out.extend(char::from_digit(u32::from(nibble), 16).map(|c| c.to_ascii_uppercase()));
+    text.bytes()
+        .fold(String::with_capacity(text.len()), |mut out, byte| {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'*' => {
+                    out.push(char::from(byte));
+                }
+                b' ' => out.push('+'),
+                _ => {
+                    out.push('%');
+                    for nibble in [byte >> 4, byte & 0xf] {
+                        out.extend(
+                            char::from_digit(u32::from(nibble), 16).map(|c| c.to_ascii_uppercase()),
+                        );
+                    }
                 }
             }
-        }
-        out
-    })
+            out
+        })
 }
 
 #[cfg(test)]
@@ -210,27 +236,69 @@ mod tests {
 
     #[test]
     fn an_active_answer_is_believed_for_its_age_only() {
-        let read = claims(&active(), "https://issuer", NOW, Duration::from_millis(300)).expect("ok");
+        let read =
+            claims(&active(), "https://issuer", NOW, Duration::from_millis(300)).expect("ok");
         assert_eq!(read.valid_until, NOW + Duration::from_millis(300));
-        assert_eq!((read.subject.as_str(), read.kind), ("alice", TokenKind::Reference));
+        assert_eq!(
+            (read.subject.as_str(), read.kind),
+            ("alice", TokenKind::Reference)
+        );
     }
 
     #[test]
     fn r11_anything_less_is_refused() {
         assert_eq!(refused(&active()), "accepted");
-        assert_eq!(refused(&IntrospectionResponse::inactive()), "token-inactive");
-        assert_eq!(refused(&IntrospectionResponse { iss: Some("evil".into()), ..active() }), "token-issuer");
-        assert_eq!(refused(&IntrospectionResponse { exp: None, ..active() }), "introspection-incomplete");
-        assert_eq!(refused(&IntrospectionResponse { exp: Some(0), ..active() }), "token-expired");
-        assert_eq!(refused(&IntrospectionResponse { aud: None, ..active() }), "introspection-incomplete");
-        assert_eq!(refused(&IntrospectionResponse { client_id: None, ..active() }), "introspection-incomplete");
+        assert_eq!(
+            refused(&IntrospectionResponse::inactive()),
+            "token-inactive"
+        );
+        assert_eq!(
+            refused(&IntrospectionResponse {
+                iss: Some("evil".into()),
+                ..active()
+            }),
+            "token-issuer"
+        );
+        assert_eq!(
+            refused(&IntrospectionResponse {
+                exp: None,
+                ..active()
+            }),
+            "introspection-incomplete"
+        );
+        assert_eq!(
+            refused(&IntrospectionResponse {
+                exp: Some(0),
+                ..active()
+            }),
+            "token-expired"
+        );
+        assert_eq!(
+            refused(&IntrospectionResponse {
+                aud: None,
+                ..active()
+            }),
+            "introspection-incomplete"
+        );
+        assert_eq!(
+            refused(&IntrospectionResponse {
+                client_id: None,
+                ..active()
+            }),
+            "introspection-incomplete"
+        );
     }
 
     #[test]
     fn only_well_formed_references_are_asked_about() {
         let sound = format!("rwr_{}", "A".repeat(43));
         assert!(is_reference(&sound));
-        for text in ["rwr_", "rwr_x", &format!("{sound}A"), &sound.replace('A', "\r")] {
+        for text in [
+            "rwr_",
+            "rwr_x",
+            &format!("{sound}A"),
+            &sound.replace('A', "\r"),
+        ] {
             assert!(!is_reference(text), "{text:?}");
         }
     }

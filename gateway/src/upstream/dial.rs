@@ -46,7 +46,9 @@ pub(crate) struct Dialer {
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Dialer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,12 +68,17 @@ impl Dialer {
         timeout: Duration,
     ) -> Result<Self, DialError> {
         let tls = match target {
-            Target::Mesh { peer, .. } => {
-                Some(TlsConnector::from(mesh_client_config(identity, peer.clone())?))
-            }
+            Target::Mesh { peer, .. } => Some(TlsConnector::from(mesh_client_config(
+                identity,
+                peer.clone(),
+            )?)),
             Target::Plain { .. } => None,
         };
-        Ok(Self { address: target.address().clone(), tls, timeout })
+        Ok(Self {
+            address: target.address().clone(),
+            tls,
+            timeout,
+        })
     }
 
     /// Opens a connection; `open` counts it until it closes.
