@@ -3,25 +3,26 @@
 //! Owns: all checks between the parts of a configuration; the first fault rejects the whole file.
 //! Must not: touch the network, the clock or files.
 
+mod checks;
+mod parts;
+
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 use foldhash::fast::{FixedState, RandomState};
 use http::Method;
-use ringwall_identity::SpiffeId;
-use ringwall_policy::{ActionDecl, PolicyEngine, PolicySource};
+use ringwall_policy::PolicyEngine;
 
+use self::checks::{check_auth, check_listeners, check_tokens, refuse_closed_anonymous};
+use self::parts::{clusters, policies};
 use super::tree::{PathTree, Pattern, is_parameter};
-use super::{Cluster, HostRoutes, LimitRule, PolicyVerdict, Route, RouteEntry, Snapshot, Target};
-use crate::config::{ActionClass, AuthConfig, Config, LimitConfig, MatchConfig, RouteConfig};
+use super::{Cluster, HostRoutes, LimitRule, Route, RouteEntry, Snapshot};
+use crate::config::{AuthConfig, Config, LimitConfig, MatchConfig, RouteConfig};
 use crate::error::Fault;
 use crate::limiter::Quota;
 use crate::metrics::RouteSeries;
 use crate::pipeline::{authorize, path};
-
-/// The highest `introspection_max_age`: R11 promises that a revoked token is denied within one second.
-const MAX_INTROSPECTION_AGE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Compiles and forgets: for `--check` and the start.
 pub(crate) fn check(config: &Config) -> Result<(), Fault> {
@@ -185,49 +186,6 @@ impl Compiler<'_> {
     }
 }
 
-fn check_auth(config: &Config, key: &str, route: &RouteConfig) -> Result<(), Fault> {
-    match route.auth {
-        AuthConfig::None if route.audience.is_some() || !route.scopes.is_empty() => {
-            Err(Fault::new(
-                format!("{key}.auth"),
-                "none, with an audience or scopes",
-                "bearer",
-                "a route without a token cannot check one",
-            ))
-        }
-        AuthConfig::Bearer if config.tokens.is_none() => Err(Fault::new(
-            format!("{key}.auth"),
-            "bearer, without a `tokens` section",
-            "an issuer to believe",
-            "add `tokens: { issuer: …, upstream: … }`",
-        )),
-        AuthConfig::Bearer if route.audience.is_none() => Err(Fault::new(
-            format!("{key}.audience"),
-            "nothing",
-            "the one audience that tokens for this route carry",
-            "add `audience: https://…`",
-        )),
-        _ => Ok(()),
-    }
-}
-
-/// A route that everybody may call but that its policy closes to everybody is a mistake, not a rule.
-fn refuse_closed_anonymous(
-    key: &str,
-    method: &Method,
-    verdict: Option<&PolicyVerdict>,
-) -> Result<(), Fault> {
-    match verdict {
-        Some(verdict) if !verdict.allowed => Err(Fault::new(
-            format!("{key}.policy"),
-            format!("`auth: none`, and a policy that denies {method} to everybody"),
-            "a policy that permits Anonymous, or `auth: bearer`",
-            "permit the route's action, or ask for a token",
-        )),
-        _ => Ok(()),
-    }
-}
-
 fn limit_rule(
     key: &str,
     host: &str,
@@ -253,176 +211,6 @@ fn limit_rule(
         quota,
         seed: FixedState::default().hash_one(identity),
     })
-}
-
-fn check_listeners(config: &Config) -> Result<(), Fault> {
-    if config.listeners.is_empty() {
-        return Err(Fault::new(
-            "listeners",
-            "none",
-            "at least one listener",
-            "add an address to listen on",
-        ));
-    }
-    for (index, listener) in config.listeners.iter().enumerate() {
-        let key = format!("listeners[{index}]");
-        if listener.addresses.is_empty() {
-            return Err(Fault::new(
-                format!("{key}.addresses"),
-                "none",
-                "at least one address",
-                "add `addresses: [\"127.0.0.1:8443\"]`",
-            ));
-        }
-        if listener.tls.is_some() == listener.plaintext {
-            return Err(Fault::new(
-                key,
-                "both or neither of `tls` and `plaintext: true`",
-                "exactly one",
-                "a public listener has `tls`",
-            ));
-        }
-    }
-    if config.connections.max_head < 8192 {
-        return Err(Fault::new(
-            "connections.max_head",
-            config.connections.max_head.to_string(),
-            "at least 8192",
-            "raise it",
-        ));
-    }
-    if config.workers == Some(0) {
-        return Err(Fault::new(
-            "workers",
-            "0",
-            "at least 1",
-            "leave it out for one per core",
-        ));
-    }
-    Ok(())
-}
-
-fn check_tokens(config: &Config) -> Result<(), Fault> {
-    let Some(tokens) = &config.tokens else {
-        return Ok(());
-    };
-    if !config.service.upstreams.contains_key(&tokens.upstream) {
-        return Err(Fault::new(
-            "tokens.upstream",
-            quoted(&tokens.upstream),
-            list(config.service.upstreams.keys()),
-            "declare it under `service.upstreams`",
-        ));
-    }
-    if tokens.introspection_max_age > MAX_INTROSPECTION_AGE {
-        return Err(Fault::new(
-            "tokens.introspection_max_age",
-            format!("{:?}", tokens.introspection_max_age),
-            "at most 1s",
-            "a revoked token must be denied within one second",
-        ));
-    }
-    Ok(())
-}
-
-fn clusters(config: &Config) -> Result<BTreeMap<&str, Arc<Cluster>>, Fault> {
-    let identity_of = |key: &str, name: &str| {
-        SpiffeId::workload(&config.service.trust_domain, name).map_err(|error| {
-            Fault::new(
-                key,
-                quoted(name),
-                "the name of a workload",
-                error.to_string(),
-            )
-        })
-    };
-    let mut clusters = BTreeMap::new();
-    for (name, cluster) in &config.clusters {
-        let key = format!("clusters.{name}");
-        let (target, audience) = match (&cluster.upstream, cluster.plain) {
-            (Some(upstream), None) => {
-                let declared = config.service.upstreams.get(upstream).ok_or_else(|| {
-                    Fault::new(
-                        format!("{key}.upstream"),
-                        quoted(upstream),
-                        list(config.service.upstreams.keys()),
-                        "declare it under `service.upstreams`",
-                    )
-                })?;
-                let peer = identity_of(&key, &declared.identity)?;
-                (
-                    Target::Mesh {
-                        address: declared.address.clone(),
-                        peer: peer.clone(),
-                    },
-                    peer,
-                )
-            }
-            (None, Some(address)) => (
-                Target::Plain {
-                    address: address.into(),
-                },
-                identity_of(&key, name)?,
-            ),
-            _ => {
-                return Err(Fault::new(
-                    key,
-                    "both or neither of `upstream` and `plain`",
-                    "exactly one",
-                    "name a declared upstream",
-                ));
-            }
-        };
-        let compiled = Cluster {
-            name: name.as_str().into(),
-            pool_key: pool_key(&target),
-            target,
-            audience,
-            pool: cluster.pool.clone(),
-        };
-        clusters.insert(name.as_str(), Arc::new(compiled));
-    }
-    Ok(clusters)
-}
-
-fn pool_key(target: &Target) -> Box<str> {
-    match target {
-        Target::Mesh { address, peer } => format!("{address} {peer}").into(),
-        Target::Plain { address } => format!("{address} plain").into(),
-    }
-}
-
-fn policies(config: &Config) -> Result<BTreeMap<&str, Arc<PolicyEngine>>, Fault> {
-    let actions: Vec<ActionDecl> = config
-        .actions
-        .iter()
-        .map(|(name, class)| ActionDecl {
-            name: name.clone(),
-            class: policy_class(*class),
-        })
-        .collect();
-    let mut engines = BTreeMap::new();
-    for (name, text) in &config.policies {
-        let source = PolicySource::new(name.as_str(), text.as_str());
-        let engine = PolicyEngine::compile_with_actions(&[source], &actions).map_err(|error| {
-            Fault::new(
-                format!("policies.{name}"),
-                error.to_string(),
-                "Cedar that the schema accepts",
-                "see docs of the policy schema",
-            )
-        })?;
-        engines.insert(name.as_str(), Arc::new(engine));
-    }
-    Ok(engines)
-}
-
-const fn policy_class(class: ActionClass) -> ringwall_policy::ActionClass {
-    match class {
-        ActionClass::Read => ringwall_policy::ActionClass::Read,
-        ActionClass::Write => ringwall_policy::ActionClass::Write,
-        ActionClass::Admin => ringwall_policy::ActionClass::Admin,
-    }
 }
 
 fn pattern<'config>(key: &str, config: &'config MatchConfig) -> Result<Pattern<'config>, Fault> {
