@@ -86,6 +86,11 @@ impl CliError {
         }
     }
 
+    /// True when the reader of our output has closed it.
+    pub(crate) fn is_closed_output(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+
     /// The exit code of the process (`sysexits.h`).
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code())

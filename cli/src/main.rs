@@ -29,6 +29,8 @@ use clap::Parser;
 fn main() -> ExitCode {
     match commands::run(commands::Cli::parse()) {
         Ok(code) => code,
+        // Whoever read us has seen enough (`ringwall logs | head`).
+        Err(error) if error.is_closed_output() => ExitCode::SUCCESS,
         Err(error) => {
             output::say(&format!("error: {error}"));
             error.exit_code()

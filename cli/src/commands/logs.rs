@@ -44,7 +44,10 @@ pub(super) fn run(args: &LogsArgs) -> Result<ExitCode, CliError> {
             show(name, &line, many)?;
         }
     }
-    while args.follow {
+    if !args.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
+    loop {
         std::thread::sleep(PAUSE);
         for (name, path) in &files {
             let offset = offsets.entry(name.clone()).or_insert(0);
@@ -53,7 +56,6 @@ pub(super) fn run(args: &LogsArgs) -> Result<ExitCode, CliError> {
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The log files by component.

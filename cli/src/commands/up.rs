@@ -119,10 +119,13 @@ fn supervise(
         supervisor
             .run(|record| {
                 say(&format!("up in {:.1} s", begun.elapsed().as_secs_f64()));
-                match format {
-                    Format::Json => output::print(&record.json()?),
-                    Format::Text => output::print(&status::welcome(record, &composition, &state)?),
-                }
+                let text = match format {
+                    Format::Json => record.json()?,
+                    Format::Text => status::welcome(record, &composition, &state)?,
+                };
+                // A closed stdout is no reason to stop a platform.
+                output::print(&text).unwrap_or_else(|error| say(&format!("warning: {error}")));
+                Ok(())
             })
             .await
     })?;

@@ -1,6 +1,7 @@
 //! The way down: a component is asked to end when nobody who needs it runs any more. The collector
 //! of spans goes after the senders, so that the last ones arrive.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -23,9 +24,9 @@ impl Supervisor {
         let mut deadlines: BTreeMap<String, Instant> = BTreeMap::new();
         while !self.running.is_empty() {
             for name in self.stoppable() {
-                if !deadlines.contains_key(&name) {
-                    self.ask_to_end(&name);
-                    deadlines.insert(name, Instant::now() + self.composition.drain + GRACE);
+                if let Entry::Vacant(entry) = deadlines.entry(name) {
+                    self.ask_to_end(entry.key());
+                    entry.insert(Instant::now() + self.composition.drain + GRACE);
                 }
             }
             let next = deadlines
