@@ -21,7 +21,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let scenarios = scenarios::all();
     if arguments.list {
-        let trials = scenarios.into_iter().map(|scenario| Trial::test(scenario.name, || Ok(())));
+        let trials = scenarios
+            .into_iter()
+            .map(|scenario| Trial::test(scenario.name, || Ok(())));
         return libtest_mimic::run(&arguments, trials.collect()).exit_code();
     }
     match run(&arguments, scenarios) {
@@ -44,7 +46,10 @@ fn run(arguments: &Arguments, scenarios: Vec<Scenario>) -> Result<ExitCode> {
     });
     let conclusion = libtest_mimic::run(arguments, trials.collect());
     if conclusion.has_failed() {
-        eprintln!("the platform's state and logs are kept in {}", stack.keep_state().display());
+        eprintln!(
+            "the platform's state and logs are kept in {}",
+            stack.keep_state().display()
+        );
     }
     stack.stop()?;
     Ok(conclusion.exit_code())
@@ -52,7 +57,9 @@ fn run(arguments: &Arguments, scenarios: Vec<Scenario>) -> Result<ExitCode> {
 
 /// Runs one scenario, with company or alone as it declares.
 fn play(scenario: &Scenario, stack: Arc<StackInfo>, gate: &RwLock<()>) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = match scenario.company {
         Company::Others => {
             let _others = gate.read();

@@ -28,7 +28,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(report) => {
             // The one line that the caller reads.
-            let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{report}\n").as_bytes());
+            let _ =
+                std::io::Write::write_all(&mut std::io::stdout(), format!("{report}\n").as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -40,9 +41,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<Value> {
     let rounds = std::env::args().nth(1).unwrap_or_else(|| "5".to_owned());
-    let rounds: u32 = rounds.parse().context("the number of rounds is no number")?;
+    let rounds: u32 = rounds
+        .parse()
+        .context("the number of rounds is no number")?;
     let stack = Stack::start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let report = runtime.block_on(measure(&stack.info, rounds));
     stack.stop()?;
     report
@@ -75,7 +80,9 @@ async fn measure_round(stack: &StackInfo, alice: &Person, order: &Value) -> Resu
     tokio::time::sleep(EXPORT).await;
     let mut shares: BTreeMap<String, Vec<u64>> = BTreeMap::new();
     for trace in &traces {
-        let trace = alice.api_json(Method::GET, &format!("/api/traces/{trace}"), None).await?;
+        let trace = alice
+            .api_json(Method::GET, &format!("/api/traces/{trace}"), None)
+            .await?;
         for (service, own_us) in own_time(&trace) {
             shares.entry(service).or_default().push(own_us);
         }
@@ -86,7 +93,9 @@ async fn measure_round(stack: &StackInfo, alice: &Person, order: &Value) -> Resu
 /// One unit of the article with the largest stock.
 async fn best_stocked_order(person: &Person) -> Result<Value> {
     let catalogue = person.api_json(Method::GET, "/api/catalogue", None).await?;
-    let items = catalogue.as_array().or_else(|| catalogue["items"].as_array());
+    let items = catalogue
+        .as_array()
+        .or_else(|| catalogue["items"].as_array());
     let item = items
         .context("the catalogue is no list")?
         .iter()
@@ -100,7 +109,10 @@ async fn place(person: &Person, order: &Value) -> Result<Value> {
     let answer = person.api(Method::POST, "/api/orders", Some(order)).await?;
     let status = answer.status();
     let body = answer.text().await?;
-    ensure!(status.is_success(), "an order was answered {status}: {body}");
+    ensure!(
+        status.is_success(),
+        "an order was answered {status}: {body}"
+    );
     Ok(serde_json::from_str(&body)?)
 }
 

@@ -50,7 +50,10 @@ impl Browser {
     /// Waits for the element and clicks it.
     pub async fn click(&self, locator: Locator<'_>) -> Result<()> {
         let element = self.wait(locator).await?;
-        element.click().await.with_context(|| format!("cannot click {locator:?}"))
+        element
+            .click()
+            .await
+            .with_context(|| format!("cannot click {locator:?}"))
     }
 
     /// Waits for the button or link that a person would call `name`.
@@ -64,7 +67,10 @@ impl Browser {
     /// Waits for the element and types into it.
     pub async fn fill(&self, locator: Locator<'_>, text: &str) -> Result<()> {
         let element = self.wait(locator).await?;
-        element.send_keys(text).await.with_context(|| format!("cannot type into {locator:?}"))
+        element
+            .send_keys(text)
+            .await
+            .with_context(|| format!("cannot type into {locator:?}"))
     }
 
     /// Waits until `text` stands on the page.
@@ -74,13 +80,21 @@ impl Browser {
     }
 
     pub async fn wait(&self, locator: Locator<'_>) -> Result<fantoccini::elements::Element> {
-        match self.page.wait().at_most(PATIENCE).for_element(locator).await {
+        match self
+            .page
+            .wait()
+            .at_most(PATIENCE)
+            .for_element(locator)
+            .await
+        {
             Ok(element) => Ok(element),
             Err(error) => {
                 let url = self.page.current_url().await?;
                 let seen = self.text().await.unwrap_or_default();
                 let shot = self.screenshot("missing-element").await;
-                bail!("{locator:?} did not appear at {url} ({error}); screenshot {shot:?}; the page says: {seen}")
+                bail!(
+                    "{locator:?} did not appear at {url} ({error}); screenshot {shot:?}; the page says: {seen}"
+                )
             }
         }
     }
@@ -131,15 +145,24 @@ async fn connect(port: u16, home: &Path) -> Result<Client> {
         "--disable-background-networking",
         "--disable-component-update",
         "--disable-sync",
+        // A page in the middle of an animation is not what a person reads.
+        "--force-prefers-reduced-motion",
         "--window-size=1280,900",
     ];
     let profile = format!("--user-data-dir={}", home.join("profile").display());
-    let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).chain([profile]).collect();
+    let flags: Vec<String> = flags
+        .iter()
+        .map(|flag| (*flag).to_owned())
+        .chain([profile])
+        .collect();
     capabilities.insert(
         "goog:chromeOptions".to_owned(),
         json!({ "args": flags, "binary": "/usr/bin/chromium" }),
     );
-    capabilities.insert("goog:loggingPrefs".to_owned(), json!({ "performance": "ALL" }));
+    capabilities.insert(
+        "goog:loggingPrefs".to_owned(),
+        json!({ "performance": "ALL" }),
+    );
     let deadline = Instant::now() + PATIENCE;
     loop {
         let attempt = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
@@ -171,9 +194,14 @@ fn trust(home: &Path, authority: &Path) -> Result<()> {
         if step.contains(&"-i") {
             command.arg(authority);
         }
-        let output = command.output().context("cannot run certutil: run `cargo xtask setup`")?;
+        let output = command
+            .output()
+            .context("cannot run certutil: run `cargo xtask setup`")?;
         if !output.status.success() {
-            bail!("certutil failed: {}", String::from_utf8_lossy(&output.stderr));
+            bail!(
+                "certutil failed: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
     Ok(())

@@ -25,12 +25,17 @@ fn next_source() -> IpAddr {
 
 /// An HTTP client for the public hosts. It follows no redirect by itself and keeps cookies.
 pub fn client(stack: &StackInfo) -> Result<reqwest::Client> {
-    builder(stack)?.cookie_store(true).build().context("cannot build the HTTP client")
+    builder(stack)?
+        .cookie_store(true)
+        .build()
+        .context("cannot build the HTTP client")
 }
 
 /// The same without a cookie jar, for requests that bring their own `Cookie` header.
 pub fn bare_client(stack: &StackInfo) -> Result<reqwest::Client> {
-    builder(stack)?.build().context("cannot build the HTTP client")
+    builder(stack)?
+        .build()
+        .context("cannot build the HTTP client")
 }
 
 fn builder(stack: &StackInfo) -> Result<reqwest::ClientBuilder> {
@@ -58,14 +63,20 @@ pub async fn raw_tls(stack: &StackInfo, host: &str) -> Result<TlsStream<TcpStrea
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).context("not a server name")?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    connector.connect(name, tcp).await.context("the TLS handshake failed")
+    connector
+        .connect(name, tcp)
+        .await
+        .context("the TLS handshake failed")
 }
 
 /// A TCP connection from a source address of its own.
 pub async fn raw_tcp(address: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(next_source(), 0))?;
-    socket.connect(address).await.with_context(|| format!("cannot connect to {address}"))
+    socket
+        .connect(address)
+        .await
+        .with_context(|| format!("cannot connect to {address}"))
 }
 
 /// Sends `request` as it stands and returns what comes back until the peer closes or 5 s pass.

@@ -52,9 +52,13 @@ pub async fn admin_call(
     component: &str,
     request: Request<Bytes>,
 ) -> Result<Answer> {
-    let source = IdentitySource::load(&stack.identity(caller)).context("cannot load the identity")?;
+    let source =
+        IdentitySource::load(&stack.identity(caller)).context("cannot load the identity")?;
     let peer = SpiffeId::workload(&trust_domain()?, component)?;
-    let address = stack.component(component)?.admin.context("it has no admin listener")?;
+    let address = stack
+        .component(component)?
+        .admin
+        .context("it has no admin listener")?;
     call_at(address, mesh_client_config(&source, peer)?, request).await
 }
 
@@ -67,7 +71,11 @@ async fn call_at(
     let response = client.send(request.map(body::full)).await?;
     let (parts, body) = response.into_parts();
     let body = body::collect(body, 4 << 20).await?;
-    Ok(Answer { status: parts.status, headers: parts.headers, body })
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body,
+    })
 }
 
 /// Calls `component` as the workload `caller`, with the SVID of the running platform.

@@ -24,9 +24,16 @@ pub struct Pkce {
 
 impl Pkce {
     pub fn new() -> Self {
-        let verifier = format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple());
+        let verifier = format!(
+            "{}{}",
+            uuid::Uuid::new_v4().simple(),
+            uuid::Uuid::new_v4().simple()
+        );
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.as_bytes());
-        Self { challenge: URL_SAFE_NO_PAD.encode(digest), verifier }
+        Self {
+            challenge: URL_SAFE_NO_PAD.encode(digest),
+            verifier,
+        }
     }
 }
 
@@ -51,7 +58,10 @@ pub fn authorization_url(stack: &StackInfo, pkce: &Pkce) -> Result<Url> {
         .append_pair("response_type", "code")
         .append_pair("client_id", NATIVE_CLIENT)
         .append_pair("redirect_uri", NATIVE_REDIRECT)
-        .append_pair("scope", "openid profile offline_access orders:read orders:write notifications:read")
+        .append_pair(
+            "scope",
+            "openid profile offline_access orders:read orders:write notifications:read",
+        )
         .append_pair("resource", &stack.api_audience())
         .append_pair("state", "state-of-the-test")
         .append_pair("nonce", "nonce-of-the-test")
@@ -69,7 +79,10 @@ pub async fn code(stack: &StackInfo, user: &str, pkce: &Pkce) -> Result<String> 
     let (url, response) = person.authenticate(url, response, user, &password).await?;
     let Some(location) = response.headers().get("location") else {
         let status = response.status();
-        bail!("the flow ended at {url} with {status}: {}", response.text().await?);
+        bail!(
+            "the flow ended at {url} with {status}: {}",
+            response.text().await?
+        );
     };
     let location = Url::parse(location.to_str()?)?;
     let issuer = query(&location, "iss").context("the response names no issuer (RFC 9207)")?;
@@ -95,7 +108,10 @@ pub async fn tokens(stack: &StackInfo, user: &str) -> Result<Tokens> {
 impl Tokens {
     pub fn read(body: &Value) -> Result<Self> {
         let field = |name: &str| {
-            body[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in the answer"))
+            body[name]
+                .as_str()
+                .map(str::to_owned)
+                .with_context(|| format!("no {name} in the answer"))
         };
         Ok(Self {
             access: field("access_token")?,
@@ -149,15 +165,22 @@ pub async fn post(
     if let Some((client, secret)) = basic {
         request = request.basic_auth(client, Some(secret));
     }
-    request.form(fields).send().await.with_context(|| format!("cannot post to {path}"))
+    request
+        .form(fields)
+        .send()
+        .await
+        .with_context(|| format!("cannot post to {path}"))
 }
 
 /// An access token of a confidential demo client by client_credentials.
 pub async fn client_token(stack: &StackInfo, client: &str) -> Result<String> {
     let secret = stack.client_secret(client)?;
     let audience = stack.api_audience();
-    let fields =
-        [("grant_type", "client_credentials"), ("scope", "orders:read"), ("resource", &audience)];
+    let fields = [
+        ("grant_type", "client_credentials"),
+        ("scope", "orders:read"),
+        ("resource", &audience),
+    ];
     let answer = token(stack, Some((client, &secret)), &fields).await?;
     let status = answer.status();
     let body: Value = answer.json().await?;
@@ -170,7 +193,12 @@ pub async fn client_token(stack: &StackInfo, client: &str) -> Result<String> {
 /// What a GET of an API path answers to a bearer token.
 pub async fn api_status(stack: &StackInfo, path: &str, bearer: &str) -> Result<StatusCode> {
     let url = stack.api_url().join(path)?;
-    Ok(edge::client(stack)?.get(url).bearer_auth(bearer).send().await?.status())
+    Ok(edge::client(stack)?
+        .get(url)
+        .bearer_auth(bearer)
+        .send()
+        .await?
+        .status())
 }
 
 /// The claims of a JWT, unverified.
@@ -180,5 +208,7 @@ pub fn claims(token: &str) -> Result<Value> {
 }
 
 pub fn query(url: &Url, name: &str) -> Option<String> {
-    url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    url.query_pairs()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value.into_owned())
 }

@@ -28,7 +28,11 @@ pub struct Person {
 
 impl Person {
     pub fn new(stack: &StackInfo) -> Result<Self> {
-        Ok(Self { client: edge::client(stack)?, steps: Vec::new(), app: stack.app_url() })
+        Ok(Self {
+            client: edge::client(stack)?,
+            steps: Vec::new(),
+            app: stack.app_url(),
+        })
     }
 
     /// A person who is signed in to the application.
@@ -89,15 +93,28 @@ impl Person {
                 request = request.header("origin", url.origin().ascii_serialization());
                 request = request.form(&fields);
             }
-            let response = request.send().await.with_context(|| format!("{method} {url}"))?;
+            let response = request
+                .send()
+                .await
+                .with_context(|| format!("{method} {url}"))?;
             let status = response.status();
-            self.steps.push(Step { method: method.clone(), url: url.clone(), status });
-            let next = response.headers().get("location").and_then(|value| value.to_str().ok());
+            self.steps.push(Step {
+                method: method.clone(),
+                url: url.clone(),
+                status,
+            });
+            let next = response
+                .headers()
+                .get("location")
+                .and_then(|value| value.to_str().ok());
             let Some(next) = next.filter(|_| status.is_redirection()) else {
                 return Ok((url, response));
             };
             let next = url.join(next)?;
-            if !next.host_str().is_some_and(|host| host.ends_with("localhost")) {
+            if !next
+                .host_str()
+                .is_some_and(|host| host.ends_with("localhost"))
+            {
                 return Ok((url, response));
             }
             (method, url) = (Method::GET, next);
@@ -108,14 +125,20 @@ impl Person {
     /// A call of the application's own API, as its page makes it.
     pub async fn api(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response> {
         let url = self.app.join(path)?;
-        let mut request = self.client.request(method, url).header("x-ringwall-csrf", "1");
+        let mut request = self
+            .client
+            .request(method, url)
+            .header("x-ringwall-csrf", "1");
         request = request.header("origin", self.app.origin().ascii_serialization());
         request = request.header("sec-fetch-site", "same-origin");
         if let Some(body) = body {
             request = request.json(body);
             request = request.header("idempotency-key", uuid::Uuid::new_v4().to_string());
         }
-        request.send().await.with_context(|| format!("cannot call {path}"))
+        request
+            .send()
+            .await
+            .with_context(|| format!("cannot call {path}"))
     }
 
     /// The same, for answers that must be 2xx JSON.
@@ -137,7 +160,9 @@ impl Person {
     /// Places an order for one unit of the first article that is in stock.
     pub async fn place_order(&self) -> Result<Value> {
         let catalogue = self.api_json(Method::GET, "/api/catalogue", None).await?;
-        let items = catalogue.as_array().or_else(|| catalogue["items"].as_array());
+        let items = catalogue
+            .as_array()
+            .or_else(|| catalogue["items"].as_array());
         let sku = items
             .context("the catalogue is no list")?
             .iter()
@@ -145,7 +170,8 @@ impl Person {
             .and_then(|item| item["sku"].as_str())
             .context("nothing is in stock")?;
         let order = serde_json::json!({ "lines": [{ "sku": sku, "quantity": 1 }] });
-        self.api_json(Method::POST, "/api/orders", Some(&order)).await
+        self.api_json(Method::POST, "/api/orders", Some(&order))
+            .await
     }
 }
 
@@ -162,7 +188,10 @@ impl Form {
         let (form, _) = rest.split_once("</form>")?;
         let action = attribute(form, "action").unwrap_or_default();
         let mut fields = Vec::new();
-        for tag in form.split('<').filter(|tag| tag.starts_with("input") || tag.starts_with("button")) {
+        for tag in form
+            .split('<')
+            .filter(|tag| tag.starts_with("input") || tag.starts_with("button"))
+        {
             if let Some(name) = attribute(tag, "name") {
                 fields.push((name, attribute(tag, "value").unwrap_or_default()));
             }
@@ -170,8 +199,8 @@ impl Form {
         Some(Self { action, fields })
     }
 
-    /// The fields with a person's credentials in the places for them. Of several buttons with one
-    /// name (allow, deny) only the first is pressed, as a browser does.
+    /// The fields with a person's credentials in the places for them; of the two buttons of a
+    /// consent form the one that allows is pressed.
     fn filled(&self, user: &str, password: &str) -> Vec<(String, String)> {
         let mut filled: Vec<(String, String)> = Vec::new();
         for (name, value) in &self.fields {
@@ -181,6 +210,7 @@ impl Form {
             let value = match name.as_str() {
                 "username" => user,
                 "password" => password,
+                "decision" => "allow",
                 _ => value.as_str(),
             };
             filled.push((name.clone(), value.to_owned()));
@@ -192,5 +222,10 @@ impl Form {
 fn attribute(tag: &str, name: &str) -> Option<String> {
     let (_, rest) = tag.split_once(&format!(" {name}=\""))?;
     let (value, _) = rest.split_once('"')?;
-    Some(value.replace("&amp;", "&").replace("&#38;", "&").replace("&#x2F;", "/"))
+    Some(
+        value
+            .replace("&amp;", "&")
+            .replace("&#38;", "&")
+            .replace("&#x2F;", "/"),
+    )
 }

@@ -61,7 +61,11 @@ impl Stack {
             .spawn()
             .context("cannot run `ringwall up`")?;
         match read_info(&mut supervisor, state.path()) {
-            Ok(info) => Ok(Self { info, supervisor: Some(supervisor), state }),
+            Ok(info) => Ok(Self {
+                info,
+                supervisor: Some(supervisor),
+                state,
+            }),
             Err(error) => {
                 end(supervisor)?;
                 Err(error)
@@ -82,7 +86,10 @@ impl Stack {
             .map(|component| component.name.as_str())
             .collect();
         if !left.is_empty() {
-            bail!("still running after `ringwall up` ended: {}", left.join(", "));
+            bail!(
+                "still running after `ringwall up` ended: {}",
+                left.join(", ")
+            );
         }
         Ok(())
     }
@@ -180,9 +187,16 @@ impl StackInfo {
 
     /// Every generated secret that `ringwall status --credentials` shows.
     pub fn all_credentials(&self) -> Vec<String> {
-        let lists = ["users", "clients"].into_iter().filter_map(|list| self.credentials[list].as_array());
-        let values = lists.flatten().flat_map(|entry| [&entry["password"], &entry["secret"]]);
-        values.filter_map(Value::as_str).map(str::to_owned).collect()
+        let lists = ["users", "clients"]
+            .into_iter()
+            .filter_map(|list| self.credentials[list].as_array());
+        let values = lists
+            .flatten()
+            .flat_map(|entry| [&entry["password"], &entry["secret"]]);
+        values
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A secret from a component's sealed file, as somebody who has stolen both of its files reads it.
@@ -209,7 +223,8 @@ impl StackInfo {
     fn sibling(&self, label: &str) -> Url {
         let mut url = self.url.clone();
         let sibling = host(&url).replacen("app.", &format!("{label}."), 1);
-        url.set_host(Some(&sibling)).expect("a host with another first label is a host");
+        url.set_host(Some(&sibling))
+            .expect("a host with another first label is a host");
         url
     }
 }
@@ -223,19 +238,30 @@ pub fn ringwall() -> Result<Command> {
         .map(|folder| folder.join("ringwall"))
         .find(|candidate| candidate.is_file())
         .with_context(|| {
-            format!("no `ringwall` beside {}: run `cargo xtask e2e`", executable.display())
+            format!(
+                "no `ringwall` beside {}: run `cargo xtask e2e`",
+                executable.display()
+            )
         })?;
     Ok(Command::new(binary))
 }
 
 /// Whether a process of that number runs (a zombie does not).
 pub fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        !stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .starts_with(" Z")
+    })
 }
 
 fn read_info(supervisor: &mut Child, state: &Path) -> Result<StackInfo> {
-    let output = supervisor.stdout.take().context("the supervisor has no output")?;
+    let output = supervisor
+        .stdout
+        .take()
+        .context("the supervisor has no output")?;
     let mut text = String::new();
     let mut reader = BufReader::new(output);
     // One JSON object, on one line or on several: read until it is whole.

@@ -43,7 +43,11 @@ pub(super) async fn r20_an_api_key_is_needed_and_must_be_right(
         }
         let answer =
             mesh::call_as(&stack, "orders", "inventory", request.body(Bytes::new())?).await?;
-        ensure!(answer.status == expected, "{} instead of {expected}", answer.status);
+        ensure!(
+            answer.status == expected,
+            "{} instead of {expected}",
+            answer.status
+        );
     }
     Ok(())
 }
@@ -54,7 +58,9 @@ pub(super) async fn r20_a_stolen_api_key_fails_from_another_workload(
 ) -> Result<()> {
     let key = stack.secret("orders", "api-key-inventory")?;
     for thief in ["payments", "notifications", "gateway", "spa-proxy"] {
-        let request = Request::get("/v1/items").header("x-api-key", &key).body(Bytes::new())?;
+        let request = Request::get("/v1/items")
+            .header("x-api-key", &key)
+            .body(Bytes::new())?;
         let outcome = mesh::call_as(&stack, thief, "inventory", request).await;
         mesh::refused_in_the_handshake(outcome).with_context(|| format!("as {thief}"))?;
     }
@@ -79,9 +85,15 @@ pub(super) async fn r21_parallel_redemption_has_one_winner(stack: Arc<StackInfo>
 pub(super) async fn r21_a_source_token_is_bound(stack: Arc<StackInfo>) -> Result<()> {
     let credentials = credentials(&stack).await?;
     let as_orders = redeem(&stack, "orders", &credentials, "POST").await?;
-    ensure!(!as_orders.status.is_success(), "the caller redeemed its own token");
+    ensure!(
+        !as_orders.status.is_success(),
+        "the caller redeemed its own token"
+    );
     let other_method = redeem(&stack, "payments", &credentials, "GET").await?;
-    ensure!(!other_method.status.is_success(), "another method was accepted");
+    ensure!(
+        !other_method.status.is_success(),
+        "another method was accepted"
+    );
     Ok(())
 }
 
@@ -95,8 +107,10 @@ pub(super) async fn r22_only_all_three_credentials_pass(stack: Arc<StackInfo>) -
             request = request.header("x-api-key", &credentials.api_key);
         }
         if access {
-            request =
-                request.header("authorization", format!("Bearer {}", credentials.access_token));
+            request = request.header(
+                "authorization",
+                format!("Bearer {}", credentials.access_token),
+            );
         }
         let mut body = serde_json::to_value(&credentials.terms)?;
         if source {
@@ -111,7 +125,10 @@ pub(super) async fn r22_only_all_three_credentials_pass(stack: Arc<StackInfo>) -
             answer.status,
             answer.body
         );
-        ensure!(!answer.status.is_server_error(), "{combination}: {answer:?}");
+        ensure!(
+            !answer.status.is_server_error(),
+            "{combination}: {answer:?}"
+        );
     }
     Ok(())
 }
@@ -125,7 +142,10 @@ pub(super) async fn r22_a_changed_amount_is_refused(stack: Arc<StackInfo>) -> Re
     let request = Request::post("/v1/payments")
         .header("content-type", "application/json")
         .header("x-api-key", &credentials.api_key)
-        .header("authorization", format!("Bearer {}", credentials.access_token))
+        .header(
+            "authorization",
+            format!("Bearer {}", credentials.access_token),
+        )
         .body(Bytes::from(body.to_string()))?;
     let answer = mesh::call_as(&stack, "orders", "payments", request).await?;
     ensure!(answer.status.is_client_error(), "{answer:?}");
@@ -158,13 +178,28 @@ pub(super) async fn r23_postgres_needs_certificate_and_password(
     let certificate = "sslcert=CERT/client.pem sslkey=CERT/client.key";
     let cases = [
         ("both", certificate, password.as_str(), "verify-full", true),
-        ("certificate only", certificate, "wrong", "verify-full", false),
-        ("password only", "sslcert=none sslkey=none", password.as_str(), "verify-full", false),
+        (
+            "certificate only",
+            certificate,
+            "wrong",
+            "verify-full",
+            false,
+        ),
+        (
+            "password only",
+            "sslcert=none sslkey=none",
+            password.as_str(),
+            "verify-full",
+            false,
+        ),
         ("no TLS", "", password.as_str(), "disable", false),
     ];
     for (name, certificate, password, mode, expected) in cases {
         let passed = psql(&stack, certificate, password, mode)?;
-        ensure!(passed == expected, "{name}: expected {expected}, got {passed}");
+        ensure!(
+            passed == expected,
+            "{name}: expected {expected}, got {passed}"
+        );
     }
     Ok(())
 }
@@ -215,8 +250,13 @@ async fn credentials(stack: &StackInfo) -> Result<Credentials> {
         ("htu", "/v1/payments"),
         ("body_digest", terms.digest().as_str()),
     ]);
-    let source =
-        mesh::call_as(stack, "orders", "tokenizer", post("/v1/source-tokens", &source)?).await?;
+    let source = mesh::call_as(
+        stack,
+        "orders",
+        "tokenizer",
+        post("/v1/source-tokens", &source)?,
+    )
+    .await?;
     Ok(Credentials {
         api_key: stack.secret("orders", "api-key-payments")?,
         access_token: access_token(&exchanged)?,
@@ -253,7 +293,9 @@ fn access_token(answer: &Answer) -> Result<String> {
 }
 
 fn form(fields: &[(&str, &str)]) -> String {
-    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
+    url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish()
 }
 
 fn post(path: &str, form: &str) -> Result<Request<Bytes>> {

@@ -17,7 +17,10 @@ pub(super) async fn r26_unknown_sni_is_closed(stack: Arc<StackInfo>) -> Result<(
 pub(super) async fn r26_host_must_match_the_server_name(stack: Arc<StackInfo>) -> Result<()> {
     let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", stack.auth_host());
     let answer = edge::raw_exchange(&stack, &stack.app_host(), request.as_bytes()).await?;
-    ensure!(answer.starts_with("HTTP/1.1 421"), "another host than the SNI: {answer}");
+    ensure!(
+        answer.starts_with("HTTP/1.1 421"),
+        "another host than the SNI: {answer}"
+    );
     Ok(())
 }
 
@@ -26,7 +29,9 @@ pub(super) async fn r43_plaintext_is_refused_on_the_public_port(
 ) -> Result<()> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = edge::raw_tcp(stack.public_address()).await?;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: app.localhost\r\n\r\n").await?;
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: app.localhost\r\n\r\n")
+        .await?;
     let mut answer = Vec::new();
     // A reset is a refusal too.
     let _ = stream.read_to_end(&mut answer).await;
@@ -44,7 +49,10 @@ pub(super) async fn r56_undeclared_routes_and_methods_are_refused(
         (Method::DELETE, stack.api_url().join("/v1/catalogue")?),
         (Method::PUT, stack.api_url().join("/v1/orders")?),
         (Method::GET, stack.api_url().join("/metrics")?),
-        (Method::GET, stack.api_url().join("/v1/topics/order.placed/events")?),
+        (
+            Method::GET,
+            stack.api_url().join("/v1/topics/order.placed/events")?,
+        ),
         (Method::GET, stack.auth_url().join("/metrics")?),
         (Method::POST, stack.app_url().join("/v1/traces")?),
     ];
@@ -70,10 +78,23 @@ pub(super) async fn r56_every_declared_api_route_refuses_the_anonymous(
         (Method::GET, "/v1/notifications"),
         (Method::GET, "/v1/notifications/stream"),
     ] {
-        let response = client.request(method, stack.api_url().join(path)?).send().await?;
-        ensure!(response.status() == StatusCode::UNAUTHORIZED, "{path}: {}", response.status());
-        let challenge = response.headers().get("www-authenticate").context("no challenge")?;
-        ensure!(challenge.as_bytes().starts_with(b"Bearer"), "{path}: {challenge:?}");
+        let response = client
+            .request(method, stack.api_url().join(path)?)
+            .send()
+            .await?;
+        ensure!(
+            response.status() == StatusCode::UNAUTHORIZED,
+            "{path}: {}",
+            response.status()
+        );
+        let challenge = response
+            .headers()
+            .get("www-authenticate")
+            .context("no challenge")?;
+        ensure!(
+            challenge.as_bytes().starts_with(b"Bearer"),
+            "{path}: {challenge:?}"
+        );
     }
     Ok(())
 }
@@ -82,8 +103,14 @@ pub(super) async fn r56_every_declared_api_route_refuses_the_anonymous(
 pub(super) async fn r56_a_user_without_the_role_may_not_order(stack: Arc<StackInfo>) -> Result<()> {
     let mallory = Person::signed_in(&stack, "mallory").await?;
     let order = serde_json::json!({ "lines": [{ "sku": "any", "quantity": 1 }] });
-    let response = mallory.api(Method::POST, "/api/orders", Some(&order)).await?;
-    ensure!(response.status() == StatusCode::FORBIDDEN, "mallory got {}", response.status());
+    let response = mallory
+        .api(Method::POST, "/api/orders", Some(&order))
+        .await?;
+    ensure!(
+        response.status() == StatusCode::FORBIDDEN,
+        "mallory got {}",
+        response.status()
+    );
     Ok(())
 }
 
@@ -117,18 +144,66 @@ pub(super) async fn attack_smuggling_is_refused_and_the_connection_closed(
     // What stands behind each malformed head would be a second request, if anybody read it.
     let second = format!("GET /smuggled HTTP/1.1\r\nhost: {host}\r\n\r\n");
     let cases: [(&str, String); 12] = [
-        ("CL and TE", format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")),
-        ("TE obfuscated", format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n")),
-        ("TE twice", format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n")),
-        ("TE with a space before the colon", format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n")),
-        ("two lengths", format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcd")),
-        ("a signed length", format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ncontent-length: +4\r\n\r\nabcd")),
-        ("two hosts", format!("GET /v1/orders HTTP/1.1\r\nhost: {host}\r\nhost: evil.example\r\n\r\n")),
-        ("bare line feeds", format!("GET /v1/orders HTTP/1.1\nhost: {host}\n\n")),
-        ("a folded header", format!("GET /v1/orders HTTP/1.1\r\nhost: {host}\r\nx-a: b\r\n c\r\n\r\n")),
-        ("h2c upgrade", format!("GET /v1/orders HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n")),
-        ("encoded dot segments", format!("GET /v1/orders/%2e%2e/%2e%2e/metrics HTTP/1.1\r\nhost: {host}\r\n\r\n")),
-        ("a NUL in the path", format!("GET /v1/orders\0 HTTP/1.1\r\nhost: {host}\r\n\r\n")),
+        (
+            "CL and TE",
+            format!(
+                "POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "TE obfuscated",
+            format!(
+                "POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "TE twice",
+            format!(
+                "POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\ntransfer-encoding: identity\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "TE with a space before the colon",
+            format!(
+                "POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "two lengths",
+            format!(
+                "POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcd"
+            ),
+        ),
+        (
+            "a signed length",
+            format!("POST /v1/orders HTTP/1.1\r\nhost: {host}\r\ncontent-length: +4\r\n\r\nabcd"),
+        ),
+        (
+            "two hosts",
+            format!("GET /v1/orders HTTP/1.1\r\nhost: {host}\r\nhost: evil.example\r\n\r\n"),
+        ),
+        (
+            "bare line feeds",
+            format!("GET /v1/orders HTTP/1.1\nhost: {host}\n\n"),
+        ),
+        (
+            "a folded header",
+            format!("GET /v1/orders HTTP/1.1\r\nhost: {host}\r\nx-a: b\r\n c\r\n\r\n"),
+        ),
+        (
+            "h2c upgrade",
+            format!(
+                "GET /v1/orders HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n"
+            ),
+        ),
+        (
+            "encoded dot segments",
+            format!("GET /v1/orders/%2e%2e/%2e%2e/metrics HTTP/1.1\r\nhost: {host}\r\n\r\n"),
+        ),
+        (
+            "a NUL in the path",
+            format!("GET /v1/orders\0 HTTP/1.1\r\nhost: {host}\r\n\r\n"),
+        ),
     ];
     for (name, head) in cases {
         let request = format!("{head}{second}");
@@ -141,18 +216,29 @@ pub(super) async fn attack_smuggling_is_refused_and_the_connection_closed(
         let answers = answer.matches("HTTP/1.1 ").count();
         // Well-formed requests may be answered in turn; malformed ones end the connection.
         let well_formed = matches!(name, "h2c upgrade" | "encoded dot segments");
-        ensure!(answers <= 1 || well_formed, "{name}: the connection went on: {answer}");
-        ensure!(!answer.contains("101 Switching"), "{name}: switched protocols");
+        ensure!(
+            answers <= 1 || well_formed,
+            "{name}: the connection went on: {answer}"
+        );
+        ensure!(
+            !answer.contains("101 Switching"),
+            "{name}: switched protocols"
+        );
     }
     Ok(())
 }
 
-pub(super) async fn r01_the_limit_answers_429_with_retry_after(stack: Arc<StackInfo>) -> Result<()> {
+pub(super) async fn r01_the_limit_answers_429_with_retry_after(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
     let bob = Person::signed_in(&stack, "bob").await?;
     for _ in 0..2_000 {
         let response = bob.api(Method::GET, "/api/orders?limit=1", None).await?;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            ensure!(response.headers().contains_key("retry-after"), "429 without Retry-After");
+            ensure!(
+                response.headers().contains_key("retry-after"),
+                "429 without Retry-After"
+            );
             return Ok(());
         }
     }

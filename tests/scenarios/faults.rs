@@ -41,9 +41,19 @@ pub(super) async fn r61_orders_degrades_when_notifications_is_down(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     let alice = Person::signed_in(&stack, "alice").await?;
-    kill(Pid::from_raw(current_pid(&stack, "notifications")?), Signal::SIGKILL)?;
-    let order = alice.place_order().await.context("while notifications is dead")?;
-    ensure!(order["status"] == "placed", "the order is {}", order["status"]);
+    kill(
+        Pid::from_raw(current_pid(&stack, "notifications")?),
+        Signal::SIGKILL,
+    )?;
+    let order = alice
+        .place_order()
+        .await
+        .context("while notifications is dead")?;
+    ensure!(
+        order["status"] == "placed",
+        "the order is {}",
+        order["status"]
+    );
     let id = order["id"].as_str().context("no id")?;
     let deadline = Instant::now() + RECOVERY;
     let seen = loop {
@@ -54,10 +64,16 @@ pub(super) async fn r61_orders_degrades_when_notifications_is_down(
                 break serde_json::from_str::<Value>(&text)?;
             }
         }
-        ensure!(Instant::now() < deadline, "not confirmed within {RECOVERY:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "not confirmed within {RECOVERY:?}"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    let list = seen.as_array().or_else(|| seen["notifications"].as_array()).context("no list")?;
+    let list = seen
+        .as_array()
+        .or_else(|| seen["notifications"].as_array())
+        .context("no list")?;
     let about = list.iter().filter(|entry| entry["order_id"] == id).count();
     ensure!(about == 1, "{about} notifications about one order: {seen}");
     Ok(())
@@ -71,10 +87,16 @@ pub(super) async fn r61_history_answers_while_inventory_is_away(
     alice.place_order().await?;
     let frozen = Frozen::new(&stack, "inventory")?;
     let order = serde_json::json!({ "lines": [{ "sku": "any", "quantity": 1 }] });
-    let placing = alice.api(Method::POST, "/api/orders", Some(&order)).await?.status();
+    let placing = alice
+        .api(Method::POST, "/api/orders", Some(&order))
+        .await?
+        .status();
     let history = alice.api(Method::GET, "/api/orders", None).await?.status();
     drop(frozen);
-    ensure!(placing.is_server_error() || placing.is_client_error(), "placing: {placing}");
+    ensure!(
+        placing.is_server_error() || placing.is_client_error(),
+        "placing: {placing}"
+    );
     ensure!(history == StatusCode::OK, "history: {history}");
     Ok(())
 }
@@ -84,15 +106,24 @@ pub(super) async fn r19_without_introspection_nothing_is_forwarded(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     let alice = Person::signed_in(&stack, "alice").await?;
-    ensure!(alice.api(Method::GET, "/api/orders", None).await?.status() == StatusCode::OK, "control");
+    ensure!(
+        alice.api(Method::GET, "/api/orders", None).await?.status() == StatusCode::OK,
+        "control"
+    );
     let frozen = Frozen::new(&stack, "authz-server")?;
     // Past the bound of the introspection cache.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let status = alice.api(Method::GET, "/api/orders", None).await?.status();
     let partner = oauth_reference_status(&stack).await;
     drop(frozen);
-    ensure!(status == StatusCode::SERVICE_UNAVAILABLE, "spa-proxy: {status}");
-    ensure!(!partner?.is_success(), "the gateway let a reference token pass unchecked");
+    ensure!(
+        status == StatusCode::SERVICE_UNAVAILABLE,
+        "spa-proxy: {status}"
+    );
+    ensure!(
+        !partner?.is_success(),
+        "the gateway let a reference token pass unchecked"
+    );
     Ok(())
 }
 
@@ -112,8 +143,14 @@ pub(super) async fn r61_a_killed_component_comes_back(stack: Arc<StackInfo>) -> 
         recovered(&stack, component, before).await?;
     }
     let history = alice.api_json(Method::GET, "/api/orders", None).await?;
-    ensure!(history.to_string().contains(&id), "an acknowledged order is lost");
-    alice.place_order().await.context("after all four came back")?;
+    ensure!(
+        history.to_string().contains(&id),
+        "an acknowledged order is lost"
+    );
+    alice
+        .place_order()
+        .await
+        .context("after all four came back")?;
     Ok(())
 }
 
@@ -146,7 +183,11 @@ pub(super) async fn r69_no_secret_in_logs_or_metrics(stack: Arc<StackInfo>) -> R
         for (place, text) in [("log", log), ("metrics", metrics)] {
             for canary in &canaries {
                 let line = text.lines().find(|line| line.contains(canary.as_str()));
-                ensure!(line.is_none(), "the {place} of {} holds a secret: {line:?}", component.name);
+                ensure!(
+                    line.is_none(),
+                    "the {place} of {} holds a secret: {line:?}",
+                    component.name
+                );
             }
         }
     }
@@ -156,7 +197,11 @@ pub(super) async fn r69_no_secret_in_logs_or_metrics(stack: Arc<StackInfo>) -> R
 async fn metrics(stack: &StackInfo, component: &str) -> Result<String> {
     let request = http::Request::get("/metrics").body(Bytes::new())?;
     let answer = mesh::admin_call(stack, "ringwall", component, request).await?;
-    ensure!(answer.status == StatusCode::OK, "{component}: {}", answer.status);
+    ensure!(
+        answer.status == StatusCode::OK,
+        "{component}: {}",
+        answer.status
+    );
     Ok(String::from_utf8_lossy(&answer.body).into_owned())
 }
 

@@ -13,7 +13,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Every edge that `ringwall.yaml` declares: callee, then who may dial it.
 const DECLARED: [(&str, &[&str]); 8] = [
-    ("authz-server", &["gateway", "spa-proxy", "orders", "tokenizer", "payments"]),
+    (
+        "authz-server",
+        &["gateway", "spa-proxy", "orders", "tokenizer", "payments"],
+    ),
     ("tokenizer", &["orders", "payments"]),
     ("inventory", &["orders"]),
     ("payments", &["orders"]),
@@ -81,14 +84,29 @@ pub(super) async fn r71_an_expired_identity_is_refused(stack: Arc<StackInfo>) ->
 pub(super) async fn r15_a_direct_dial_without_identity_is_refused(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
-    for component in stack.components().iter().filter(|component| component.name != "postgres") {
-        for address in [Some(component.address), component.admin].into_iter().flatten() {
+    for component in stack
+        .components()
+        .iter()
+        .filter(|component| component.name != "postgres")
+    {
+        for address in [Some(component.address), component.admin]
+            .into_iter()
+            .flatten()
+        {
             if address == stack.public_address() {
                 continue;
             }
             let answer = plaintext(address).await?;
-            ensure!(!answer.contains("HTTP/1.1 200"), "{}: {answer}", component.name);
-            ensure!(!answer.contains("HTTP/1.1 4"), "{} speaks plaintext: {answer}", component.name);
+            ensure!(
+                !answer.contains("HTTP/1.1 200"),
+                "{}: {answer}",
+                component.name
+            );
+            ensure!(
+                !answer.contains("HTTP/1.1 4"),
+                "{} speaks plaintext: {answer}",
+                component.name
+            );
             let config = e2e::edge::tls_config(&stack)?;
             let answer = anonymous_tls(address, config).await;
             ensure!(
@@ -106,21 +124,32 @@ pub(super) async fn r15_a_direct_dial_without_identity_is_refused(
 pub(super) async fn r59_only_the_gateway_is_public(stack: Arc<StackInfo>) -> Result<()> {
     let gateway = stack.component("gateway")?;
     for component in stack.components() {
-        ensure!(e2e::stack::is_loopback(&component.address), "{} is public", component.name);
+        ensure!(
+            e2e::stack::is_loopback(&component.address),
+            "{} is public",
+            component.name
+        );
     }
-    ensure!(gateway.address != stack.public_address(), "the mesh listener is the public one");
+    ensure!(
+        gateway.address != stack.public_address(),
+        "the mesh listener is the public one"
+    );
     Ok(())
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn get(path: &str) -> Result<Request<Bytes>> {
-    Request::get(path).body(Bytes::new()).context("not a request")
+    Request::get(path)
+        .body(Bytes::new())
+        .context("not a request")
 }
 
 async fn plaintext(address: std::net::SocketAddr) -> Result<String> {
     let mut stream = e2e::edge::raw_tcp(address).await?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await?;
     let mut answer = Vec::new();
     // A reset instead of an answer is what a TLS listener may do.
     let _ = tokio::time::timeout(Duration::from_secs(6), stream.read_to_end(&mut answer)).await;
@@ -134,13 +163,18 @@ async fn anonymous_tls(
     // The mesh certificates carry `<service>.mesh.ringwall.local`; a wrong name fails as well, which
     // would hide a missing client check, so the verifier here accepts every server.
     let mut config = Arc::unwrap_or_clone(config);
-    config.dangerous().set_certificate_verifier(Arc::new(AnyServer));
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(AnyServer));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = e2e::edge::raw_tcp(address).await?;
     let name = rustls_pki_types::ServerName::try_from("anyone.example")?;
-    let mut stream =
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await?;
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await?;
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())

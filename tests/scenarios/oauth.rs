@@ -19,7 +19,10 @@ const REVOCATION: Duration = Duration::from_secs(1);
 
 pub(super) async fn r06_client_credentials_by_basic_and_post(stack: Arc<StackInfo>) -> Result<()> {
     let token = oauth::client_token(&stack, "demo-cli").await?;
-    ensure!(oauth::claims(&token)?["aud"] == stack.api_audience(), "another audience");
+    ensure!(
+        oauth::claims(&token)?["aud"] == stack.api_audience(),
+        "another audience"
+    );
     let secret = stack.client_secret("demo-cli")?;
     let fields = [
         ("grant_type", "client_credentials"),
@@ -27,19 +30,33 @@ pub(super) async fn r06_client_credentials_by_basic_and_post(stack: Arc<StackInf
         ("client_secret", secret.as_str()),
     ];
     let answer = oauth::token(&stack, None, &fields).await?;
-    ensure!(answer.status() == StatusCode::OK, "client_secret_post: {}", answer.status());
+    ensure!(
+        answer.status() == StatusCode::OK,
+        "client_secret_post: {}",
+        answer.status()
+    );
     let answer = oauth::token(&stack, Some(("demo-cli", "wrong")), &fields[..1]).await?;
-    ensure!(answer.status() == StatusCode::UNAUTHORIZED, "a wrong secret: {}", answer.status());
+    ensure!(
+        answer.status() == StatusCode::UNAUTHORIZED,
+        "a wrong secret: {}",
+        answer.status()
+    );
     Ok(())
 }
 
 pub(super) async fn r06_wrong_audience_denied(stack: Arc<StackInfo>) -> Result<()> {
     let secret = stack.client_secret("demo-cli")?;
-    let fields = [("grant_type", "client_credentials"), ("resource", "payments")];
+    let fields = [
+        ("grant_type", "client_credentials"),
+        ("resource", "payments"),
+    ];
     let answer = oauth::token(&stack, Some(("demo-cli", &secret)), &fields).await?;
     let status = answer.status();
     let body: Value = answer.json().await?;
-    ensure!(status == StatusCode::BAD_REQUEST && body["error"] == "invalid_target", "{body}");
+    ensure!(
+        status == StatusCode::BAD_REQUEST && body["error"] == "invalid_target",
+        "{body}"
+    );
     Ok(())
 }
 
@@ -49,15 +66,26 @@ pub(super) async fn r06_mtls_client_authentication_stops_at_the_ingress(
 ) -> Result<()> {
     let token = oauth::client_token(&stack, "demo-cli").await?;
     let form = format!("client_id=tokenizer&token={token}");
-    let answer =
-        mesh::call_as(&stack, "tokenizer", "authz-server", post_form("/introspect", &form)?).await?;
-    ensure!(answer.status == StatusCode::OK, "the tokenizer may introspect: {answer:?}");
+    let answer = mesh::call_as(
+        &stack,
+        "tokenizer",
+        "authz-server",
+        post_form("/introspect", &form)?,
+    )
+    .await?;
+    ensure!(
+        answer.status == StatusCode::OK,
+        "the tokenizer may introspect: {answer:?}"
+    );
     ensure!(answer.json()?["active"] == true, "the token is active");
     for client in ["tokenizer", "gateway", "orders", "spa-proxy"] {
         let fields = [("client_id", client), ("token", token.as_str())];
         let answer = oauth::post(&stack, "/introspect", None, &fields).await?;
         let status = answer.status();
-        ensure!(!status.is_success(), "{client} through the public gateway: {status}");
+        ensure!(
+            !status.is_success(),
+            "{client} through the public gateway: {status}"
+        );
     }
     Ok(())
 }
@@ -68,12 +96,19 @@ pub(super) async fn r07_a_code_works_once_and_its_replay_revokes_the_family(
     let pkce = Pkce::new();
     let code = oauth::code(&stack, "alice", &pkce).await?;
     let first = oauth::redeem(&stack, &code, &pkce.verifier).await?;
-    ensure!(first.status() == StatusCode::OK, "the first redemption: {}", first.status());
+    ensure!(
+        first.status() == StatusCode::OK,
+        "the first redemption: {}",
+        first.status()
+    );
     let tokens = Tokens::read(&first.json().await?)?;
     let replay = oauth::redeem(&stack, &code, &pkce.verifier).await?;
     ensure!(error_of(replay).await? == "invalid_grant", "the replay");
     let refresh = oauth::refresh(&stack, &tokens.refresh).await?;
-    ensure!(error_of(refresh).await? == "invalid_grant", "the family lives on");
+    ensure!(
+        error_of(refresh).await? == "invalid_grant",
+        "the family lives on"
+    );
     Ok(())
 }
 
@@ -97,12 +132,18 @@ pub(super) async fn r07_pkce_cannot_be_left_out_or_downgraded(stack: Arc<StackIn
     let pkce = Pkce::new();
     let code = oauth::code(&stack, "alice", &pkce).await?;
     let wrong = oauth::redeem(&stack, &code, &Pkce::new().verifier).await?;
-    ensure!(error_of(wrong).await? == "invalid_grant", "another verifier");
+    ensure!(
+        error_of(wrong).await? == "invalid_grant",
+        "another verifier"
+    );
     let client = edge::client(&stack)?;
     for (parameter, value) in [("code_challenge", ""), ("code_challenge_method", "plain")] {
         let url = replaced(oauth::authorization_url(&stack, &pkce)?, parameter, value);
         let answer = client.get(url).send().await?;
-        let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
+        let location = answer
+            .headers()
+            .get("location")
+            .and_then(|value| value.to_str().ok());
         ensure!(
             location.is_some_and(|to| to.contains("error=invalid_request")),
             "{parameter}={value:?}: {} {location:?}",
@@ -129,9 +170,19 @@ pub(super) async fn r18_the_redirect_must_match_exactly(stack: Arc<StackInfo>) -
         "http://localhost:49152/callback",
     ] {
         let url = oauth::authorization_url(&stack, &Pkce::new())?;
-        let answer = client.get(replaced(url, "redirect_uri", redirect)).send().await?;
-        ensure!(answer.status() == StatusCode::BAD_REQUEST, "{redirect}: {}", answer.status());
-        ensure!(!answer.headers().contains_key("location"), "{redirect} was redirected to");
+        let answer = client
+            .get(replaced(url, "redirect_uri", redirect))
+            .send()
+            .await?;
+        ensure!(
+            answer.status() == StatusCode::BAD_REQUEST,
+            "{redirect}: {}",
+            answer.status()
+        );
+        ensure!(
+            !answer.headers().contains_key("location"),
+            "{redirect} was redirected to"
+        );
     }
     Ok(())
 }
@@ -141,13 +192,24 @@ pub(super) async fn r09_refresh_rotates_and_reuse_revokes_the_family(
 ) -> Result<()> {
     let first = oauth::tokens(&stack, "alice").await?;
     let second = Tokens::read(&oauth::refresh(&stack, &first.refresh).await?.json().await?)?;
-    let third = Tokens::read(&oauth::refresh(&stack, &second.refresh).await?.json().await?)?;
-    ensure!(third.refresh != second.refresh && second.refresh != first.refresh, "no rotation");
+    let third = Tokens::read(
+        &oauth::refresh(&stack, &second.refresh)
+            .await?
+            .json()
+            .await?,
+    )?;
+    ensure!(
+        third.refresh != second.refresh && second.refresh != first.refresh,
+        "no rotation"
+    );
     // The first token's successor has been used itself: this is reuse, not a lost response.
     let reuse = oauth::refresh(&stack, &first.refresh).await?;
     ensure!(error_of(reuse).await? == "invalid_grant", "the reuse");
     let newest = oauth::refresh(&stack, &third.refresh).await?;
-    ensure!(error_of(newest).await? == "invalid_grant", "the family lives on");
+    ensure!(
+        error_of(newest).await? == "invalid_grant",
+        "the family lives on"
+    );
     Ok(())
 }
 
@@ -159,7 +221,11 @@ pub(super) async fn r09_parallel_refreshes_get_the_same_successor(
     let mut successors = std::collections::BTreeSet::new();
     for outcome in futures_util::future::join_all(attempts).await {
         let answer = outcome?;
-        ensure!(answer.status() == StatusCode::OK, "a retry within 10 s: {}", answer.status());
+        ensure!(
+            answer.status() == StatusCode::OK,
+            "a retry within 10 s: {}",
+            answer.status()
+        );
         successors.insert(Tokens::read(&answer.json().await?)?.refresh);
     }
     ensure!(successors.len() == 1, "{} successors", successors.len());
@@ -176,13 +242,20 @@ pub(super) async fn r11_a_revoked_reference_token_is_denied_within_a_second(
     let secret = stack.client_secret("demo-partner")?;
     let fields = [("token", token.as_str())];
     let revoked = oauth::post(&stack, "/revoke", Some(("demo-partner", &secret)), &fields).await?;
-    ensure!(revoked.status() == StatusCode::OK, "revocation: {}", revoked.status());
+    ensure!(
+        revoked.status() == StatusCode::OK,
+        "revocation: {}",
+        revoked.status()
+    );
     let at = Instant::now();
     loop {
         if oauth::api_status(&stack, "/v1/catalogue", &token).await? == StatusCode::UNAUTHORIZED {
             return Ok(());
         }
-        ensure!(at.elapsed() < REVOCATION, "still honoured after {REVOCATION:?}");
+        ensure!(
+            at.elapsed() < REVOCATION,
+            "still honoured after {REVOCATION:?}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -190,11 +263,17 @@ pub(super) async fn r11_a_revoked_reference_token_is_denied_within_a_second(
 /// R12: what is not an access token of this issuer for this audience is no access token.
 pub(super) async fn r12_forged_and_foreign_tokens_are_denied(stack: Arc<StackInfo>) -> Result<()> {
     let good = oauth::client_token(&stack, "demo-cli").await?;
-    ensure!(oauth::api_status(&stack, "/v1/catalogue", &good).await? == StatusCode::OK, "control");
+    ensure!(
+        oauth::api_status(&stack, "/v1/catalogue", &good).await? == StatusCode::OK,
+        "control"
+    );
     let tokens = oauth::tokens(&stack, "alice").await?;
     let [header, payload, signature] = parts(&good)?;
     let with_header = |header: Value| {
-        format!("{}.{payload}.{signature}", URL_SAFE_NO_PAD.encode(header.to_string()))
+        format!(
+            "{}.{payload}.{signature}",
+            URL_SAFE_NO_PAD.encode(header.to_string())
+        )
     };
     let kid = decoded(&header)?["kid"].clone();
     let mut claims = decoded(&payload)?;
@@ -204,13 +283,30 @@ pub(super) async fn r12_forged_and_foreign_tokens_are_denied(stack: Arc<StackInf
     let cases = [
         ("alg none", format!("{none}.{payload}.")),
         ("altered claims", format!("{header}.{altered}.{signature}")),
-        ("HMAC with the public key", hmac_confused(&stack, &payload, &kid).await?),
-        ("an embedded key", with_header(json!({"alg":"ES256","typ":"at+jwt","jwk":{"kty":"EC"}}))),
-        ("a key address", with_header(json!({"alg":"ES256","typ":"at+jwt","kid":kid,"jku":"https://evil.example/jwks"}))),
-        ("a kid with a path", with_header(json!({"alg":"ES256","typ":"at+jwt","kid":"../../etc/passwd"}))),
+        (
+            "HMAC with the public key",
+            hmac_confused(&stack, &payload, &kid).await?,
+        ),
+        (
+            "an embedded key",
+            with_header(json!({"alg":"ES256","typ":"at+jwt","jwk":{"kty":"EC"}})),
+        ),
+        (
+            "a key address",
+            with_header(
+                json!({"alg":"ES256","typ":"at+jwt","kid":kid,"jku":"https://evil.example/jwks"}),
+            ),
+        ),
+        (
+            "a kid with a path",
+            with_header(json!({"alg":"ES256","typ":"at+jwt","kid":"../../etc/passwd"})),
+        ),
         ("an ID token", tokens.id.clone()),
         ("a refresh token", tokens.refresh.clone()),
-        ("an unknown reference token", format!("rwr_{}", "A".repeat(43))),
+        (
+            "an unknown reference token",
+            format!("rwr_{}", "A".repeat(43)),
+        ),
         ("no token", "x".to_owned()),
     ];
     for (name, token) in cases {
@@ -224,9 +320,19 @@ pub(super) async fn r44_discovery_names_what_the_server_does(stack: Arc<StackInf
     let client = edge::client(&stack)?;
     let url = stack.auth_url().join("/.well-known/openid-configuration")?;
     let document: Value = client.get(url).send().await?.json().await?;
-    ensure!(document["issuer"] == stack.issuer_text(), "issuer: {}", document["issuer"]);
-    ensure!(document["code_challenge_methods_supported"] == json!(["S256"]), "PKCE");
-    ensure!(document["authorization_response_iss_parameter_supported"] == true, "iss");
+    ensure!(
+        document["issuer"] == stack.issuer_text(),
+        "issuer: {}",
+        document["issuer"]
+    );
+    ensure!(
+        document["code_challenge_methods_supported"] == json!(["S256"]),
+        "PKCE"
+    );
+    ensure!(
+        document["authorization_response_iss_parameter_supported"] == true,
+        "iss"
+    );
     for name in [
         "authorization_endpoint",
         "token_endpoint",
@@ -237,32 +343,63 @@ pub(super) async fn r44_discovery_names_what_the_server_does(stack: Arc<StackInf
         "revocation_endpoint",
         "pushed_authorization_request_endpoint",
     ] {
-        let endpoint = document[name].as_str().with_context(|| format!("no {name}"))?;
-        ensure!(endpoint.starts_with(&stack.issuer_text()), "{name} is {endpoint}");
+        let endpoint = document[name]
+            .as_str()
+            .with_context(|| format!("no {name}"))?;
+        ensure!(
+            endpoint.starts_with(&stack.issuer_text()),
+            "{name} is {endpoint}"
+        );
     }
-    let jwks: Value =
-        client.get(document["jwks_uri"].as_str().unwrap_or_default()).send().await?.json().await?;
+    let jwks: Value = client
+        .get(document["jwks_uri"].as_str().unwrap_or_default())
+        .send()
+        .await?
+        .json()
+        .await?;
     let private = jwks.to_string();
-    ensure!(!private.contains("\"d\""), "the key set holds a private key");
+    ensure!(
+        !private.contains("\"d\""),
+        "the key set holds a private key"
+    );
     Ok(())
 }
 
 pub(super) async fn r44_userinfo_and_id_token_agree(stack: Arc<StackInfo>) -> Result<()> {
     let tokens = oauth::tokens(&stack, "alice").await?;
     let id = oauth::claims(&tokens.id)?;
-    ensure!(id["aud"] == NATIVE_CLIENT && id["nonce"] == "nonce-of-the-test", "{id}");
+    ensure!(
+        id["aud"] == NATIVE_CLIENT && id["nonce"] == "nonce-of-the-test",
+        "{id}"
+    );
     let client = edge::client(&stack)?;
     let url = stack.auth_url().join("/userinfo")?;
-    let answer = client.get(url.clone()).bearer_auth(&tokens.access).send().await?;
-    ensure!(answer.status() == StatusCode::OK, "userinfo: {}", answer.status());
+    let answer = client
+        .get(url.clone())
+        .bearer_auth(&tokens.access)
+        .send()
+        .await?;
+    ensure!(
+        answer.status() == StatusCode::OK,
+        "userinfo: {}",
+        answer.status()
+    );
     let userinfo: Value = answer.json().await?;
-    ensure!(userinfo["sub"] == id["sub"], "two subjects: {userinfo} and {id}");
+    ensure!(
+        userinfo["sub"] == id["sub"],
+        "two subjects: {userinfo} and {id}"
+    );
     let anonymous = client.get(url).send().await?;
-    ensure!(anonymous.status() == StatusCode::UNAUTHORIZED, "anonymous userinfo");
+    ensure!(
+        anonymous.status() == StatusCode::UNAUTHORIZED,
+        "anonymous userinfo"
+    );
     Ok(())
 }
 
-pub(super) async fn r44_sign_out_ends_the_session_at_both_ends(stack: Arc<StackInfo>) -> Result<()> {
+pub(super) async fn r44_sign_out_ends_the_session_at_both_ends(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
     let mut alice = Person::signed_in(&stack, "alice").await?;
     let answer = alice.api(Method::POST, "/auth/logout", None).await?;
     if let Some(next) = answer.headers().get("location") {
@@ -270,15 +407,30 @@ pub(super) async fn r44_sign_out_ends_the_session_at_both_ends(stack: Arc<StackI
         alice.browse(Method::GET, next, None).await?;
     } else {
         let body: Value = answer.json().await?;
-        let next = body.as_object().and_then(|fields| fields.values().find_map(Value::as_str));
-        let next = stack.app_url().join(next.context("no place to go to after sign-out")?)?;
+        let next = body
+            .as_object()
+            .and_then(|fields| fields.values().find_map(Value::as_str));
+        let next = stack
+            .app_url()
+            .join(next.context("no place to go to after sign-out")?)?;
         alice.browse(Method::GET, next, None).await?;
     }
     let status = alice.api(Method::GET, "/api/orders", None).await?.status();
-    ensure!(status == StatusCode::UNAUTHORIZED, "the application's session lives on: {status}");
-    let (url, page) = alice.browse(Method::GET, stack.app_url().join("/auth/login")?, None).await?;
-    ensure!(url.host_str() == stack.auth_url().host_str(), "signed in without a password at {url}");
-    ensure!(page.text().await?.contains("password"), "the server asks for no password");
+    ensure!(
+        status == StatusCode::UNAUTHORIZED,
+        "the application's session lives on: {status}"
+    );
+    let (url, page) = alice
+        .browse(Method::GET, stack.app_url().join("/auth/login")?, None)
+        .await?;
+    ensure!(
+        url.host_str() == stack.auth_url().host_str(),
+        "signed in without a password at {url}"
+    );
+    ensure!(
+        page.text().await?.contains("password"),
+        "the server asks for no password"
+    );
     Ok(())
 }
 
@@ -299,8 +451,9 @@ pub(super) async fn attack_enumeration_of_users_finds_nothing(stack: Arc<StackIn
             }
         }
         let started = Instant::now();
-        let (_, answer) =
-            person.browse(Method::POST, url.join(&form.action)?, Some(fields)).await?;
+        let (_, answer) = person
+            .browse(Method::POST, url.join(&form.action)?, Some(fields))
+            .await?;
         let status = answer.status();
         let text = answer.text().await?.replace(user, "USER");
         answers.push((status, length_class(&text), started.elapsed()));
@@ -308,7 +461,10 @@ pub(super) async fn attack_enumeration_of_users_finds_nothing(stack: Arc<StackIn
     let [(known_status, known, _), (unknown_status, unknown, _)] = &answers[..] else {
         bail!("two answers were expected");
     };
-    ensure!(known_status == unknown_status && known == unknown, "{answers:?}");
+    ensure!(
+        known_status == unknown_status && known == unknown,
+        "{answers:?}"
+    );
     Ok(())
 }
 
@@ -342,7 +498,10 @@ fn decoded(part: &str) -> Result<Value> {
 
 /// A token "signed" with the text of the public key as an HMAC key.
 async fn hmac_confused(stack: &StackInfo, payload: &str, kid: &Value) -> Result<String> {
-    let jwks = edge::client(stack)?.get(stack.auth_url().join("/jwks")?).send().await?;
+    let jwks = edge::client(stack)?
+        .get(stack.auth_url().join("/jwks")?)
+        .send()
+        .await?;
     let jwks = jwks.text().await?;
     let header = json!({ "alg": "HS256", "typ": "at+jwt", "kid": kid });
     let signed = format!("{}.{payload}", URL_SAFE_NO_PAD.encode(header.to_string()));
@@ -356,7 +515,11 @@ fn replaced(url: url::Url, name: &str, value: &str) -> url::Url {
     let pairs: Vec<(String, String)> = url
         .query_pairs()
         .map(|(key, old)| {
-            let new = if key == name { value.to_owned() } else { old.into_owned() };
+            let new = if key == name {
+                value.to_owned()
+            } else {
+                old.into_owned()
+            };
             (key.into_owned(), new)
         })
         .filter(|(key, value)| key != name || !value.is_empty())
@@ -365,4 +528,3 @@ fn replaced(url: url::Url, name: &str, value: &str) -> url::Url {
     url.query_pairs_mut().clear().extend_pairs(pairs);
     url
 }
-

@@ -15,9 +15,16 @@ pub(super) async fn r61_an_order_is_placed_and_confirmed(stack: Arc<StackInfo>) 
     let alice = Person::signed_in(&stack, "alice").await?;
     let order = alice.place_order().await?;
     let id = order["id"].as_str().context("the order has no id")?;
-    ensure!(order["status"] == "placed", "the order is {}", order["status"]);
+    ensure!(
+        order["status"] == "placed",
+        "the order is {}",
+        order["status"]
+    );
     let history = alice.api_json(Method::GET, "/api/orders", None).await?;
-    ensure!(history.to_string().contains(id), "the order is not in the history: {history}");
+    ensure!(
+        history.to_string().contains(id),
+        "the order is not in the history: {history}"
+    );
     confirmed(&alice, id).await
 }
 
@@ -25,7 +32,9 @@ pub(super) async fn r61_an_order_is_placed_and_confirmed(stack: Arc<StackInfo>) 
 async fn confirmed(person: &Person, order: &str) -> Result<()> {
     let deadline = Instant::now() + CONFIRMATION;
     while Instant::now() < deadline {
-        let seen = person.api_json(Method::GET, "/api/notifications", None).await?;
+        let seen = person
+            .api_json(Method::GET, "/api/notifications", None)
+            .await?;
         if seen.to_string().contains(order) {
             return Ok(());
         }

@@ -22,11 +22,17 @@ pub(super) async fn r17_sign_in_takes_the_steps_of_the_code_flow(
         .map(|step| {
             let host = step.url.host_str().unwrap_or_default();
             let host = host.split('.').next().unwrap_or_default();
-            format!("{} {host} {} {}", step.method, step.url.path(), step.status.as_u16())
+            format!(
+                "{} {host} {} {}",
+                step.method,
+                step.url.path(),
+                step.status.as_u16()
+            )
         })
         .collect();
     let expected = [
         "GET app /auth/login 303",
+        "GET auth /authorize 303",
         "GET auth /authorize 303",
         "GET auth /login 200",
         "POST auth /login 303",
@@ -36,11 +42,20 @@ pub(super) async fn r17_sign_in_takes_the_steps_of_the_code_flow(
     ];
     ensure!(steps == expected, "{steps:#?}");
     let authorize = &alice.steps.get(1).context("no authorization request")?.url;
-    let names: Vec<String> = authorize.query_pairs().map(|(name, _)| name.into_owned()).collect();
-    ensure!(names == ["client_id", "request_uri"], "the request was not pushed: {names:?}");
-    let callback = &alice.steps.get(5).context("no callback")?.url;
+    let names: Vec<String> = authorize
+        .query_pairs()
+        .map(|(name, _)| name.into_owned())
+        .collect();
+    ensure!(
+        names == ["client_id", "request_uri"],
+        "the request was not pushed: {names:?}"
+    );
+    let callback = &alice.steps.get(6).context("no callback")?.url;
     for name in ["code", "state", "iss"] {
-        ensure!(e2e::oauth::query(callback, name).is_some(), "the callback has no {name}");
+        ensure!(
+            e2e::oauth::query(callback, name).is_some(),
+            "the callback has no {name}"
+        );
     }
     Ok(())
 }
@@ -63,25 +78,53 @@ pub(super) async fn r19_the_browser_orders_and_never_sees_a_token(
 async fn order_in(browser: &Browser, stack: &StackInfo) -> Result<()> {
     browser.page.goto(stack.app_url().as_str()).await?;
     browser.press("Sign in").await?;
-    browser.fill(Locator::Css("input[name=username]"), "alice").await?;
-    browser.fill(Locator::Css("input[name=password]"), &stack.password("alice")?).await?;
+    browser
+        .fill(Locator::Css("input[name=username]"), "alice")
+        .await?;
+    browser
+        .fill(
+            Locator::Css("input[name=password]"),
+            &stack.password("alice")?,
+        )
+        .await?;
     accessible(browser, "login").await?;
     browser.click(Locator::Css("form button")).await?;
-    browser.click(Locator::XPath("//button[starts-with(@aria-label, 'Add to basket')]")).await?;
+    browser
+        .click(Locator::XPath(
+            "//button[starts-with(@aria-label, 'Add to basket')]",
+        ))
+        .await?;
     accessible(browser, "catalogue").await?;
     browser.press("Place order").await?;
     browser.sees("Confirmed").await?;
     accessible(browser, "confirmed order").await?;
     browser.screenshot("order-confirmed").await?;
     no_token_within_reach(browser).await?;
-    browser.click(Locator::Css("[data-testid=show-trace]")).await?;
-    for service in ["gateway", "orders", "inventory", "tokenizer", "payments", "notifications"] {
-        browser.wait(Locator::Css(&format!("[data-testid=hop][data-service={service}]"))).await?;
+    browser
+        .click(Locator::Css("[data-testid=show-trace]"))
+        .await?;
+    for service in [
+        "gateway",
+        "orders",
+        "inventory",
+        "tokenizer",
+        "payments",
+        "notifications",
+    ] {
+        browser
+            .wait(Locator::Css(&format!(
+                "[data-testid=hop][data-service={service}]"
+            )))
+            .await?;
     }
     accessible(browser, "what just happened").await?;
     browser.screenshot("what-just-happened").await?;
     browser.press("Sign out").await?;
-    browser.wait(Locator::XPath("//*[self::button or self::a][normalize-space(.)='Sign in']")).await?;
+    browser
+        .wait(Locator::XPath(
+            "//*[self::button or self::a][normalize-space(.)='Sign in']",
+        ))
+        .await?;
     Ok(())
 }
 
@@ -91,15 +134,28 @@ async fn no_token_within_reach(browser: &Browser) -> Result<()> {
                   document.cookie, document.documentElement.outerHTML]);";
     let seen = browser.page.execute(script, vec![]).await?;
     let seen = seen.as_str().context("the script returned no text")?;
-    for mark in ["eyJ", "rwr_", "rws_", "rwk_", "refresh_token", "access_token"] {
-        ensure!(!seen.contains(mark), "{mark} stands within the page's reach");
+    for mark in [
+        "eyJ",
+        "rwr_",
+        "rws_",
+        "rwk_",
+        "refresh_token",
+        "access_token",
+    ] {
+        ensure!(
+            !seen.contains(mark),
+            "{mark} stands within the page's reach"
+        );
     }
     Ok(())
 }
 
 /// axe finds nothing serious.
 async fn accessible(browser: &Browser, page: &str) -> Result<()> {
-    let axe = concat!(env!("CARGO_MANIFEST_DIR"), "/../spa-proxy/web/node_modules/axe-core/axe.min.js");
+    let axe = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../spa-proxy/web/node_modules/axe-core/axe.min.js"
+    );
     let source = std::fs::read_to_string(axe).context("no axe-core: run `cargo xtask setup`")?;
     browser.page.execute(&source, vec![]).await?;
     let script = "const done = arguments[arguments.length - 1]; \
@@ -115,7 +171,9 @@ async fn accessible(browser: &Browser, page: &str) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn r43_every_page_carries_the_security_headers(stack: Arc<StackInfo>) -> Result<()> {
+pub(super) async fn r43_every_page_carries_the_security_headers(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
     let client = edge::client(&stack)?;
     let login = e2e::oauth::authorization_url(&stack, &e2e::oauth::Pkce::new())?;
     let mut person = Person::new(&stack)?;
@@ -123,14 +181,23 @@ pub(super) async fn r43_every_page_carries_the_security_headers(stack: Arc<Stack
     for url in [stack.app_url(), login] {
         let answer = client.get(url.clone()).send().await?;
         let header = |name: &str| {
-            let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
+            let value = answer
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok());
             value.unwrap_or_default().to_owned()
         };
-        ensure!(header("strict-transport-security").contains("max-age="), "{url}: no HSTS");
+        ensure!(
+            header("strict-transport-security").contains("max-age="),
+            "{url}: no HSTS"
+        );
         let policy = header("content-security-policy");
         ensure!(policy.contains("frame-ancestors 'none'"), "{url}: {policy}");
         ensure!(!policy.contains("unsafe-"), "{url}: {policy}");
-        ensure!(header("x-content-type-options") == "nosniff", "{url}: no nosniff");
+        ensure!(
+            header("x-content-type-options") == "nosniff",
+            "{url}: no nosniff"
+        );
     }
     Ok(())
 }
@@ -142,13 +209,25 @@ pub(super) async fn attack_csrf_is_refused(stack: Arc<StackInfo>) -> Result<()> 
     let order = json!({ "lines": [{ "sku": "any", "quantity": 1 }] });
     let cases = [
         ("no CSRF header", None, own.as_str(), "same-origin"),
-        ("a foreign origin", Some("1"), "https://evil.example", "cross-site"),
-        ("a sibling host", Some("1"), "https://auth.localhost:8443", "same-site"),
+        (
+            "a foreign origin",
+            Some("1"),
+            "https://evil.example",
+            "cross-site",
+        ),
+        (
+            "a sibling host",
+            Some("1"),
+            "https://auth.localhost:8443",
+            "same-site",
+        ),
         ("a null origin", Some("1"), "null", "cross-site"),
     ];
     for (name, csrf, origin, site) in cases {
         let mut request = alice.client.post(url.clone()).json(&order);
-        request = request.header("origin", origin).header("sec-fetch-site", site);
+        request = request
+            .header("origin", origin)
+            .header("sec-fetch-site", site);
         if let Some(csrf) = csrf {
             request = request.header("x-ringwall-csrf", csrf);
         }
@@ -166,7 +245,11 @@ pub(super) async fn attack_session_fixation_and_duplicate_cookies(
     let url = stack.app_url().join("/api/orders")?;
     let planted = "__Host-ringwall-session=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     for cookie in [planted.to_owned(), format!("{planted}; {planted}")] {
-        let answer = client.get(url.clone()).header("cookie", cookie).send().await?;
+        let answer = client
+            .get(url.clone())
+            .header("cookie", cookie)
+            .send()
+            .await?;
         let status = answer.status();
         ensure!(
             status == StatusCode::UNAUTHORIZED || status == StatusCode::BAD_REQUEST,
@@ -229,7 +312,12 @@ pub(super) async fn r47_the_bundle_holds_no_secret(stack: Arc<StackInfo>) -> Res
         .collect();
     ensure!(!scripts.is_empty(), "the page loads no script: {page}");
     for script in scripts {
-        let text = client.get(stack.app_url().join(script)?).send().await?.text().await?;
+        let text = client
+            .get(stack.app_url().join(script)?)
+            .send()
+            .await?
+            .text()
+            .await?;
         for secret in stack.all_credentials() {
             ensure!(!text.contains(&secret), "{script} holds a secret");
         }

@@ -111,11 +111,13 @@ impl Part<'_> {
     /// Whether this is the part's line; `items` counts the list items seen so far.
     fn is_in(self, body: &str, items: &mut usize) -> bool {
         match self {
-            Self::Key(name) => {
-                body.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'))
-            }
+            Self::Key(name) => body
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(':')),
             Self::Item(name) => {
-                let Some(item) = body.strip_prefix("- ") else { return false };
+                let Some(item) = body.strip_prefix("- ") else {
+                    return false;
+                };
                 *items += 1;
                 let value = item.split_once(": ").map_or("", |(_, value)| value);
                 let value = value.split([',', '}', '#']).next().unwrap_or_default();

@@ -55,7 +55,7 @@ async fn only_order(rig: &Rig) -> Order {
 
 #[tokio::test]
 async fn r16_a_placed_order_is_paid_and_its_signed_event_is_in_the_log_once() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     let Placed::Now(order) = place(&rig, "k1").await.unwrap() else {
         panic!("it is new")
     };
@@ -92,7 +92,7 @@ async fn r16_a_placed_order_is_paid_and_its_signed_event_is_in_the_log_once() {
 
 #[tokio::test]
 async fn the_same_key_is_the_same_order_and_another_body_is_refused() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     let Placed::Now(first) = place(&rig, "k1").await.unwrap() else {
         panic!("it is new")
     };
@@ -118,7 +118,7 @@ async fn the_same_key_is_the_same_order_and_another_body_is_refused() {
 
 #[tokio::test]
 async fn parallel_requests_under_one_key_charge_once() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     let rig = Arc::new(rig);
     let requests: Vec<_> = (0..8)
         .map(|_| {
@@ -137,7 +137,7 @@ async fn parallel_requests_under_one_key_charge_once() {
 
 #[tokio::test]
 async fn r61_a_declined_payment_gives_the_stock_back_and_charges_nothing() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours
         .with(|seen| seen.payment_mode = PaymentMode::Decline);
     assert!(matches!(
@@ -159,7 +159,7 @@ async fn r61_a_declined_payment_gives_the_stock_back_and_charges_nothing() {
 
 #[tokio::test]
 async fn r61_sold_out_items_decline_the_order_before_any_payment() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours.with(|seen| seen.sold_out = true);
     assert!(matches!(
         place(&rig, "k1").await.unwrap_err(),
@@ -172,7 +172,7 @@ async fn r61_sold_out_items_decline_the_order_before_any_payment() {
 
 #[tokio::test]
 async fn r61_payments_that_say_no_service_fail_the_order_and_release_its_stock() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours
         .with(|seen| seen.payment_mode = PaymentMode::Unavailable);
     assert!(matches!(
@@ -187,7 +187,7 @@ async fn r61_payments_that_say_no_service_fail_the_order_and_release_its_stock()
 
 #[tokio::test]
 async fn r61_inventory_away_refuses_new_orders_while_the_history_works() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     place(&rig, "k1").await.unwrap();
     rig.neighbours.with(|seen| seen.inventory_away = true);
     assert!(matches!(
@@ -199,7 +199,7 @@ async fn r61_inventory_away_refuses_new_orders_while_the_history_works() {
 
 #[tokio::test]
 async fn r61_a_lost_answer_leaves_the_order_pending_and_recovery_finishes_it() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours
         .with(|seen| seen.payment_mode = PaymentMode::CaptureAndLoseTheAnswer);
     let Placed::Now(order) = place(&rig, "k1").await.unwrap() else {
@@ -229,7 +229,7 @@ async fn r61_a_lost_answer_leaves_the_order_pending_and_recovery_finishes_it() {
 
 #[tokio::test]
 async fn r61_recovery_gives_up_what_was_never_captured_but_not_before_its_time() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours
         .with(|seen| seen.payment_mode = PaymentMode::LoseTheRequest);
     let Placed::Now(order) = place(&rig, "k1").await.unwrap() else {
@@ -250,7 +250,7 @@ async fn r61_recovery_gives_up_what_was_never_captured_but_not_before_its_time()
 
 #[tokio::test]
 async fn r61_stock_that_could_not_be_released_is_released_by_recovery() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours.with(|seen| {
         seen.payment_mode = PaymentMode::Decline;
         seen.release_fails = true;
@@ -276,7 +276,7 @@ async fn r61_stock_that_could_not_be_released_is_released_by_recovery() {
 
 #[tokio::test]
 async fn an_order_that_was_given_up_cannot_be_placed_any_more() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     rig.neighbours
         .with(|seen| seen.payment_mode = PaymentMode::Unavailable);
     place(&rig, "k1").await.unwrap_err();
@@ -288,7 +288,7 @@ async fn an_order_that_was_given_up_cannot_be_placed_any_more() {
 
 #[tokio::test]
 async fn users_see_their_own_orders_newest_first_in_pages() {
-    let Some(rig) = Rig::new().await else { return };
+    let rig = Rig::new().await;
     let mut placed = Vec::new();
     for key in ["k1", "k2", "k3"] {
         let Placed::Now(order) = place(&rig, key).await.unwrap() else {

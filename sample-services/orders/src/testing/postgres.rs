@@ -28,23 +28,22 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// The server of this test process, started by the first test that asks. `None` where
-    /// PostgreSQL is not installed: a plain `cargo test` needs nothing but Rust.
-    pub(crate) fn shared() -> Option<Arc<Self>> {
+    /// The server of this test process, started by the first test that asks.
+    pub(crate) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        if !Path::new(BIN).join("initdb").exists() {
-            eprintln!("skipped: PostgreSQL 15 is not installed (`cargo xtask setup` installs it)");
-            return None;
-        }
+        assert!(
+            Path::new(BIN).join("initdb").exists(),
+            "PostgreSQL 15 is not installed: `cargo xtask setup` installs it"
+        );
         let mut shared = SHARED
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(server) = shared.upgrade() {
-            return Some(server);
+            return server;
         }
         let server = Arc::new(Self::start());
         *shared = Arc::downgrade(&server);
-        Some(server)
+        server
     }
 
     fn start() -> Self {
