@@ -23,6 +23,8 @@ pub(crate) struct Package {
     pub(crate) folder: String,
     /// Names of direct dependencies, of every kind.
     pub(crate) dependencies: BTreeSet<String>,
+    /// Those among them that the built product needs: not of tests alone.
+    pub(crate) shipped: BTreeSet<String>,
     /// Names of the binaries.
     pub(crate) binaries: Vec<String>,
     /// A plain `cargo build` builds it.
@@ -48,6 +50,8 @@ struct RawPackage {
 #[derive(Deserialize)]
 struct RawDependency {
     name: String,
+    /// `null` for an ordinary dependency, else `dev` or `build`.
+    kind: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +89,12 @@ impl Metadata {
             packages.push(Package {
                 folder: folder.to_string_lossy().into_owned(),
                 default_member: raw.workspace_default_members.contains(&package.id),
+                shipped: package
+                    .dependencies
+                    .iter()
+                    .filter(|found| found.kind.as_deref() != Some("dev"))
+                    .map(|found| found.name.clone())
+                    .collect(),
                 dependencies: package
                     .dependencies
                     .into_iter()
@@ -124,13 +134,15 @@ mod tests {
     fn cargo_answers_are_read() {
         let json = br#"{"packages": [{"id": "a 1", "name": "ringwall-orders",
             "manifest_path": "/w/sample-services/orders/Cargo.toml",
-            "dependencies": [{"name": "axum"}, {"name": "axum"}],
+            "dependencies": [{"name": "axum", "kind": null}, {"name": "axum", "kind": "dev"},
+                             {"name": "tempfile", "kind": "dev"}],
             "targets": [{"name": "ringwall-orders", "kind": ["bin"]}]}],
             "workspace_default_members": ["a 1"], "workspace_root": "/w"}"#;
         let metadata = Metadata::parse(json).unwrap();
         let package = &metadata.packages[0];
         assert_eq!(package.folder, "sample-services/orders");
-        assert_eq!(package.dependencies.len(), 1);
+        assert_eq!(package.dependencies.len(), 2);
+        assert_eq!(package.shipped.iter().collect::<Vec<_>>(), ["axum"]);
         assert!(package.default_member);
         assert_eq!(
             metadata.deployables().collect::<Vec<_>>(),

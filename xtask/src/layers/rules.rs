@@ -11,8 +11,8 @@ enum Layer {
     Tools,
 }
 
-/// External crates that one package owns, and the folders that may name them. `tests` plays the
-/// attacker and so may speak every protocol itself.
+/// External crates that one package owns, and the folders that may name them. Tests play the
+/// attacker and so may speak every protocol themselves: dev-dependencies do not count.
 const OWNERS: &[(&str, &[&str])] = &[
     ("aya", &["ebpf/loader"]),
     ("wasmtime", &["plugins/host"]),
@@ -20,7 +20,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls-webpki", &["crates/tls"]),
     ("cedar-policy", &["crates/policy"]),
     ("rcgen", &["crates/identity"]),
-    ("tokio-postgres", &["crates/store", "crates/tls", "tests"]),
+    ("tokio-postgres", &["crates/store", "crates/tls"]),
     ("tokio-postgres-rustls", &["crates/tls"]),
     ("deadpool-postgres", &["crates/store"]),
     ("testcontainers", &["tests"]),
@@ -87,7 +87,7 @@ fn downward(metadata: &Metadata, package: &Package) -> Vec<String> {
 fn owners(package: &Package) -> Vec<String> {
     let named = OWNERS
         .iter()
-        .filter(|(name, _)| package.dependencies.contains(*name));
+        .filter(|(name, _)| package.shipped.contains(*name));
     named
         .filter(|(_, folders)| !folders.contains(&package.folder.as_str()))
         .map(|(name, folders)| {
@@ -107,7 +107,7 @@ fn samples_without_tls(package: &Package) -> Vec<String> {
     }
     let named = TLS_CRATES
         .iter()
-        .filter(|name| package.dependencies.contains(**name));
+        .filter(|name| package.shipped.contains(**name));
     named
         .map(|name| {
             format!(
@@ -153,6 +153,7 @@ mod tests {
             name: name.into(),
             folder: folder.into(),
             dependencies: dependencies.iter().map(|&name| name.into()).collect(),
+            shipped: dependencies.iter().map(|&name| name.into()).collect(),
             binaries: Vec::new(),
             default_member: true,
         }
