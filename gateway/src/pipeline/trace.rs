@@ -81,6 +81,8 @@ impl Trace {
         if status >= 500 {
             span.record("otel.status_code", "ERROR");
         }
+        // A span ends, for the exporter, when it was last left, not when it is dropped.
+        span.in_scope(|| ());
     }
 
     #[cold]
