@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::build::{self, Profile};
 use crate::commands::Purpose;
 use crate::config::Config;
 use crate::process::{capture, human, print, say, show};
@@ -29,18 +28,11 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
     plan.step(Step::tests("tests", || {
         Ok(cargo(
             config,
-            &[
-                "test",
-                "--workspace",
-                "--exclude",
-                "e2e",
-                "--no-fail-fast",
-                "--locked",
-            ],
+            &["test", "--workspace", "--no-fail-fast", "--locked"],
         ))
     }));
     let built = plan.step(Step::command("build", || {
-        build::deployables(config, Profile::Dev)
+        Ok(cargo(config, &["build", "--workspace", "--locked"]))
     }));
     if built {
         plan.step(Step::tests("end to end", || Ok(e2e_command(config, None))));
@@ -56,7 +48,7 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
 /// Builds, then runs the end-to-end suite or a part of it, with its output shown.
 pub(crate) fn e2e(config: &Config, scenario: Option<&str>) -> Result<ExitCode> {
     setup::run(config, Purpose::Test)?;
-    crate::process::run(&mut build::deployables(config, Profile::Dev)?)?;
+    crate::process::run(&mut cargo(config, &["build", "--workspace", "--locked"]))?;
     let status = e2e_command(config, scenario).status()?;
     Ok(if status.success() {
         ExitCode::SUCCESS
@@ -65,8 +57,13 @@ pub(crate) fn e2e(config: &Config, scenario: Option<&str>) -> Result<ExitCode> {
     })
 }
 
+/// The whole workspace is named, as in the other steps: with another selection of packages cargo
+/// would build the heavy dependencies once more, with other features.
 fn e2e_command(config: &Config, scenario: Option<&str>) -> Command {
-    let mut command = cargo(config, &["test", "--package", "e2e", "--locked"]);
+    let mut command = cargo(
+        config,
+        &["test", "--workspace", "--test", "e2e", "--locked"],
+    );
     if let Some(scenario) = scenario {
         command.args(["--", scenario]);
     }
