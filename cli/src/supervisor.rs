@@ -40,6 +40,8 @@ use unit::{Kind, Running, Unit};
 const EVENTS_IN_FLIGHT: usize = 64;
 /// How often certificates and log files are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Time to the next attempt when certificates could not be written.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the tasks report. A generation tells a process from the one that it replaced.
 #[derive(Debug)]
@@ -301,16 +303,21 @@ impl Supervisor {
 
     /// Issues every certificate again; components see the new files by themselves.
     async fn rotate(&mut self) {
-        self.issued_at = OffsetDateTime::now_utc();
         let issuer = Arc::clone(&self.issuer);
         let issued = tokio::task::spawn_blocking(move || issuer.issue_all()).await;
-        match issued {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                return say(&format!("warning: certificates are not renewed: {error}"));
-            }
-            Err(error) => return say(&format!("warning: certificates are not renewed: {error}")),
+        let failed = match issued {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        let now = OffsetDateTime::now_utc();
+        if let Some(why) = failed {
+            say(&format!("warning: certificates are not renewed: {why}"));
+            // The old ones are good for as long again: enough for many more attempts.
+            self.issued_at = now - self.issuer.interval() + RENEWAL_PAUSE;
+            return;
         }
+        self.issued_at = now;
         if let Err(error) = self.prober.reload() {
             say(&format!("warning: {error}"));
         }

@@ -281,3 +281,41 @@ fn refusals(composition: &Composition) -> Vec<Finding> {
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn refused(text: &str) -> Vec<String> {
+        let source = Source {
+            name: "ringwall.yaml".into(),
+            text: text.into(),
+        };
+        let findings = refusals(&Composition::read(&source).unwrap());
+        assert!(findings.iter().all(|finding| !finding.ok));
+        findings.into_iter().map(|finding| finding.detail).collect()
+    }
+
+    #[test]
+    fn production_refuses_demo_identities_and_a_domain_of_this_machine_only() {
+        let text = include_str!("../../testdata/small.yaml");
+        let details = refused(text);
+        assert_eq!(details.len(), 2, "{details:?}");
+        assert!(details[0].starts_with("line 41: a generated password for the demo user alice"));
+        assert!(
+            details[1].starts_with("line 2: public.domain is `localhost`"),
+            "{details:?}"
+        );
+    }
+
+    #[test]
+    fn a_composition_without_them_is_accepted() {
+        let text = include_str!("../../testdata/small.yaml").replace("localhost", "shop.example");
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.contains("shown:"))
+            .collect();
+        assert_eq!(refused(&lines.join("\n")), Vec::<String>::new());
+    }
+}
