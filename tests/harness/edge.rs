@@ -69,6 +69,28 @@ pub async fn raw_tls(stack: &StackInfo, host: &str) -> Result<TlsStream<TcpStrea
         .context("the TLS handshake failed")
 }
 
+/// A raw TLS connection that names `host`, or nobody, and believes whatever certificate comes back:
+/// so that a refusal is the server's and not the client's.
+pub async fn credulous_tls(
+    stack: &StackInfo,
+    address: SocketAddr,
+    host: Option<&str>,
+) -> Result<TlsStream<TcpStream>> {
+    let mut config = Arc::unwrap_or_clone(tls_config(stack)?);
+    config.enable_sni = host.is_some();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+        .dangerous()
+        .set_certificate_verifier(Arc::new(AnyServer));
+    let name = ServerName::try_from(host.unwrap_or("nobody.example").to_owned())?;
+    let tcp = raw_tcp(address).await?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    connector
+        .connect(name, tcp)
+        .await
+        .context("the TLS handshake failed")
+}
+
 /// A TCP connection from a source address of its own.
 pub async fn raw_tcp(address: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
@@ -91,4 +113,45 @@ pub async fn raw_exchange(stack: &StackInfo, host: &str, request: &[u8]) -> Resu
     )
     .await;
     Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Believes every server: for clients that look for what a server lets pass.
+#[derive(Debug)]
+pub(crate) struct AnyServer;
+
+impl rustls::client::danger::ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::aws_lc_rs::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
 }

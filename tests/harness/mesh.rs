@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -13,10 +12,13 @@ use ringwall_http_io::body;
 use ringwall_http_io::client::{Client, ClientLimits};
 use ringwall_identity::authority::{Authority, Issued};
 use ringwall_identity::{SpiffeId, TrustDomain};
+use ringwall_secret::{SealKey, sealed};
 use ringwall_tls::{IdentitySource, mesh_client_config};
-use time::OffsetDateTime;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::stack::{StackInfo, set_mode};
+use crate::edge::AnyServer;
+use crate::stack::StackInfo;
 
 /// A bounded answer.
 #[derive(Debug)]
@@ -88,32 +90,40 @@ pub async fn call_as(
     call(stack, &stack.identity(caller), component, request).await
 }
 
-/// An identity directory with a certificate of our own making.
-pub fn forged_identity(
+/// Calls `component` with any certificate at all. Nothing on this side looks at it, so that a
+/// refusal is the component's.
+pub async fn call_with(
     stack: &StackInfo,
-    trust_domain: &str,
-    workload: &str,
-    lifetime: Duration,
-    issued_at: OffsetDateTime,
-) -> Result<tempfile::TempDir> {
-    let domain = TrustDomain::parse(trust_domain)?;
-    let authority = Authority::generate(&domain, issued_at)?;
-    let id = SpiffeId::workload(&domain, workload)?;
-    let issued = authority.issue_svid(&id, &[], lifetime, issued_at)?;
-    // The thief trusts the platform's real authority: only its own certificate is forged.
-    let bundle = std::fs::read_to_string(stack.identity("orders").join("bundle.pem"))?;
-    write_identity(&issued, &bundle)
+    issued: &Issued,
+    component: &str,
+    request: Request<Bytes>,
+) -> Result<Answer> {
+    let chain: Result<Vec<_>, _> =
+        CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())?;
+    let config = rustls::ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_client_auth_cert(chain?, key)?;
+    call_at(
+        stack.component(component)?.address,
+        Arc::new(config),
+        request,
+    )
+    .await
 }
 
-/// Writes an identity directory as `ringwall up` does.
-pub fn write_identity(issued: &Issued, bundle: &str) -> Result<tempfile::TempDir> {
-    let folder = tempfile::tempdir()?;
-    let key = folder.path().join("svid.key");
-    std::fs::write(&key, &issued.key_pem)?;
-    set_mode(&key, 0o600)?;
-    std::fs::write(folder.path().join("svid.pem"), &issued.chain_pem)?;
-    std::fs::write(folder.path().join("bundle.pem"), bundle)?;
-    Ok(folder)
+/// The platform's own certificate authority, as somebody who has stolen its sealed key has it.
+pub fn stolen_authority(stack: &StackInfo) -> Result<Authority> {
+    let folder = stack.state_dir.join("ca");
+    let seal = SealKey::from_file(&folder.join("root.seal-key"))?;
+    let secrets = sealed::read(&folder.join("root.key"), &seal, "ca")?;
+    let key = secrets.get("root-key").context("no key of the authority")?;
+    let certificate = std::fs::read_to_string(stack.ca_bundle())?;
+    Ok(Authority::load(
+        &certificate,
+        std::str::from_utf8(key.expose())?,
+    )?)
 }
 
 /// Fails unless the connection itself was refused: no HTTP answer of any status came back.

@@ -184,8 +184,8 @@ pub async fn client_token(stack: &StackInfo, client: &str) -> Result<String> {
     let answer = token(stack, Some((client, &secret)), &fields).await?;
     let status = answer.status();
     let body: Value = answer.json().await?;
-    body["access_token"]
-        .as_str()
+    body.get("access_token")
+        .and_then(Value::as_str)
         .map(str::to_owned)
         .with_context(|| format!("{client} got no token: {status} {body}"))
 }

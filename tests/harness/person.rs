@@ -17,6 +17,8 @@ pub struct Step {
     pub method: Method,
     pub url: Url,
     pub status: StatusCode,
+    /// The `name=value` of each cookie that was set.
+    pub cookies: Vec<String>,
 }
 
 /// A person with a cookie jar.
@@ -102,6 +104,7 @@ impl Person {
                 method: method.clone(),
                 url: url.clone(),
                 status,
+                cookies: set_cookies(&response),
             });
             let next = response
                 .headers()
@@ -120,6 +123,15 @@ impl Person {
             (method, url) = (Method::GET, next);
         }
         bail!("more than 12 redirects, the last to {url}")
+    }
+
+    /// The cookie of the application's session, as the last sign-in has set it.
+    pub fn session_cookie(&self) -> Result<&str> {
+        let mut cookies = self.steps.iter().rev().flat_map(|step| &step.cookies);
+        cookies
+            .find(|cookie| cookie.starts_with("__Host-ringwall-session="))
+            .map(String::as_str)
+            .context("no session cookie was set")
     }
 
     /// A call of the application's own API, as its page makes it.
@@ -162,7 +174,7 @@ impl Person {
         let catalogue = self.api_json(Method::GET, "/api/catalogue", None).await?;
         let items = catalogue
             .as_array()
-            .or_else(|| catalogue["items"].as_array());
+            .or_else(|| catalogue.get("items")?.as_array());
         let sku = items
             .context("the catalogue is no list")?
             .iter()
@@ -201,7 +213,7 @@ impl Form {
 
     /// The fields with a person's credentials in the places for them; of the two buttons of a
     /// consent form the one that allows is pressed.
-    fn filled(&self, user: &str, password: &str) -> Vec<(String, String)> {
+    pub fn filled(&self, user: &str, password: &str) -> Vec<(String, String)> {
         let mut filled: Vec<(String, String)> = Vec::new();
         for (name, value) in &self.fields {
             if filled.iter().any(|(known, _)| known == name) {
@@ -217,6 +229,14 @@ impl Form {
         }
         filled
     }
+}
+
+fn set_cookies(response: &Response) -> Vec<String> {
+    let fields = response.headers().get_all("set-cookie").iter();
+    fields
+        .filter_map(|field| field.to_str().ok()?.split(';').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn attribute(tag: &str, name: &str) -> Option<String> {

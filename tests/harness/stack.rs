@@ -3,6 +3,7 @@
 //! Owns: the supervisor's process and the wait for its health gates.
 //! The scenarios get a [`StackInfo`]: addresses, files and credentials, and nothing of the harness.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -50,6 +51,11 @@ pub struct Component {
 impl Stack {
     /// Starts the whole platform and waits until it says that it is up.
     pub fn start() -> Result<Self> {
+        Self::start_as(None)
+    }
+
+    /// The same from another composition than the built-in one.
+    pub fn start_as(composition: Option<&Path>) -> Result<Self> {
         let state = tempfile::Builder::new().prefix("ringwall-e2e-").tempdir()?;
         // PostgreSQL runs as a user of its own when the tests run as root.
         set_mode(state.path(), 0o711)?;
@@ -57,6 +63,12 @@ impl Stack {
             .args(["up", "--free-ports", "-o", "json"])
             .arg("--state-dir")
             .arg(state.path())
+            .args(
+                composition
+                    .map(|file| [Path::new("--file"), file])
+                    .into_iter()
+                    .flatten(),
+            )
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot run `ringwall up`")?;
@@ -189,7 +201,7 @@ impl StackInfo {
     pub fn all_credentials(&self) -> Vec<String> {
         let lists = ["users", "clients"]
             .into_iter()
-            .filter_map(|list| self.credentials[list].as_array());
+            .filter_map(|list| self.credentials.get(list)?.as_array());
         let values = lists
             .flatten()
             .flat_map(|entry| [&entry["password"], &entry["secret"]]);
@@ -210,8 +222,9 @@ impl StackInfo {
     }
 
     fn credential(&self, list: &str, key: &str, name: &str, field: &str) -> Result<String> {
-        self.credentials[list]
-            .as_array()
+        self.credentials
+            .get(list)
+            .and_then(Value::as_array)
             .into_iter()
             .flatten()
             .find(|entry| entry[key] == name)
@@ -295,16 +308,55 @@ fn host(url: &Url) -> String {
     url.host_str().expect("a public URL has a host").to_owned()
 }
 
-pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<()> {
+fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(())
 }
 
-/// The loopback address of a mesh listener, for messages.
-pub fn is_loopback(address: &SocketAddr) -> bool {
-    match address.ip() {
-        IpAddr::V4(ip) => ip.is_loopback(),
-        IpAddr::V6(ip) => ip.is_loopback(),
+/// The addresses on which a process listens for TCP, as the kernel knows them.
+pub fn listeners(pid: i32) -> Result<Vec<SocketAddr>> {
+    let mut inodes = BTreeSet::new();
+    for file in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A file that was closed meanwhile is no listener.
+        let Ok(target) = std::fs::read_link(file?.path()) else {
+            continue;
+        };
+        let target = target.to_string_lossy().into_owned();
+        let inode = target.strip_prefix("socket:[");
+        inodes.extend(
+            inode
+                .and_then(|inode| inode.strip_suffix(']'))
+                .map(str::to_owned),
+        );
     }
+    let mut found = Vec::new();
+    for table in ["tcp", "tcp6"] {
+        let table = std::fs::read_to_string(format!("/proc/{pid}/net/{table}"))?;
+        for line in table.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, _, state, _, _, _, _, _, inode, ..] = fields[..] else {
+                bail!("an unknown line of the socket table: {line}");
+            };
+            if state == "0A" && inodes.contains(inode) {
+                found.push(socket_address(local)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// An address of the kernel's socket table: words of 32 bits in the machine's byte order.
+fn socket_address(text: &str) -> Result<SocketAddr> {
+    let (address, port) = text.split_once(':').context("no port")?;
+    let mut octets = Vec::new();
+    for word in address.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word)?, 16)?;
+        octets.extend(word.to_ne_bytes());
+    }
+    let ip = match <[u8; 4]>::try_from(octets.as_slice()) {
+        Ok(v4) => IpAddr::from(v4),
+        Err(_) => IpAddr::from(<[u8; 16]>::try_from(octets.as_slice())?),
+    };
+    Ok(SocketAddr::new(ip, u16::from_str_radix(port, 16)?))
 }

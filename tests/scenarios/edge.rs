@@ -4,13 +4,27 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use e2e::edge;
+use e2e::oauth;
 use e2e::person::Person;
 use e2e::stack::StackInfo;
 use reqwest::{Method, StatusCode};
 
+const FORGED_CONTEXT: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJib2IifQ.";
+const USER_CONTEXT_SPELLINGS: [&str; 4] = [
+    "x-ringwall-user-context",
+    "X-Ringwall-User-Context",
+    "x_ringwall_user_context",
+    "x-ringwall_user-context",
+];
+
 pub(super) async fn r26_unknown_sni_is_closed(stack: Arc<StackInfo>) -> Result<()> {
-    let outcome = edge::raw_tls(&stack, "unknown.localhost").await;
-    ensure!(outcome.is_err(), "an unknown server name was served");
+    let address = stack.public_address();
+    let known = edge::credulous_tls(&stack, address, Some(&stack.app_host())).await;
+    known.context("the control: a host of ours")?;
+    for host in [Some("unknown.localhost"), None] {
+        let outcome = edge::credulous_tls(&stack, address, host).await;
+        ensure!(outcome.is_err(), "the server name {host:?} was served");
+    }
     Ok(())
 }
 
@@ -114,18 +128,13 @@ pub(super) async fn r56_a_user_without_the_role_may_not_order(stack: Arc<StackIn
     Ok(())
 }
 
-/// R14: a forged user context does not reach a service, in any spelling.
+/// R14: nobody is a user because of a header, in any spelling.
 pub(super) async fn r14_forged_identity_headers_never_arrive(stack: Arc<StackInfo>) -> Result<()> {
     let client = edge::client(&stack)?;
-    for name in [
-        "x-ringwall-user-context",
-        "X-Ringwall-User-Context",
-        "x_ringwall_user_context",
-        "x-ringwall_user-context",
-    ] {
+    for name in USER_CONTEXT_SPELLINGS {
         let response = client
             .get(stack.api_url().join("/v1/orders")?)
-            .header(name, "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.")
+            .header(name, FORGED_CONTEXT)
             .send()
             .await?;
         let status = response.status();
@@ -133,6 +142,46 @@ pub(super) async fn r14_forged_identity_headers_never_arrive(stack: Arc<StackInf
             status == StatusCode::UNAUTHORIZED || status == StatusCode::BAD_REQUEST,
             "{name} answered {status}"
         );
+    }
+    Ok(())
+}
+
+/// R14: nor is a user another user because of one: with alice's token the history is hers, whatever
+/// else she sends.
+pub(super) async fn r14_a_forged_context_does_not_change_whose_history_it_is(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    let bob = Person::signed_in(&stack, "bob")
+        .await?
+        .place_order()
+        .await?;
+    let bobs_order = bob["id"].as_str().context("no id")?.to_owned();
+    let alice = Person::signed_in(&stack, "alice")
+        .await?
+        .place_order()
+        .await?;
+    let alices_order = alice["id"].as_str().context("no id")?.to_owned();
+    let tokens = oauth::tokens(&stack, "alice").await?;
+    let bobs_token = oauth::tokens(&stack, "bob").await?.access;
+    let client = edge::client(&stack)?;
+    for name in USER_CONTEXT_SPELLINGS {
+        // Unsigned, and signed by the right server for another purpose.
+        for forged in [FORGED_CONTEXT, &bobs_token] {
+            let response = client
+                .get(stack.api_url().join("/v1/orders")?)
+                .bearer_auth(&tokens.access)
+                .header(name, forged)
+                .send()
+                .await?;
+            let status = response.status();
+            let history = response.text().await?;
+            ensure!(status == StatusCode::OK, "{name}: {status} {history}");
+            ensure!(
+                history.contains(&alices_order),
+                "{name}: not hers: {history}"
+            );
+            ensure!(!history.contains(&bobs_order), "{name}: bob's: {history}");
+        }
     }
     Ok(())
 }

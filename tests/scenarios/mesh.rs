@@ -1,5 +1,6 @@
 //! Between the components: who may dial whom, and with what.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use bytes::Bytes;
 use e2e::mesh;
 use e2e::stack::StackInfo;
 use http::Request;
+use ringwall_identity::authority::{Authority, Issued};
+use ringwall_identity::{SpiffeId, TrustDomain};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -59,8 +62,9 @@ pub(super) async fn r50_undeclared_edges_are_refused_in_the_handshake(
 
 pub(super) async fn r71_a_foreign_trust_domain_is_refused(stack: Arc<StackInfo>) -> Result<()> {
     let now = OffsetDateTime::now_utc();
-    let forged = mesh::forged_identity(&stack, "evil.example", "gateway", HOUR, now)?;
-    let outcome = mesh::call(&stack, forged.path(), "orders", get("/v1/orders")?).await;
+    let foreign = TrustDomain::parse("evil.example")?;
+    let issued = forged(&foreign, now)?;
+    let outcome = mesh::call_with(&stack, &issued, "orders", get("/v1/orders")?).await;
     mesh::refused_in_the_handshake(outcome)
 }
 
@@ -68,16 +72,31 @@ pub(super) async fn r71_the_right_name_from_another_authority_is_refused(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     let now = OffsetDateTime::now_utc();
-    let forged = mesh::forged_identity(&stack, "ringwall.local", "gateway", HOUR, now)?;
-    let outcome = mesh::call(&stack, forged.path(), "orders", get("/v1/orders")?).await;
+    let issued = forged(&mesh::trust_domain()?, now)?;
+    let outcome = mesh::call_with(&stack, &issued, "orders", get("/v1/orders")?).await;
     mesh::refused_in_the_handshake(outcome)
 }
 
+/// R71: a certificate of the platform's own authority, for a caller that is declared: it passes
+/// while it is valid and not after.
 pub(super) async fn r71_an_expired_identity_is_refused(stack: Arc<StackInfo>) -> Result<()> {
-    let long_ago = OffsetDateTime::now_utc() - time::Duration::days(2);
-    let forged = mesh::forged_identity(&stack, "ringwall.local", "gateway", HOUR, long_ago)?;
-    let outcome = mesh::call(&stack, forged.path(), "orders", get("/v1/orders")?).await;
+    let authority = mesh::stolen_authority(&stack)?;
+    let gateway = SpiffeId::workload(&mesh::trust_domain()?, "gateway")?;
+    let now = OffsetDateTime::now_utc();
+    let valid = authority.issue_svid(&gateway, &[], HOUR, now)?;
+    let answer = mesh::call_with(&stack, &valid, "orders", get("/v1/orders")?).await;
+    answer.context("the control: a valid certificate of the same authority")?;
+    let long_ago = now - time::Duration::days(2);
+    let expired = authority.issue_svid(&gateway, &[], HOUR, long_ago)?;
+    let outcome = mesh::call_with(&stack, &expired, "orders", get("/v1/orders")?).await;
     mesh::refused_in_the_handshake(outcome)
+}
+
+/// The gateway's identity, from an authority of our own making.
+fn forged(domain: &TrustDomain, now: OffsetDateTime) -> Result<Issued> {
+    let authority = Authority::generate(domain, now)?;
+    let id = SpiffeId::workload(domain, "gateway")?;
+    Ok(authority.issue_svid(&id, &[], HOUR, now)?)
 }
 
 /// R15: a dial of a service past the gateway, with no identity at all, and in plaintext.
@@ -107,8 +126,7 @@ pub(super) async fn r15_a_direct_dial_without_identity_is_refused(
                 "{} speaks plaintext: {answer}",
                 component.name
             );
-            let config = e2e::edge::tls_config(&stack)?;
-            let answer = anonymous_tls(address, config).await;
+            let answer = anonymous_tls(&stack, address).await;
             ensure!(
                 !answer.as_ref().is_ok_and(|text| text.contains("HTTP/1.1")),
                 "{} at {address} answered without a client certificate: {answer:?}",
@@ -119,21 +137,30 @@ pub(super) async fn r15_a_direct_dial_without_identity_is_refused(
     Ok(())
 }
 
-/// R15: the gateway is the only component that listens on more than loopback would allow to be
-/// configured; here every listener of the platform is on loopback.
+/// R59: what the kernel says of every process: its listeners are on loopback, and only the gateway
+/// has the public one.
 pub(super) async fn r59_only_the_gateway_is_public(stack: Arc<StackInfo>) -> Result<()> {
-    let gateway = stack.component("gateway")?;
     for component in stack.components() {
+        let listeners = e2e::stack::listeners(component.pid)?;
         ensure!(
-            e2e::stack::is_loopback(&component.address),
-            "{} is public",
+            !listeners.is_empty(),
+            "{} listens nowhere: the kernel was not asked rightly",
             component.name
         );
+        for listener in listeners {
+            ensure!(
+                listener.ip().is_loopback(),
+                "{} listens on {listener}",
+                component.name
+            );
+            let public = listener.port() == stack.public_address().port();
+            ensure!(
+                !public || component.name == "gateway",
+                "{} has the public port",
+                component.name
+            );
+        }
     }
-    ensure!(
-        gateway.address != stack.public_address(),
-        "the mesh listener is the public one"
-    );
     Ok(())
 }
 
@@ -145,7 +172,7 @@ fn get(path: &str) -> Result<Request<Bytes>> {
         .context("not a request")
 }
 
-async fn plaintext(address: std::net::SocketAddr) -> Result<String> {
+async fn plaintext(address: SocketAddr) -> Result<String> {
     let mut stream = e2e::edge::raw_tcp(address).await?;
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
@@ -156,67 +183,13 @@ async fn plaintext(address: std::net::SocketAddr) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-async fn anonymous_tls(
-    address: std::net::SocketAddr,
-    config: Arc<rustls::ClientConfig>,
-) -> Result<String> {
-    // The mesh certificates carry `<service>.mesh.ringwall.local`; a wrong name fails as well, which
-    // would hide a missing client check, so the verifier here accepts every server.
-    let mut config = Arc::unwrap_or_clone(config);
-    config
-        .dangerous()
-        .set_certificate_verifier(Arc::new(AnyServer));
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let stream = e2e::edge::raw_tcp(address).await?;
-    let name = rustls_pki_types::ServerName::try_from("anyone.example")?;
-    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await?;
+async fn anonymous_tls(stack: &StackInfo, address: SocketAddr) -> Result<String> {
+    // The client believes every server: its own doubt would hide that nobody asks it who it is.
+    let mut stream = e2e::edge::credulous_tls(stack, address, None).await?;
     stream
         .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .await?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// A client that trusts every server: it looks for servers that ask nothing of a client.
-#[derive(Debug)]
-struct AnyServer;
-
-impl rustls::client::danger::ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &[rustls_pki_types::CertificateDer<'_>],
-        _: &rustls_pki_types::ServerName<'_>,
-        _: &[u8],
-        _: rustls_pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls_pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

@@ -128,12 +128,19 @@ async fn order_in(browser: &Browser, stack: &StackInfo) -> Result<()> {
     Ok(())
 }
 
-/// R19: storage, cookies that script can read, and the page itself hold no token.
+/// R19: storage, cookies that script can read, the page itself, and what the application's server
+/// answers to its script hold no token.
 async fn no_token_within_reach(browser: &Browser) -> Result<()> {
-    let script = "return JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage), \
-                  document.cookie, document.documentElement.outerHTML]);";
-    let seen = browser.page.execute(script, vec![]).await?;
+    let script = "const done = arguments[arguments.length - 1]; \
+                  const ask = async path => { const a = await fetch(path); \
+                  return [a.status, [...a.headers], await a.text()]; }; \
+                  Promise.all(['/api/session', '/api/catalogue', '/api/orders', \
+                  '/api/notifications'].map(ask)).then(answers => done(JSON.stringify([answers, \
+                  Object.entries(localStorage), Object.entries(sessionStorage), \
+                  document.cookie, document.documentElement.outerHTML])));";
+    let seen = browser.page.execute_async(script, vec![]).await?;
     let seen = seen.as_str().context("the script returned no text")?;
+    ensure!(seen.contains("signed_in"), "the script saw no session");
     for mark in [
         "eyJ",
         "rwr_",
@@ -237,24 +244,39 @@ pub(super) async fn attack_csrf_is_refused(stack: Arc<StackInfo>) -> Result<()> 
     Ok(())
 }
 
-/// ATTACKS: a planted session is not the one that sign-in makes, and two cookies are none.
+/// ATTACKS: a planted session is none, sign-in makes a new one and ends the one before, and two
+/// cookies are none even where each of them is right.
 pub(super) async fn attack_session_fixation_and_duplicate_cookies(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
+    let mut alice = Person::signed_in(&stack, "alice").await?;
+    let before = alice.session_cookie()?.to_owned();
+    // The server still knows her: no form this time.
+    let start = stack.app_url().join("/auth/login")?;
+    alice.browse(Method::GET, start, None).await?;
+    let now = alice.session_cookie()?.to_owned();
+    ensure!(before != now, "the second sign-in kept the session's id");
+    let planted = "__Host-ringwall-session=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let client = edge::bare_client(&stack)?;
     let url = stack.app_url().join("/api/orders")?;
-    let planted = "__Host-ringwall-session=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-    for cookie in [planted.to_owned(), format!("{planted}; {planted}")] {
-        let answer = client
-            .get(url.clone())
-            .header("cookie", cookie)
-            .send()
-            .await?;
-        let status = answer.status();
-        ensure!(
-            status == StatusCode::UNAUTHORIZED || status == StatusCode::BAD_REQUEST,
-            "a planted session: {status}"
-        );
+    for (name, cookie, expected) in [
+        ("the control", now.clone(), StatusCode::OK),
+        ("the session before", before, StatusCode::UNAUTHORIZED),
+        (
+            "a planted one",
+            planted.to_owned(),
+            StatusCode::UNAUTHORIZED,
+        ),
+        (
+            "the same twice",
+            format!("{now}; {now}"),
+            StatusCode::BAD_REQUEST,
+        ),
+        ("two", format!("{now}; {planted}"), StatusCode::BAD_REQUEST),
+    ] {
+        let request = client.get(url.clone()).header("cookie", cookie);
+        let status = request.send().await?.status();
+        ensure!(status == expected, "{name}: {status}");
     }
     Ok(())
 }
