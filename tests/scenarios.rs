@@ -4,9 +4,12 @@
 mod credentials;
 mod edge;
 mod faults;
+mod floods;
 mod mesh;
 mod oauth;
 mod orders;
+mod rotation;
+mod sessions;
 mod web;
 
 use std::future::Future;
@@ -44,7 +47,10 @@ macro_rules! scenarios {
 
 pub(crate) fn all() -> Vec<Scenario> {
     let mut list = Vec::new();
-    scenarios!(list, Company::Others, orders: r61_an_order_is_placed_and_confirmed);
+    scenarios!(list, Company::Others, orders:
+        r61_an_order_is_placed_and_confirmed,
+        r61_status_arrives_by_server_sent_event,
+    );
     scenarios!(list, Company::Others, mesh:
         r15_a_direct_dial_without_identity_is_refused,
         r50_undeclared_edges_are_refused_in_the_handshake,
@@ -56,6 +62,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     scenarios!(list, Company::Others, edge:
         attack_smuggling_is_refused_and_the_connection_closed,
         r01_the_limit_answers_429_with_retry_after,
+        r14_a_forged_context_does_not_change_whose_history_it_is,
         r14_forged_identity_headers_never_arrive,
         r26_host_must_match_the_server_name,
         r26_unknown_sni_is_closed,
@@ -65,7 +72,6 @@ pub(crate) fn all() -> Vec<Scenario> {
         r56_undeclared_routes_and_methods_are_refused,
     );
     scenarios!(list, Company::Others, oauth:
-        attack_enumeration_of_users_finds_nothing,
         r06_client_credentials_by_basic_and_post,
         r06_mtls_client_authentication_stops_at_the_ingress,
         r06_wrong_audience_denied,
@@ -74,12 +80,25 @@ pub(crate) fn all() -> Vec<Scenario> {
         r07_pkce_cannot_be_left_out_or_downgraded,
         r09_parallel_refreshes_get_the_same_successor,
         r09_refresh_rotates_and_reuse_revokes_the_family,
-        r11_a_revoked_reference_token_is_denied_within_a_second,
         r12_forged_and_foreign_tokens_are_denied,
         r18_the_redirect_must_match_exactly,
+    );
+    scenarios!(list, Company::Others, sessions:
+        attack_enumeration_of_users_finds_nothing,
+        attack_password_guessing_is_locked_out,
+        r11_a_revoked_reference_token_is_denied_within_a_second,
+        r11_revoking_a_refresh_token_ends_its_access_tokens,
+        r12_after_sign_out_a_jwt_is_inactive,
+        r19_a_session_ended_at_the_server_is_dead_within_a_second,
         r44_discovery_names_what_the_server_does,
         r44_sign_out_ends_the_session_at_both_ends,
         r44_userinfo_and_id_token_agree,
+    );
+    scenarios!(list, Company::Others, floods: attack_header_flood_is_refused);
+    scenarios!(list, Company::Alone, floods: attack_slow_loris_does_not_hinder_others);
+    scenarios!(list, Company::Alone, rotation:
+        r20_key_rotation_under_load_has_no_error,
+        r24_certificates_rotate_under_load_without_an_error,
     );
     scenarios!(list, Company::Others, credentials:
         r20_a_stolen_api_key_fails_from_another_workload,

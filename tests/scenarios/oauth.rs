@@ -1,21 +1,17 @@
-//! The authorization server as clients, users and thieves of tokens meet it.
+//! Grants and tokens of the authorization server, as clients and thieves of tokens meet them.
+//! Sessions and revocation are in `sessions.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use e2e::oauth::{self, NATIVE_CLIENT, Pkce, Tokens};
-use e2e::person::Person;
+use e2e::oauth::{self, Pkce, Tokens};
 use e2e::stack::StackInfo;
 use e2e::{edge, mesh};
-use reqwest::{Method, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
-
-/// How long a revoked token may still be honoured anywhere (R11).
-const REVOCATION: Duration = Duration::from_secs(1);
 
 pub(super) async fn r06_client_credentials_by_basic_and_post(stack: Arc<StackInfo>) -> Result<()> {
     let token = oauth::client_token(&stack, "demo-cli").await?;
@@ -232,34 +228,6 @@ pub(super) async fn r09_parallel_refreshes_get_the_same_successor(
     Ok(())
 }
 
-pub(super) async fn r11_a_revoked_reference_token_is_denied_within_a_second(
-    stack: Arc<StackInfo>,
-) -> Result<()> {
-    let token = oauth::client_token(&stack, "demo-partner").await?;
-    ensure!(token.starts_with("rwr_"), "not a reference token");
-    let before = oauth::api_status(&stack, "/v1/catalogue", &token).await?;
-    ensure!(before == StatusCode::OK, "before revocation: {before}");
-    let secret = stack.client_secret("demo-partner")?;
-    let fields = [("token", token.as_str())];
-    let revoked = oauth::post(&stack, "/revoke", Some(("demo-partner", &secret)), &fields).await?;
-    ensure!(
-        revoked.status() == StatusCode::OK,
-        "revocation: {}",
-        revoked.status()
-    );
-    let at = Instant::now();
-    loop {
-        if oauth::api_status(&stack, "/v1/catalogue", &token).await? == StatusCode::UNAUTHORIZED {
-            return Ok(());
-        }
-        ensure!(
-            at.elapsed() < REVOCATION,
-            "still honoured after {REVOCATION:?}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 /// R12: what is not an access token of this issuer for this audience is no access token.
 pub(super) async fn r12_forged_and_foreign_tokens_are_denied(stack: Arc<StackInfo>) -> Result<()> {
     let good = oauth::client_token(&stack, "demo-cli").await?;
@@ -314,163 +282,6 @@ pub(super) async fn r12_forged_and_foreign_tokens_are_denied(stack: Arc<StackInf
         ensure!(status == StatusCode::UNAUTHORIZED, "{name}: {status}");
     }
     Ok(())
-}
-
-pub(super) async fn r44_discovery_names_what_the_server_does(stack: Arc<StackInfo>) -> Result<()> {
-    let client = edge::client(&stack)?;
-    let url = stack.auth_url().join("/.well-known/openid-configuration")?;
-    let document: Value = client.get(url).send().await?.json().await?;
-    ensure!(
-        document["issuer"] == stack.issuer_text(),
-        "issuer: {}",
-        document["issuer"]
-    );
-    ensure!(
-        document["code_challenge_methods_supported"] == json!(["S256"]),
-        "PKCE"
-    );
-    ensure!(
-        document["authorization_response_iss_parameter_supported"] == true,
-        "iss"
-    );
-    for name in [
-        "authorization_endpoint",
-        "token_endpoint",
-        "userinfo_endpoint",
-        "jwks_uri",
-        "end_session_endpoint",
-        "introspection_endpoint",
-        "revocation_endpoint",
-        "pushed_authorization_request_endpoint",
-    ] {
-        let endpoint = document[name]
-            .as_str()
-            .with_context(|| format!("no {name}"))?;
-        ensure!(
-            endpoint.starts_with(&stack.issuer_text()),
-            "{name} is {endpoint}"
-        );
-    }
-    let jwks: Value = client
-        .get(document["jwks_uri"].as_str().unwrap_or_default())
-        .send()
-        .await?
-        .json()
-        .await?;
-    let private = jwks.to_string();
-    ensure!(
-        !private.contains("\"d\""),
-        "the key set holds a private key"
-    );
-    Ok(())
-}
-
-pub(super) async fn r44_userinfo_and_id_token_agree(stack: Arc<StackInfo>) -> Result<()> {
-    let tokens = oauth::tokens(&stack, "alice").await?;
-    let id = oauth::claims(&tokens.id)?;
-    ensure!(
-        id["aud"] == NATIVE_CLIENT && id["nonce"] == "nonce-of-the-test",
-        "{id}"
-    );
-    let client = edge::client(&stack)?;
-    let url = stack.auth_url().join("/userinfo")?;
-    let answer = client
-        .get(url.clone())
-        .bearer_auth(&tokens.access)
-        .send()
-        .await?;
-    ensure!(
-        answer.status() == StatusCode::OK,
-        "userinfo: {}",
-        answer.status()
-    );
-    let userinfo: Value = answer.json().await?;
-    ensure!(
-        userinfo["sub"] == id["sub"],
-        "two subjects: {userinfo} and {id}"
-    );
-    let anonymous = client.get(url).send().await?;
-    ensure!(
-        anonymous.status() == StatusCode::UNAUTHORIZED,
-        "anonymous userinfo"
-    );
-    Ok(())
-}
-
-pub(super) async fn r44_sign_out_ends_the_session_at_both_ends(
-    stack: Arc<StackInfo>,
-) -> Result<()> {
-    let mut alice = Person::signed_in(&stack, "alice").await?;
-    let answer = alice.api(Method::POST, "/auth/logout", None).await?;
-    if let Some(next) = answer.headers().get("location") {
-        let next = stack.app_url().join(next.to_str()?)?;
-        alice.browse(Method::GET, next, None).await?;
-    } else {
-        let body: Value = answer.json().await?;
-        let next = body
-            .as_object()
-            .and_then(|fields| fields.values().find_map(Value::as_str));
-        let next = stack
-            .app_url()
-            .join(next.context("no place to go to after sign-out")?)?;
-        alice.browse(Method::GET, next, None).await?;
-    }
-    let status = alice.api(Method::GET, "/api/orders", None).await?.status();
-    ensure!(
-        status == StatusCode::UNAUTHORIZED,
-        "the application's session lives on: {status}"
-    );
-    let (url, page) = alice
-        .browse(Method::GET, stack.app_url().join("/auth/login")?, None)
-        .await?;
-    ensure!(
-        url.host_str() == stack.auth_url().host_str(),
-        "signed in without a password at {url}"
-    );
-    ensure!(
-        page.text().await?.contains("password"),
-        "the server asks for no password"
-    );
-    Ok(())
-}
-
-/// ATTACKS: the same body, status and work for a wrong password and an unknown name.
-pub(super) async fn attack_enumeration_of_users_finds_nothing(stack: Arc<StackInfo>) -> Result<()> {
-    let mut answers = Vec::new();
-    for user in ["alice", "nobody-of-that-name"] {
-        let mut person = Person::new(&stack)?;
-        let url = oauth::authorization_url(&stack, &Pkce::new())?;
-        let (url, page) = person.browse(Method::GET, url, None).await?;
-        let form = e2e::person::Form::first(&page.text().await?).context("no login form")?;
-        let mut fields = form.fields.clone();
-        for (name, value) in &mut fields {
-            match name.as_str() {
-                "username" => user.clone_into(value),
-                "password" => "wrong-password".clone_into(value),
-                _ => {}
-            }
-        }
-        let started = Instant::now();
-        let (_, answer) = person
-            .browse(Method::POST, url.join(&form.action)?, Some(fields))
-            .await?;
-        let status = answer.status();
-        let text = answer.text().await?.replace(user, "USER");
-        answers.push((status, length_class(&text), started.elapsed()));
-    }
-    let [(known_status, known, _), (unknown_status, unknown, _)] = &answers[..] else {
-        bail!("two answers were expected");
-    };
-    ensure!(
-        known_status == unknown_status && known == unknown,
-        "{answers:?}"
-    );
-    Ok(())
-}
-
-/// Pages differ in their per-request tokens, which have a fixed length: the length tells the rest.
-fn length_class(text: &str) -> usize {
-    text.len()
 }
 
 async fn error_of(answer: reqwest::Response) -> Result<String> {

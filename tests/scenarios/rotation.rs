@@ -1,0 +1,199 @@
+//! Keys and certificates are exchanged under load, and nobody notices.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
+use e2e::edge;
+use e2e::mesh;
+use e2e::oauth;
+use e2e::person::Person;
+use e2e::stack::{Stack, StackInfo};
+use http::{Request, StatusCode};
+use ringwall_secret::{SealKey, Secret, SecretBytes, sealed};
+use ringwall_token::api_key::{self, ApiKeyEntry, KeyId};
+
+/// Between two steps of the operator: long enough for requests under each state.
+const STEP: Duration = Duration::from_millis(700);
+const ENTRIES: &str = "api-key-entries";
+const KEY: &str = "api-key-inventory";
+
+/// A component's sealed secrets, opened as an operator opens them.
+struct Vault {
+    file: PathBuf,
+    seal: SealKey,
+    owner: &'static str,
+    secrets: BTreeMap<String, SecretBytes>,
+}
+
+impl Vault {
+    fn open(stack: &StackInfo, owner: &'static str) -> Result<Self> {
+        let folder = stack.state_dir.join("secrets");
+        let seal = SealKey::from_file(&folder.join(format!("{owner}.seal-key")))?;
+        let file = folder.join(format!("{owner}.sealed"));
+        let secrets = sealed::read(&file, &seal, owner)?;
+        Ok(Self {
+            file,
+            seal,
+            owner,
+            secrets,
+        })
+    }
+
+    fn get(&self, name: &str) -> Result<&SecretBytes> {
+        self.secrets.get(name).with_context(|| format!("no {name}"))
+    }
+
+    fn put(&mut self, name: &str, value: Vec<u8>) -> Result<()> {
+        self.secrets.insert(name.to_owned(), Secret::new(value));
+        Ok(sealed::write(
+            &self.file,
+            &self.seal,
+            self.owner,
+            &self.secrets,
+        )?)
+    }
+}
+
+/// R20: the key of orders for inventory is exchanged in three steps (accept both, send the new one,
+/// forget the old one) while the catalogue is read without a pause.
+pub(super) async fn r20_key_rotation_under_load_has_no_error(stack: Arc<StackInfo>) -> Result<()> {
+    let old = stack.secret("orders", KEY)?;
+    let token = oauth::client_token(&stack, "demo-cli").await?;
+    let done = Cell::new(false);
+    let (rotated, load) = tokio::join!(
+        async {
+            let outcome = rotate(&stack).await;
+            done.set(true);
+            outcome
+        },
+        catalogue_load(&stack, &token, &done)
+    );
+    let new = rotated?;
+    ensure!(load? > 20, "there was no load");
+    for (name, key, expected) in [
+        ("the old key", old, StatusCode::UNAUTHORIZED),
+        ("the new key", new, StatusCode::OK),
+    ] {
+        let request = Request::get("/v1/items")
+            .header("x-api-key", key)
+            .body(Bytes::new())?;
+        let answer = mesh::call_as(&stack, "orders", "inventory", request).await?;
+        ensure!(answer.status == expected, "{name}: {}", answer.status);
+    }
+    Ok(())
+}
+
+async fn rotate(stack: &StackInfo) -> Result<String> {
+    let (mut orders, mut inventory) = (
+        Vault::open(stack, "orders")?,
+        Vault::open(stack, "inventory")?,
+    );
+    let mut entries: Vec<ApiKeyEntry> = serde_json::from_slice(inventory.get(ENTRIES)?.expose())?;
+    let old = entries.first().context("inventory accepts no key")?;
+    let id = KeyId::parse("orders-next")?;
+    let key = api_key::generate(&id)?;
+    let new = ApiKeyEntry {
+        hash: api_key::hash(inventory.get("api-key-pepper")?, &key),
+        id,
+        ..old.clone()
+    };
+    tokio::time::sleep(STEP).await;
+    entries.push(new.clone());
+    inventory.put(ENTRIES, serde_json::to_vec(&entries)?)?;
+    tokio::time::sleep(STEP).await;
+    orders.put(KEY, key.expose().clone().into_bytes())?;
+    tokio::time::sleep(STEP).await;
+    inventory.put(ENTRIES, serde_json::to_vec(&[new])?)?;
+    tokio::time::sleep(STEP).await;
+    Ok(key.expose().clone())
+}
+
+/// Reads the catalogue until `done`; the first answer but 200 is an error.
+async fn catalogue_load(stack: &StackInfo, token: &str, done: &Cell<bool>) -> Result<usize> {
+    let client = edge::client(stack)?;
+    let url = stack.api_url().join("/v1/catalogue")?;
+    let mut answered = 0;
+    while !done.get() {
+        let status = client
+            .get(url.clone())
+            .bearer_auth(token)
+            .send()
+            .await?
+            .status();
+        ensure!(
+            status == StatusCode::OK,
+            "{status} after {answered} answers"
+        );
+        answered += 1;
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    Ok(answered)
+}
+
+/// How long certificates live in the second platform: each is replaced at half of this.
+const LIFE: &str = "30s";
+/// Longer than the life of the first certificates, so that whoever still used them would fail.
+const LOAD: Duration = Duration::from_secs(50);
+
+/// R23 R24 R33: a platform of its own whose certificates live for half a minute: all of them (of the
+/// workloads, PostgreSQL's server and client, the public one) end during the load, and no order fails.
+pub(super) async fn r24_certificates_rotate_under_load_without_an_error(
+    _: Arc<StackInfo>,
+) -> Result<()> {
+    let usual = include_str!("../../ringwall.yaml");
+    let short = usual.replace(
+        "{ workloads: 1h, edge: 24h }",
+        &format!("{{ workloads: {LIFE}, edge: {LIFE} }}"),
+    );
+    ensure!(short != usual, "the composition says lives in another way");
+    let composition = tempfile::NamedTempFile::with_suffix(".yaml")?;
+    std::fs::write(composition.path(), short)?;
+    let stack = Stack::start_as(Some(composition.path()))?;
+    let outcome = orders_load(&stack.info).await;
+    let stopped = stack.stop();
+    outcome.and(stopped)
+}
+
+/// Orders one after the other; every certificate file must have been replaced twice meanwhile.
+async fn orders_load(stack: &StackInfo) -> Result<()> {
+    let files: Vec<PathBuf> = [
+        "identity/orders/svid.pem",
+        "identity/orders/postgres/client.pem",
+        "identity/gateway/svid.pem",
+        "postgres/tls/server.pem",
+        "edge/chain.pem",
+    ]
+    .map(|file| stack.state_dir.join(file))
+    .into();
+    let mut seen: Vec<BTreeSet<String>> = vec![BTreeSet::new(); files.len()];
+    let alice = Person::signed_in(stack, "alice").await?;
+    let (started, mut placed) = (Instant::now(), 0);
+    while started.elapsed() < LOAD {
+        let order = alice.place_order().await;
+        let order =
+            order.with_context(|| format!("after {placed} orders and {:?}", started.elapsed()))?;
+        ensure!(order["status"] == "placed", "the order is {order}");
+        placed += 1;
+        // A new connection each time, so that the public certificate in use is looked at too.
+        edge::raw_tls(stack, &stack.app_host()).await?;
+        for (file, seen) in files.iter().zip(&mut seen) {
+            seen.insert(std::fs::read_to_string(file)?);
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    ensure!(placed > 50, "{placed} orders are no load");
+    for (file, seen) in files.iter().zip(&seen) {
+        ensure!(
+            seen.len() > 2,
+            "{} was replaced {} times",
+            file.display(),
+            seen.len().saturating_sub(1)
+        );
+    }
+    Ok(())
+}
