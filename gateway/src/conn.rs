@@ -219,10 +219,8 @@ where
         .await;
     if let Some(violation) = offence.get() {
         refused(&connection, violation.as_str());
-    } else if let Err(error) = ended {
-        if error.is_parse() {
-            refused(&connection, "unparsable");
-        }
+    } else if ended.is_err_and(|error| error.is_parse()) {
+        refused(&connection, "unparsable");
     }
 }
 
@@ -257,16 +255,15 @@ where
             serving.await
         }
     };
-    if let Err(error) = ended {
-        if error.is_parse() || std::error::Error::source(&error).is_some_and(is_protocol_error) {
-            refused(&connection, "http2-protocol");
-        }
+    if ended.is_err_and(|error| is_protocol_error(&error)) {
+        refused(&connection, "http2-protocol");
     }
 }
 
 /// The peer broke HTTP/2, rather than just going away.
-fn is_protocol_error(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<std::io::Error>().is_none()
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    error.is_parse() || source.is_some_and(|source| !source.is::<std::io::Error>())
 }
 
 /// Records bytes that were refused before they were a request.

@@ -90,10 +90,10 @@ impl Reloader {
         config
             .validate()
             .map_err(|error| place(error, &self.file, &text))?;
-        if config.service.profile == Profile::Production {
-            if let Some(refusal) = config.production_refusals().first() {
-                return Err(GatewayError::Production(refusal.to_string()));
-            }
+        if config.service.profile == Profile::Production
+            && let Some(refusal) = config.production_refusals().first()
+        {
+            return Err(GatewayError::Production(refusal.to_string()));
         }
         let version = self.shared.snapshot.load().version + 1;
         let snapshot = Arc::new(compile(&config, version).map_err(GatewayError::Compile)?);

@@ -75,10 +75,9 @@ impl Pools {
     /// The pool of `cluster`; made at its first use, kept over reloads that leave target and limits alone.
     pub(crate) fn of(&self, cluster: &Cluster) -> Result<Arc<Pool>, DialError> {
         let mut pools = self.pools.lock();
-        if let Some(pool) = pools.get(&cluster.pool_key) {
-            if pool.fits(cluster) {
-                return Ok(Arc::clone(pool));
-            }
+        let known = pools.get(&cluster.pool_key);
+        if let Some(pool) = known.filter(|pool| pool.fits(cluster)) {
+            return Ok(Arc::clone(pool));
         }
         let pool = Arc::new(Pool {
             dialer: Dialer::new(

@@ -211,10 +211,9 @@ impl Body for ProxyBody {
             Kind::Upstream { inner, lease } => {
                 let frame = ready!(Pin::new(&mut *inner).poll_frame(cx)).transpose()?;
                 let data = frame.and_then(|frame| frame.into_data().ok());
-                if data.is_none() || inner.is_end_stream() {
-                    if let Some(lease) = lease.take() {
-                        lease.give_back();
-                    }
+                let ended = data.is_none() || inner.is_end_stream();
+                if let Some(lease) = lease.take_if(|_| ended) {
+                    lease.give_back();
                 }
                 data
             }

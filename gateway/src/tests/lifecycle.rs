@@ -1,6 +1,7 @@
 //! Configuration in, configuration changed, and the end.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -74,10 +75,13 @@ fn r56_a_route_without_policy_does_not_load() {
     assert_eq!(key, "hosts[auth.localhost].routes[openid-discovery].policy");
 }
 
+/// A place, and the change that makes a fault there.
+type Case = (String, Box<dyn FnOnce(&mut Config)>);
+
 #[test]
-fn other_faults_name_their_place() {
+fn faults_of_routes_name_their_place() {
     let routes = "hosts[api.localhost].routes[catalogue]";
-    let cases: Vec<(String, Box<dyn FnOnce(&mut Config)>)> = vec![
+    check(vec![
         (
             format!("{routes}.cluster"),
             Box::new(|c| c.hosts[0].routes[0].cluster = "absent".into()),
@@ -112,6 +116,13 @@ fn other_faults_name_their_place() {
                 c.hosts[0].routes[1].matches.path = Some("/v1/catalogue".into());
             }),
         ),
+        (format!("{routes}.auth"), Box::new(|c| c.tokens = None)),
+    ]);
+}
+
+#[test]
+fn other_faults_name_their_place() {
+    check(vec![
         (
             "hosts[app.localhost]".into(),
             Box::new(|c| {
@@ -146,9 +157,11 @@ fn other_faults_name_their_place() {
                 c.tokens.as_mut().expect("tokens").introspection_max_age = Duration::from_secs(2);
             }),
         ),
-        (format!("{routes}.auth"), Box::new(|c| c.tokens = None)),
         ("workers".into(), Box::new(|c| c.workers = Some(0))),
-    ];
+    ]);
+}
+
+fn check(cases: Vec<Case>) {
     for (expected, change) in cases {
         assert_eq!(fault(change).0, expected);
     }
@@ -197,55 +210,12 @@ async fn a_reload_under_load_fails_no_request_and_a_bad_one_changes_nothing() {
         config,
     );
     let watching = tokio::spawn(reloader.run());
-    let stop = Arc::new(AtomicBool::new(false));
-    let served = Arc::new(AtomicUsize::new(0));
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let (stop, served, address) = (
-                Arc::clone(&stop),
-                Arc::clone(&served),
-                world.plain_address(),
-            );
-            tokio::spawn(async move {
-                let mut stream = TcpStream::connect(address).await.expect("connect");
-                while !stop.load(Ordering::SeqCst) {
-                    stream
-                        .write_all(b"GET /open/x HTTP/1.1\r\nHost: api.localhost\r\n\r\n")
-                        .await
-                        .expect("write");
-                    let mut answer = Vec::new();
-                    assert!(read_some(&mut stream, &mut answer).await > 0);
-                    assert!(
-                        answer.starts_with(b"HTTP/1.1 200"),
-                        "{}",
-                        String::from_utf8_lossy(&answer)
-                    );
-                    served.fetch_add(1, Ordering::SeqCst);
-                }
-            })
-        })
-        .collect();
+    let load = Load::start(&world, 4);
     let added = good.replace("path: /small,", "path: /renamed,");
     replace(&world, &added);
     wait_for(&world, 2).await;
-    assert_eq!(
-        world
-            .send_plain(
-                b"POST /renamed HTTP/1.1\r\nHost: api.localhost\r\nContent-Length: 1\r\n\r\na"
-            )
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        world
-            .send_plain(
-                b"POST /small HTTP/1.1\r\nHost: api.localhost\r\nContent-Length: 1\r\n\r\na"
-            )
-            .await
-            .status,
-        405
-    );
+    assert_eq!(post(&world, "/renamed").await, 200);
+    assert_eq!(post(&world, "/small").await, 405);
 
     replace(
         &world,
@@ -259,25 +229,64 @@ async fn a_reload_under_load_fails_no_request_and_a_bad_one_changes_nothing() {
         2,
         "the last good one serves"
     );
-    assert_eq!(
-        world
-            .send_plain(
-                b"POST /renamed HTTP/1.1\r\nHost: api.localhost\r\nContent-Length: 1\r\n\r\na"
-            )
-            .await
-            .status,
-        200
-    );
+    assert_eq!(post(&world, "/renamed").await, 200);
 
     replace(&world, &good);
     wait_for(&world, 3).await;
-    stop.store(true, Ordering::SeqCst);
-    for client in clients {
-        client.await.expect("no request failed");
-    }
-    assert!(served.load(Ordering::SeqCst) > 50);
+    assert!(load.finish().await > 50);
     watching.abort();
     world.finish().await;
+}
+
+/// Clients that repeat a request over one connection each; any failure ends the test.
+struct Load {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(world: &World, clients: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let served = Arc::new(AtomicUsize::new(0));
+        let address = world.plain_address();
+        let client = || repeat(address, Arc::clone(&stop), Arc::clone(&served));
+        let clients = (0..clients).map(|_| tokio::spawn(client())).collect();
+        Self {
+            stop,
+            served,
+            clients,
+        }
+    }
+
+    async fn finish(self) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
+        for client in self.clients {
+            client.await.expect("no request failed");
+        }
+        self.served.load(Ordering::SeqCst)
+    }
+}
+
+async fn repeat(address: SocketAddr, stop: Arc<AtomicBool>, served: Arc<AtomicUsize>) {
+    let mut stream = TcpStream::connect(address).await.expect("connect");
+    while !stop.load(Ordering::SeqCst) {
+        stream
+            .write_all(b"GET /open/x HTTP/1.1\r\nHost: api.localhost\r\n\r\n")
+            .await
+            .expect("write");
+        let mut answer = Vec::new();
+        assert!(read_some(&mut stream, &mut answer).await > 0);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        served.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+async fn post(world: &World, path: &str) -> u16 {
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: api.localhost\r\nContent-Length: 1\r\n\r\na");
+    world.send_plain(request.as_bytes()).await.status
 }
 
 /// As editors and deployments do it: a new file, renamed over the old one.
