@@ -290,7 +290,9 @@ async fn r01_exactly_the_burst_passes_over_all_workers() {
                     .field("retry-after")
                     .and_then(|text| text.parse().ok())
                     .expect("Retry-After");
-                assert!((1..=3600).contains(&wait));
+                // A request that began before the first one that was counted waits a little longer
+                // than the period, and seconds are rounded up.
+                assert!((1..=3601).contains(&wait), "{wait}");
                 assert!(
                     answer
                         .field("ratelimit")
