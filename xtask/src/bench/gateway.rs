@@ -28,7 +28,7 @@ const SECONDS: u32 = 5;
 const CONNECTIONS: u32 = 32;
 const PROXY_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
-/// What the issue asks for: multiples of nginx's plain CPU time per request.
+/// The targets: multiples of nginx's plain CPU time per request.
 const PLAIN_BOUND: f64 = 1.4;
 const FULL_BOUND: f64 = 1.6;
 
