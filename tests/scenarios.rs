@@ -101,6 +101,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         r24_certificates_rotate_under_load_without_an_error,
     );
     scenarios!(list, Company::Others, credentials:
+        r12_a_token_for_payments_is_refused_by_the_api,
         r20_a_stolen_api_key_fails_from_another_workload,
         r20_an_api_key_is_needed_and_must_be_right,
         r21_a_source_token_is_bound,

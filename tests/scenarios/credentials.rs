@@ -170,6 +170,16 @@ pub(super) async fn r22_the_users_own_token_is_refused_by_payments(
     Ok(())
 }
 
+/// R12: nor the other way round: what orders got for payments opens nothing at the API.
+pub(super) async fn r12_a_token_for_payments_is_refused_by_the_api(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    let token = credentials(&stack).await?.access_token;
+    let status = oauth::api_status(&stack, "/v1/catalogue", &token).await?;
+    ensure!(status == StatusCode::UNAUTHORIZED, "the API: {status}");
+    Ok(())
+}
+
 /// R23: certificate and password together, and neither alone.
 pub(super) async fn r23_postgres_needs_certificate_and_password(
     stack: Arc<StackInfo>,
