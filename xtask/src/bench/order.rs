@@ -35,7 +35,18 @@ struct Round {
 /// Builds, places orders, reports.
 pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
     say("building the platform (release)");
-    run(deployables(config, Profile::Release)?.args(["--package", "e2e"]))?;
+    run(&mut deployables(config, Profile::Release)?)?;
+    // Apart from them: together, cargo would build the platform with the features of the clients.
+    let mut client = Command::new(&config.cargo);
+    client.current_dir(&config.root);
+    run(client.args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "e2e",
+        "--bins",
+    ]))?;
     let output = Command::new(config.target.join("release/bench-order"))
         .arg(rounds.to_string())
         .current_dir(&config.root)
