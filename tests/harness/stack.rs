@@ -63,6 +63,8 @@ impl Stack {
             .args(["up", "--free-ports", "-o", "json"])
             .arg("--state-dir")
             .arg(state.path())
+            .arg("--web-dir")
+            .arg(checkout()?.join("spa-proxy/web/dist"))
             .args(
                 composition
                     .map(|file| [Path::new("--file"), file])
@@ -257,6 +259,16 @@ pub fn ringwall() -> Result<Command> {
             )
         })?;
     Ok(Command::new(binary))
+}
+
+/// The checkout that we run in: the nearest folder upwards that holds the composition. It is not
+/// compiled in, since checkouts may share one target directory.
+pub fn checkout() -> Result<PathBuf> {
+    let here = std::env::current_dir()?;
+    here.ancestors()
+        .find(|folder| folder.join("ringwall.yaml").is_file())
+        .map(Path::to_path_buf)
+        .with_context(|| format!("no ringwall.yaml at or above {}", here.display()))
 }
 
 /// Whether a process of that number runs (a zombie does not).

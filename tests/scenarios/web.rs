@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use e2e::browser::Browser;
 use e2e::edge;
 use e2e::person::Person;
-use e2e::stack::StackInfo;
+use e2e::stack::{StackInfo, checkout};
 use fantoccini::Locator;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -159,10 +159,7 @@ async fn no_token_within_reach(browser: &Browser) -> Result<()> {
 
 /// axe finds nothing serious.
 async fn accessible(browser: &Browser, page: &str) -> Result<()> {
-    let axe = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../spa-proxy/web/node_modules/axe-core/axe.min.js"
-    );
+    let axe = checkout()?.join("spa-proxy/web/node_modules/axe-core/axe.min.js");
     let source = std::fs::read_to_string(axe).context("no axe-core: run `cargo xtask setup`")?;
     browser.page.execute(&source, vec![]).await?;
     let script = "const done = arguments[arguments.length - 1]; \

@@ -49,7 +49,16 @@ pub(crate) fn up(config: &Config, arguments: &[String]) -> Result<ExitCode> {
     say("building the platform (release); the first build takes some minutes");
     run(&mut deployables(config, Profile::Release)?)?;
     say(&format!("built in {}", human(started.elapsed())));
-    become_ringwall(&binary(config, Profile::Release), "up", arguments)
+    let mut arguments = arguments.to_vec();
+    if !arguments
+        .iter()
+        .any(|argument| argument.starts_with("--web-dir"))
+    {
+        // This checkout's, whichever one has built the binary.
+        let bundle = config.web().join("dist");
+        arguments.extend(["--web-dir".to_owned(), bundle.display().to_string()]);
+    }
+    become_ringwall(&binary(config, Profile::Release), "up", &arguments)
 }
 
 /// Becomes `ringwall down`; builds it first when it is not there.

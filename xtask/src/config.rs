@@ -27,11 +27,14 @@ impl Config {
         reason = "config.rs is where the environment is read"
     )]
     pub(crate) fn from_environment() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        // As cargo says it at run time: a shared target directory may hold the xtask that another
+        // checkout has built, with that one's paths compiled in.
+        let package = set("CARGO_MANIFEST_DIR").context("start it as `cargo xtask`")?;
+        let root = Path::new(&package)
             .parent()
             .context("xtask stands in a folder of the checkout")?
             .to_path_buf();
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let target = set("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         let cache = match set("XDG_CACHE_HOME") {
             Some(cache) => PathBuf::from(cache),

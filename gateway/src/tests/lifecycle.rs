@@ -17,14 +17,14 @@ use crate::reload::Reloader;
 use crate::snapshot::compile;
 
 fn demo() -> Config {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.yaml");
+    let path = "examples/demo.yaml";
     let text = fs::read_to_string(path).expect("demo");
     parse_yaml(&text, path.as_ref()).expect("the demo parses")
 }
 
 #[test]
 fn the_schema_is_the_published_one() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.schema.json");
+    let path = "config.schema.json";
     let published = fs::read_to_string(path).expect("config.schema.json");
     let current = serde_json::to_string_pretty(&schemars::schema_for!(Config)).expect("schema");
     assert_eq!(
@@ -169,7 +169,7 @@ fn check(cases: Vec<Case>) {
 
 #[test]
 fn a_fault_is_reported_with_its_line() {
-    let path = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo.yaml"));
+    let path = std::path::Path::new("examples/demo.yaml");
     let text = fs::read_to_string(path).expect("demo");
     let bad = text.replacen("        policy: catalogue\n", "        policy: absent\n", 1);
     let line = bad
