@@ -67,6 +67,15 @@ fn composition() -> Result<String> {
             "limits: [{ per: user, rate: 20 }, { per: client, rate: 200 }]",
             "limits: [{ per: user, rate: 20000 }, { per: client, rate: 20000 }]",
         ),
+        // Everybody here comes from one machine.
+        (
+            "{ per: address, rate: 20 }",
+            "{ per: address, rate: 20000 }",
+        ),
+        (
+            "{ per: address, rate: 100 }",
+            "{ per: address, rate: 20000 }",
+        ),
         (
             "    port: 7103\n",
             "    port: 7103\n    config: { catalogue: { opening_stock: 1000000 } }\n",
