@@ -3,10 +3,10 @@
 //! Owns: the configuration keys, their limits and the client settings made from them.
 //! Must not: hold the password (it names the secret). Read next: `connect.rs`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringwall_http_io::Address;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::config::{ChannelBinding, SslMode};
@@ -20,8 +20,9 @@ const LIFETIME_CEILING: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresConfig {
-    /// Where to dial.
-    pub address: SocketAddr,
+    /// Where to dial: `ip:port`, or `name:port` with the name that `server_name` has too.
+    #[schemars(with = "String")]
+    pub address: Address,
     /// The name that the server's certificate must carry (verify-full).
     pub server_name: String,
     /// The database.
@@ -110,17 +111,27 @@ impl PostgresConfig {
                 return refuse(format!("{key} is empty"));
             }
         }
-        Ok(())
+        match &self.address {
+            // The client resolves the name that it verifies, and no other.
+            Address::Name { host, .. } if **host != *self.server_name => refuse(format!(
+                "address names {host} and server_name {}, give both the same name or address an IP",
+                self.server_name
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The client settings, without the password.
     pub(super) fn client_config(&self) -> tokio_postgres::Config {
         let millis = self.statement_timeout.as_millis();
         let mut config = tokio_postgres::Config::new();
+        // `host` is the name that TLS verifies, `hostaddr` the place that is dialled: an address
+        // needs no DNS, and a name is resolved at each connect.
+        if let Address::Ip(address) = &self.address {
+            config.hostaddr(address.ip());
+        }
         config
-            // `host` is the name that TLS verifies, `hostaddr` the place that is dialled: no DNS.
             .host(self.server_name.as_str())
-            .hostaddr(self.address.ip())
             .port(self.address.port())
             .dbname(self.database.as_str())
             .user(self.user.as_str())
@@ -149,6 +160,33 @@ mod tests {
             r#"{{"address":"127.0.0.1:7432","server_name":"postgres","database":"orders",
                 "user":"orders","tls":"/run/tls"{extra}}}"#
         ))
+    }
+
+    fn at(address: &str) -> PostgresConfig {
+        let mut config = parse("").unwrap();
+        config.address = address.parse().unwrap();
+        config
+    }
+
+    #[test]
+    fn an_address_is_dialled_and_a_name_is_resolved() {
+        use tokio_postgres::config::Host;
+        let name = Host::Tcp("postgres".to_owned());
+        let client = at("127.0.0.1:7432").client_config();
+        assert_eq!(client.get_hosts(), std::slice::from_ref(&name));
+        assert_eq!(client.get_hostaddrs().len(), 1);
+        let config = at("postgres:7433");
+        config.validate().unwrap();
+        let client = config.client_config();
+        assert_eq!(client.get_hosts(), [name]);
+        assert_eq!(client.get_hostaddrs(), []);
+        assert_eq!(client.get_ports(), [7433]);
+    }
+
+    #[test]
+    fn a_name_that_is_not_verified_is_not_dialled() {
+        let error = at("database:7432").validate().unwrap_err().to_string();
+        assert!(error.contains("give both the same name"), "{error}");
     }
 
     #[test]
