@@ -17,6 +17,10 @@ pub struct Cli {
     /// Print the JSON Schema of the configuration and exit.
     #[arg(long, conflicts_with = "check")]
     pub schema: bool,
+    /// Ask the running component whether it is ready and exit: 0 when it is, 1 with the reason when it
+    /// is not, 78 when the configuration is not valid.
+    #[arg(long, conflicts_with_all = ["check", "schema"])]
+    pub health: bool,
     /// Drain and exit when standard input closes: a supervisor that dies takes us with it.
     #[arg(long)]
     pub exit_on_stdin_eof: bool,
@@ -57,5 +61,7 @@ mod tests {
                 .check
         );
         assert!(Cli::try_parse_from(["x", "--check", "--schema", "--config", "f"]).is_err());
+        assert!(Cli::try_parse_from(["x", "--health"]).is_err());
+        assert!(Cli::try_parse_from(["x", "--health", "--check", "--config", "f"]).is_err());
     }
 }

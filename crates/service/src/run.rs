@@ -1,5 +1,7 @@
 //! The life of a component's process, from the command line to the exit code.
 
+mod health;
+
 use std::{
     io::{self, Read as _, Write as _},
     path::Path,
@@ -22,6 +24,8 @@ use crate::{
     telemetry::Telemetry,
 };
 
+use health::Unhealthy;
+
 /// How often rotated identity files are looked for.
 const IDENTITY_RELOAD: Duration = Duration::from_secs(5);
 /// Threads for blocking work: name resolution, files, password hashing.
@@ -35,7 +39,11 @@ where
     F: FnOnce(Shell, C) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
-    match execute(name, &Cli::parse_as(name), start) {
+    let cli = Cli::parse_as(name);
+    if cli.health {
+        return report_health(name, cli.config());
+    }
+    match execute(name, &cli, start) {
         Ok(Some(text)) => say(&text),
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => fail(name, &error),
@@ -196,6 +204,19 @@ fn say(text: &str) -> ExitCode {
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// What a container engine asks every few seconds.
+fn report_health(name: &str, config: &Path) -> ExitCode {
+    match health::ask(name, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Unhealthy::Config(error)) => fail(name, &error),
+        Err(Unhealthy::NotReady(why)) => {
+            // Where stderr is closed, the exit code still tells.
+            let _closed = writeln!(std::io::stderr(), "ringwall-{name}: not ready: {why}");
+            ExitCode::FAILURE
+        }
     }
 }
 

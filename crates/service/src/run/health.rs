@@ -1,0 +1,117 @@
+//! `--health`: asks the running component whether it is ready, for a container engine's health check.
+//!
+//! Owns: one question over mTLS as the component itself, which its admin listener must let in.
+//! Must not: open anything but the identity, or start more than one thread: it runs every few
+//! seconds beside the component, within its limits.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    time::Duration,
+};
+
+use ringwall_http_io::{Client, ClientLimits, body::collect};
+use ringwall_tls::{IdentitySource, mesh_client_config};
+use serde::Deserialize;
+use tokio::runtime::Builder;
+
+use crate::{
+    config::{ServiceConfig, parse_yaml, place, read},
+    error::StartError,
+};
+
+/// From reading the identity to the whole answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest answer that is repeated, in bytes.
+const LONGEST_ANSWER: usize = 4096;
+
+/// Why the component does not count as healthy.
+pub(super) enum Unhealthy {
+    /// The configuration cannot be used.
+    Config(StartError),
+    /// It does not answer, or says that it is not ready.
+    NotReady(String),
+}
+
+/// The shared section; the component's own keys are none of this question's business.
+#[derive(Deserialize)]
+struct Config {
+    service: ServiceConfig,
+}
+
+/// Asks the component `name` that runs with the configuration at `path`.
+pub(super) fn ask(name: &str, path: &Path) -> Result<(), Unhealthy> {
+    let service = load(name, path).map_err(Unhealthy::Config)?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Unhealthy::NotReady(error.to_string()))?;
+    let answer = async {
+        tokio::time::timeout(PATIENCE, Box::pin(ready(&service)))
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
+    };
+    runtime.block_on(answer).map_err(Unhealthy::NotReady)
+}
+
+fn load(name: &str, path: &Path) -> Result<ServiceConfig, StartError> {
+    let text = read(path)?;
+    let Config { service } = parse_yaml(&text, path)?;
+    service
+        .validate(name)
+        .map_err(|error| place(error, path, &text))?;
+    Ok(service)
+}
+
+async fn ready(service: &ServiceConfig) -> Result<(), String> {
+    ringwall_tls::install_crypto_provider();
+    let identity = IdentitySource::load(&service.identity).map_err(|error| error.to_string())?;
+    let own = service
+        .workload(&service.name)
+        .map_err(|error| error.to_string())?;
+    let tls = mesh_client_config(&identity, own).map_err(|error| error.to_string())?;
+    let client =
+        Client::mesh(own_address(service.admin), tls, ClientLimits::default()).named(&service.name);
+    let response = client
+        .get("/readyz")
+        .send()
+        .await
+        .map_err(|error| error.to_string())?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let text = collect(response.into_body(), LONGEST_ANSWER)
+        .await
+        .unwrap_or_default();
+    Err(format!(
+        "answers {status}: {}",
+        String::from_utf8_lossy(&text).trim()
+    ))
+}
+
+/// A listener on every address is reached on loopback.
+fn own_address(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_on_every_address_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:7203", "127.0.0.1:7203"),
+            ("[::]:7203", "[::1]:7203"),
+            ("10.1.2.3:7203", "10.1.2.3:7203"),
+        ] {
+            assert_eq!(own_address(listen.parse().unwrap()).to_string(), asked);
+        }
+    }
+}
