@@ -9,6 +9,7 @@ mod check;
 mod detach;
 mod down;
 mod logs;
+mod provision;
 mod status;
 mod up;
 
@@ -44,12 +45,14 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Make and renew what the components in containers read; runs in a container itself
+    Provision(provision::ProvisionArgs),
 }
 
 /// Where the state is.
 #[derive(Args, Clone, Debug)]
 struct StateArgs {
-    /// State directory [default: $RINGWALL_STATE, for root /var/lib/ringwall, else
+    /// State directory [default: $RINGWALL_STATE, for root and its owner /var/lib/ringwall, else
     /// $XDG_STATE_HOME/ringwall or ~/.local/state/ringwall]
     #[arg(long, value_name = "DIRECTORY")]
     state_dir: Option<PathBuf>,
@@ -67,7 +70,8 @@ struct CompositionArgs {
     /// Folder of the components' binaries [default: beside this one]
     #[arg(long, value_name = "DIRECTORY")]
     bin_dir: Option<PathBuf>,
-    /// Folder of the built web application [default: beside the binaries, else in the sources]
+    /// Folder of the built web application [default: `web` beside the binaries, else
+    /// `spa-proxy/web/dist` beside the composition]
     #[arg(long, value_name = "DIRECTORY")]
     web_dir: Option<PathBuf>,
     /// Add this to every port
@@ -101,7 +105,8 @@ impl CompositionArgs {
         if let Some(port) = self.public_port {
             composition.public.port.value = port;
         }
-        composition.web = config::web(self.web_dir.as_deref(), self.bin_dir.as_deref())?;
+        let (given, binaries) = (self.web_dir.as_deref(), self.bin_dir.as_deref());
+        composition.web = config::web(given, binaries, self.file.as_deref())?;
         Ok((composition, source))
     }
 }
@@ -114,6 +119,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Provision(args) => provision::run(&args),
     }
 }
 

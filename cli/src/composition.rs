@@ -8,7 +8,7 @@ mod interpolate;
 mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +59,9 @@ pub(crate) struct Composition {
     #[serde(default)]
     pub(crate) telemetry: Option<Telemetry>,
     pub(crate) components: Vec<Component>,
+    /// Third-party servers beside the platform; only containers have them.
+    #[serde(default)]
+    pub(crate) engines: Vec<Engine>,
     #[serde(default)]
     pub(crate) secrets: Vec<SecretSpec>,
     /// The built web application; chosen on the command line, not in the file.
@@ -111,6 +114,50 @@ pub(crate) struct Logs {
 pub(crate) struct Telemetry {
     pub(crate) collector: Spanned<String>,
     pub(crate) sample_ratio: f64,
+    /// Where the collector passes spans on to, in containers.
+    #[serde(default)]
+    pub(crate) export: Option<Export>,
+}
+
+/// An engine that takes spans (OTLP/HTTP over mTLS).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Export {
+    pub(crate) to: Spanned<String>,
+    pub(crate) port: Spanned<u16>,
+}
+
+/// A third-party server that gets an identity and nothing else from us.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Engine {
+    /// Its service in the compose file, its DNS name and its workload name.
+    pub(crate) name: Spanned<String>,
+    /// The profile of the compose file that starts it.
+    pub(crate) profile: Spanned<String>,
+}
+
+/// A network of the container site. Natively all of them are loopback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Network {
+    /// The only one with a way out and in
+    Edge,
+    /// Where components call each other
+    Mesh,
+    /// Databases and those who use them
+    Data,
+}
+
+impl Network {
+    /// The word as it stands in the composition.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Edge => "edge",
+            Self::Mesh => "mesh",
+            Self::Data => "data",
+        }
+    }
 }
 
 /// One process of the platform.
@@ -129,6 +176,9 @@ pub(crate) struct Component {
     pub(crate) port: Spanned<u16>,
     #[serde(default)]
     pub(crate) admin: Option<Spanned<u16>>,
+    /// Networks that it stands in; none named is the mesh.
+    #[serde(default)]
+    networks: Vec<Spanned<Network>>,
     /// Components that must be ready before this one starts.
     #[serde(default)]
     pub(crate) needs: Vec<Spanned<String>>,
@@ -271,6 +321,13 @@ impl Composition {
         callers
     }
 
+    /// The PostgreSQL servers.
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Component> {
+        self.components
+            .iter()
+            .filter(|component| component.postgres.is_some())
+    }
+
     /// Everybody whom the component dials, the collector of spans included.
     pub(crate) fn callees_of<'a>(&'a self, component: &'a Component) -> BTreeSet<&'a str> {
         let mut callees: BTreeSet<&str> = component
@@ -325,26 +382,31 @@ impl Composition {
         self.public.port.value = choose(self.public.port.value);
     }
 
-    fn is_collector(&self, component: &Component) -> bool {
+    pub(crate) fn is_collector(&self, component: &Component) -> bool {
         let telemetry = self.telemetry.as_ref();
         telemetry.is_some_and(|telemetry| telemetry.collector.value == component.name.value)
     }
 }
 
 impl Component {
-    /// Where other components reach it.
-    pub(crate) fn address(&self) -> SocketAddr {
-        loopback(self.port.value)
+    /// The networks that it stands in.
+    pub(crate) fn networks(&self) -> BTreeSet<Network> {
+        if self.networks.is_empty() {
+            return BTreeSet::from([Network::Mesh]);
+        }
+        self.networks.iter().map(|network| network.value).collect()
     }
 
-    /// Where the operator reaches it.
-    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|port| loopback(port.value))
+    /// Names of its databases, where it is a PostgreSQL server.
+    pub(crate) fn databases(&self) -> Vec<String> {
+        let server = self.postgres.iter();
+        let names = server.flat_map(|server| &server.databases);
+        names.map(|name| name.value.clone()).collect()
     }
 }
 
 fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
+    (Ipv4Addr::LOCALHOST, port).into()
 }
 
 #[cfg(test)]

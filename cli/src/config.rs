@@ -1,5 +1,6 @@
 //! Where things are on this machine: the only reader of the environment.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
@@ -10,8 +11,12 @@ use crate::error::CliError;
 pub(crate) const COMPOSITION_FILE: &str = "ringwall.yaml";
 /// The composition that stands at the root of the sources.
 const EMBEDDED: &str = include_str!("../../ringwall.yaml");
-/// State directory of root: PostgreSQL drops its privileges and must still reach its data.
+/// State directory of root: PostgreSQL drops its privileges and must still reach its data. Also of
+/// a user whom it belongs to, such as the one in the provisioner's container.
 const STATE_OF_ROOT: &str = "/var/lib/ringwall";
+
+/// Where a checkout has the web application once it is built.
+const BUILT_WEB: &str = "spa-proxy/web/dist";
 
 /// The text of a composition and where it came from.
 pub(crate) struct Source {
@@ -41,7 +46,8 @@ pub(crate) fn composition(file: Option<&Path>) -> Result<Source, CliError> {
     })
 }
 
-/// The state directory: the given one, `RINGWALL_STATE`, root's own, or the user's by XDG.
+/// The state directory: the given one, `RINGWALL_STATE`, that of root and its owner, or the user's
+/// by XDG.
 #[expect(
     clippy::disallowed_methods,
     reason = "config.rs is where the environment is read"
@@ -57,7 +63,9 @@ pub(crate) fn state_directory(given: Option<&Path>) -> Result<PathBuf, CliError>
         .or_else(|| set("RINGWALL_STATE"))
     {
         Some(path) => path,
-        None if Uid::effective().is_root() => PathBuf::from(STATE_OF_ROOT),
+        None if Uid::effective().is_root() || is_ours(Path::new(STATE_OF_ROOT)) => {
+            PathBuf::from(STATE_OF_ROOT)
+        }
         None => match (set("XDG_STATE_HOME"), set("HOME")) {
             (Some(xdg), _) => xdg.join("ringwall"),
             (None, Some(home)) => home.join(".local/state/ringwall"),
@@ -72,6 +80,11 @@ pub(crate) fn state_directory(given: Option<&Path>) -> Result<PathBuf, CliError>
     std::path::absolute(&chosen).map_err(|source| CliError::io("finding", &chosen, source))
 }
 
+fn is_ours(directory: &Path) -> bool {
+    let owner = std::fs::metadata(directory).map(|meta| meta.uid());
+    owner.is_ok_and(|owner| owner == Uid::effective().as_raw())
+}
+
 /// Where the components' binaries are: beside our own.
 pub(crate) fn binaries(given: Option<&Path>) -> Result<PathBuf, CliError> {
     if let Some(given) = given {
@@ -83,23 +96,29 @@ pub(crate) fn binaries(given: Option<&Path>) -> Result<PathBuf, CliError> {
         .map_or_else(|| PathBuf::from("."), Path::to_path_buf))
 }
 
-/// Where the built web application is: the given folder, `web` beside the binaries, or where the
-/// sources were when this was built.
-pub(crate) fn web(given: Option<&Path>, binaries: Option<&Path>) -> Result<PathBuf, CliError> {
-    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../spa-proxy/web/dist");
+/// Where the built web application is: the given folder, `web` beside the binaries, or where a
+/// checkout has it: below the composition's folder, else below the working directory.
+pub(crate) fn web(
+    given: Option<&Path>,
+    binaries: Option<&Path>,
+    composition: Option<&Path>,
+) -> Result<PathBuf, CliError> {
     let chosen = match given {
         Some(given) => given.to_path_buf(),
         None => {
             let beside = self::binaries(binaries)?.join("web");
-            if beside.is_dir() {
-                beside
-            } else {
-                PathBuf::from(built)
-            }
+            let checkout = composition.and_then(Path::parent);
+            let built = checkout.map(|folder| folder.join(BUILT_WEB));
+            let candidates = std::iter::once(beside).chain(built);
+            candidates
+                .into_iter()
+                .find(|folder| folder.is_dir())
+                .unwrap_or_else(|| BUILT_WEB.into())
         }
     };
-    // Without the `..`, where the folder exists; the component that reads it says so if it does not.
-    Ok(std::fs::canonicalize(&chosen).unwrap_or(chosen))
+    // The component that reads it refuses a folder that does not exist, by this name.
+    let absolute = std::fs::canonicalize(&chosen).or_else(|_| std::path::absolute(&chosen));
+    absolute.map_err(|source| CliError::io("finding", &chosen, source))
 }
 
 /// Our own executable, for `up --detach`.

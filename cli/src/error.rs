@@ -96,7 +96,7 @@ impl CliError {
         ExitCode::from(self.code())
     }
 
-    fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Self::NotRunning(_) | Self::ChecksFailed(_) => 1,
             Self::ToolMissing { .. } | Self::Component { .. } => 69,

@@ -19,6 +19,8 @@ mod processes;
 mod provision;
 mod record;
 mod render;
+mod signals;
+mod site;
 mod state;
 mod supervisor;
 

@@ -24,9 +24,10 @@ use crate::composition::{Component, OPERATOR};
 use crate::error::CliError;
 use crate::files::{self, Owner};
 use crate::processes::ProcessId;
+use crate::site::{DatabasePlace, Site};
 use crate::state::StateDir;
 
-pub(crate) use roles::ensure as ensure_roles;
+pub(crate) use roles::{ensure as ensure_roles, password_of};
 use tools::Tools;
 
 /// How long a server that was left over by a crash gets to end.
@@ -38,6 +39,7 @@ pub(crate) struct Server {
     name: String,
     tools: Tools,
     state: StateDir,
+    place: DatabasePlace,
     port: u16,
     /// The user that it runs as, where that is not us.
     user: Option<Owner>,
@@ -56,6 +58,7 @@ impl Server {
             name,
             tools,
             state: state.clone(),
+            place: DatabasePlace::native(state),
             port,
             user: database_user()?,
         })
@@ -77,9 +80,10 @@ impl Server {
         let write = |name: &str, text: String| {
             files::write(&folder.join(name), text.as_bytes(), 0o600, self.user)
         };
-        write("postgresql.conf", settings::server(&self.state, self.port))?;
-        write("pg_hba.conf", settings::access(databases))?;
-        write("pg_ident.conf", settings::operator_map(&operating_user()?))
+        write(settings::SERVER, settings::server(&self.place, self.port))?;
+        write(settings::ACCESS, settings::access(&self.place, databases))?;
+        let operator = settings::operator_map(&operating_user()?);
+        write(settings::OPERATORS, operator)
     }
 
     /// The command that runs the server in the foreground.
@@ -199,6 +203,33 @@ impl Server {
         self.state.postgres().join("data")
     }
 }
+
+/// Writes what a server in a container reads: its settings, who may connect, and the roles.
+pub(crate) fn deliver(
+    component: &Component,
+    databases: &[String],
+    site: &Site,
+) -> Result<(), CliError> {
+    let (folder, place) = (site.database_folder(&component.name.value), site.database());
+    let write =
+        |name: &str, text: String| files::write(&folder.join(name), text.as_bytes(), 0o600, None);
+    write(settings::ACCESS, settings::access(&place, databases))?;
+    // In the container, the server's user and the operator are one, and called like our workload.
+    write(settings::OPERATORS, settings::operator_map(OPERATOR))?;
+    write(ROLES, roles::script(databases, site.state())?)?;
+    let text = settings::server(&place, component.port.value);
+    write(settings::SERVER, text)
+}
+
+/// The files of [`deliver`].
+pub(crate) const DELIVERED: [&str; 4] = [
+    settings::ACCESS,
+    settings::OPERATORS,
+    ROLES,
+    settings::SERVER,
+];
+/// The script that makes roles and databases.
+const ROLES: &str = "roles.sql";
 
 /// Ends a server that an earlier supervisor left behind; true when there was one.
 pub(crate) fn end_leftover(state: &StateDir) -> Result<bool, CliError> {

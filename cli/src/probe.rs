@@ -1,11 +1,10 @@
 //! Asking a component how it is: mTLS `GET /readyz` on its admin listener, as the operator.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_http_io::body;
 use ringwall_http_io::client::{Client, ClientLimits};
+use ringwall_http_io::{Address, body};
 use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_tls::{IdentitySource, mesh_client_config};
 
@@ -46,15 +45,15 @@ impl Prober {
     }
 
     /// `Ok` when the component says that it is ready; the error is a sentence for people.
-    pub(crate) async fn ready(&self, name: &str, admin: SocketAddr) -> Result<(), String> {
+    pub(crate) async fn ready(&self, name: &str, admin: &Address) -> Result<(), String> {
         let asked = tokio::time::timeout(PATIENCE, self.ask(name, admin)).await;
         asked.unwrap_or_else(|_| Err(format!("does not answer within {} s", PATIENCE.as_secs())))
     }
 
-    async fn ask(&self, name: &str, admin: SocketAddr) -> Result<(), String> {
+    async fn ask(&self, name: &str, admin: &Address) -> Result<(), String> {
         let id = SpiffeId::workload(&self.trust_domain, name).map_err(|error| error.to_string())?;
         let config = mesh_client_config(&self.identity, id).map_err(|error| error.to_string())?;
-        let client = Client::mesh(admin, config, ClientLimits::default());
+        let client = Client::mesh(admin.clone(), config, ClientLimits::default());
         let request = http::Request::get("/readyz")
             .header("host", name)
             .body(body::empty());

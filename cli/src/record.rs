@@ -1,15 +1,16 @@
 //! `run/state.json`: what runs now, for `status`, `down` and tests.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use ringwall_http_io::Address;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::composition::Profile;
+use crate::composition::{Composition, Profile};
 use crate::error::CliError;
 use crate::files;
 use crate::processes::ProcessId;
+use crate::site::Site;
 use crate::state::StateDir;
 
 /// How far the platform is.
@@ -34,7 +35,8 @@ pub(crate) struct Record {
     pub(crate) issuer: String,
     pub(crate) domain: String,
     pub(crate) trust_domain: String,
-    pub(crate) public_address: SocketAddr,
+    /// `ip:port`, or `name:port` where a name service knows it.
+    pub(crate) public_address: Address,
     pub(crate) state_dir: PathBuf,
     pub(crate) ca_bundle: PathBuf,
     pub(crate) components: Vec<ComponentRecord>,
@@ -45,18 +47,21 @@ pub(crate) struct Record {
 pub(crate) struct ComponentRecord {
     pub(crate) name: String,
     pub(crate) what: String,
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) admin: Option<Address>,
+    /// 0 when it is not a process of ours.
     pub(crate) pid: i32,
     pub(crate) started: u64,
     /// Restarts since `up`.
     pub(crate) restarts: u32,
-    /// When the present process was started.
+    /// When the present process was started; of one that nobody watches, when it was recorded.
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) since: OffsetDateTime,
     pub(crate) condition: Condition,
-    pub(crate) log: PathBuf,
+    /// What it prints, where that is a file of ours.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) log: Option<PathBuf>,
 }
 
 /// What the supervisor knows of a component; `status` asks the component itself.
@@ -72,6 +77,8 @@ pub(crate) enum Condition {
     /// Died too often, or restarts are switched off.
     Failed,
     Stopped,
+    /// Started and watched by somebody else (a container engine): only itself can be asked.
+    Unwatched,
 }
 
 impl Condition {
@@ -84,11 +91,55 @@ impl Condition {
             Self::Restarting => "restarting",
             Self::Failed => "failed",
             Self::Stopped => "stopped",
+            Self::Unwatched => "unwatched",
         }
     }
 }
 
 impl Record {
+    /// The platform as this process has just prepared it.
+    pub(crate) fn new(
+        composition: &Composition,
+        site: &Site,
+        profile: Profile,
+        public_address: Address,
+        (phase, condition): (Phase, Condition),
+    ) -> Result<Self, CliError> {
+        let own =
+            ProcessId::own().ok_or_else(|| CliError::internal("reading /proc", "no own entry"))?;
+        let now = OffsetDateTime::now_utc();
+        let (state, watched) = (site.state(), condition != Condition::Unwatched);
+        let components = composition
+            .components
+            .iter()
+            .map(|component| ComponentRecord {
+                name: component.name.value.clone(),
+                what: component.what.clone(),
+                address: site.dial(component),
+                admin: site.dial_admin(component),
+                pid: 0,
+                started: 0,
+                restarts: 0,
+                since: now,
+                condition,
+                log: watched.then(|| state.log(&component.name.value)),
+            });
+        Ok(Self {
+            pid: own.pid,
+            started: own.started,
+            phase,
+            profile,
+            url: composition.url("app"),
+            issuer: composition.url("auth"),
+            domain: composition.public.domain.value.clone(),
+            trust_domain: composition.trust_domain.value.clone(),
+            public_address,
+            state_dir: state.root().to_path_buf(),
+            ca_bundle: state.ca_bundle(),
+            components: components.collect(),
+        })
+    }
+
     /// Reads the record that a supervisor left.
     pub(crate) fn read(state: &StateDir) -> Result<Option<Self>, CliError> {
         let path = state.record();
@@ -120,7 +171,7 @@ impl Record {
 }
 
 impl ComponentRecord {
-    /// The component's process; none when it was never started.
+    /// The component's process; none when it was never started, or by somebody else.
     pub(crate) fn process(&self) -> Option<ProcessId> {
         (self.pid > 0).then_some(ProcessId {
             pid: self.pid,

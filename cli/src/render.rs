@@ -5,29 +5,29 @@ use serde_json::{Map, Value, json};
 
 use crate::composition::{Component, Composition, OPERATOR, Profile, Variables};
 use crate::error::CliError;
-use crate::state::StateDir;
+use crate::site::Site;
 
-/// Who may read admin listeners besides the operator.
+/// Who may read admin listeners besides the operator and the component itself (`--health`).
 const MONITOR: &str = "prometheus";
 
 /// The YAML text for one component.
 pub(crate) fn config(
     composition: &Composition,
     component: &Component,
-    state: &StateDir,
+    site: &Site,
     profile: Profile,
 ) -> Result<String, CliError> {
     let name = &component.name.value;
     let variables = Variables {
         composition,
-        state,
+        site,
         profile,
         component,
     };
     let mut document = Map::new();
     document.insert(
         "service".into(),
-        service(composition, component, state, profile),
+        service(composition, component, site, profile),
     );
     for (key, value) in &component.config {
         let value = variables.fill(value).map_err(|why| CliError::Composition {
@@ -40,20 +40,20 @@ pub(crate) fn config(
     let yaml = serde_saphyr::to_string(&Value::Object(document))
         .map_err(|error| CliError::internal("rendering a configuration", error))?;
     Ok(format!(
-        "# Made by `ringwall up` from the composition: changes here are lost.\n{yaml}"
+        "# Made by `ringwall` from the composition: changes here are lost.\n{yaml}"
     ))
 }
 
 fn service(
     composition: &Composition,
     component: &Component,
-    state: &StateDir,
+    site: &Site,
     profile: Profile,
 ) -> Value {
     let name = &component.name.value;
-    let (sealed, seal_key) = state.secrets(name);
+    let files = site.read(name);
     // A database is dialled with its own protocol, by the keys of the component's own section.
-    let upstreams: Map<String, Value> = composition
+    let mut upstreams: Map<String, Value> = composition
         .callees_of(component)
         .into_iter()
         .filter_map(|callee| composition.component(callee))
@@ -62,24 +62,31 @@ fn service(
             let other = &callee.name.value;
             (
                 other.clone(),
-                json!({ "address": callee.address().to_string(), "identity": other }),
+                json!({ "address": site.dial(callee), "identity": other }),
             )
         })
         .collect();
+    if composition.is_collector(component)
+        && let Some(export) = site.span_export(composition)
+    {
+        let to = &export.to.value;
+        let upstream = json!({ "address": site.place(to, export.port.value), "identity": to });
+        upstreams.insert(to.clone(), upstream);
+    }
     let mut service = json!({
         "name": name,
         "trust_domain": composition.trust_domain.value,
         "profile": profile.as_str(),
-        "listen": component.address().to_string(),
-        "admin": component.admin_address().map(|address| address.to_string()),
-        "identity": state.identity(name),
+        "listen": site.listen(component),
+        "admin": site.admin_listen(component),
+        "identity": files.identity,
         "callers": composition.callers_of(component),
-        "admin_callers": [OPERATOR, MONITOR],
+        "admin_callers": [OPERATOR, MONITOR, name],
         "upstreams": upstreams,
-        "secrets": { "provider": "sealed", "file": sealed, "key_file": seal_key },
+        "secrets": { "provider": "sealed", "file": files.sealed, "key_file": files.seal_key },
         "logs": { "format": composition.logs.format, "level": composition.logs.level },
         "drain": format!("{}s", composition.drain.as_secs()),
-        "state": state.data(name),
+        "state": site.data(name),
     });
     if let (Some(telemetry), Some(fields)) = (&composition.telemetry, service.as_object_mut()) {
         let (upstream, ratio) = (&telemetry.collector.value, telemetry.sample_ratio);

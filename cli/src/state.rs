@@ -112,6 +112,18 @@ impl StateDir {
 
     /// Makes the directories that every component needs.
     pub(crate) fn create(&self, composition: &Composition) -> Result<(), CliError> {
+        self.create_own()?;
+        for private in ["edge", "data", "logs"] {
+            files::directory(&self.root.join(private), 0o700)?;
+        }
+        for component in composition.binaries() {
+            files::directory(&self.data(&component.name.value), 0o700)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the directories of what is nobody's but ours.
+    pub(crate) fn create_own(&self) -> Result<(), CliError> {
         fs::create_dir_all(&self.root).map_err(|error| {
             if error.kind() == std::io::ErrorKind::PermissionDenied {
                 return CliError::Privilege {
@@ -124,13 +136,8 @@ impl StateDir {
         // Passable and not listable: PostgreSQL's own user must reach its data and its socket.
         files::directory(&self.root, 0o711)?;
         files::directory(&self.run(), 0o711)?;
-        for private in [
-            "ca", "identity", "edge", "data", "secrets", "config", "logs",
-        ] {
+        for private in ["ca", "identity", "secrets", "config"] {
             files::directory(&self.root.join(private), 0o700)?;
-        }
-        for component in composition.binaries() {
-            files::directory(&self.data(&component.name.value), 0o700)?;
         }
         Ok(())
     }

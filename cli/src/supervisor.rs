@@ -16,11 +16,9 @@ mod unit;
 
 use std::collections::BTreeMap;
 use std::process::ExitStatus;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use time::OffsetDateTime;
-use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::composition::Composition;
@@ -30,7 +28,10 @@ use crate::postgres::Server;
 use crate::probe::Prober;
 use crate::processes::ProcessId;
 use crate::provision::certificates::Issuer;
+use crate::provision::rotation::{HOUSEKEEPING, Rotation};
 use crate::record::{Condition, Phase, Record};
+use crate::signals::{Signals, Wish};
+use crate::site::Site;
 use crate::state::StateDir;
 
 use restart::Restarts;
@@ -38,10 +39,6 @@ use unit::{Kind, Running, Unit};
 
 /// Events that may wait for the loop; each comes from a task of ours.
 const EVENTS_IN_FLIGHT: usize = 64;
-/// How often certificates and log files are looked at.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// Time to the next attempt when certificates could not be written.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(15);
 
 /// What the tasks report. A generation tells a process from the one that it replaced.
 #[derive(Debug)]
@@ -68,7 +65,7 @@ enum Event {
 /// What the supervisor is made of.
 pub(crate) struct Parts {
     pub(crate) composition: Composition,
-    pub(crate) state: StateDir,
+    pub(crate) site: Site,
     pub(crate) binaries: std::path::PathBuf,
     pub(crate) server: Option<Server>,
     pub(crate) issuer: Issuer,
@@ -85,29 +82,12 @@ pub(crate) struct Supervisor {
     running: BTreeMap<String, Running>,
     restarts: BTreeMap<String, Restarts>,
     may_restart: bool,
-    issuer: Arc<Issuer>,
-    issued_at: OffsetDateTime,
+    rotation: Rotation,
     prober: Prober,
     record: Record,
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     next_generation: u32,
-}
-
-/// What the operator wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
-    Stop,
-    /// New certificates now (SIGUSR1).
-    Rotate,
-}
-
-/// The operator's signals.
-struct Signals {
-    interrupt: SignalStream,
-    terminate: SignalStream,
-    hang_up: SignalStream,
-    rotate: SignalStream,
 }
 
 impl Supervisor {
@@ -124,12 +104,11 @@ impl Supervisor {
             running: BTreeMap::new(),
             restarts,
             may_restart: parts.restarts,
-            issuer: Arc::new(parts.issuer),
-            issued_at: OffsetDateTime::now_utc(),
+            rotation: Rotation::new(parts.issuer),
             prober: parts.prober,
             record: parts.record,
             composition: parts.composition,
-            state: parts.state,
+            state: parts.site.state().clone(),
             sender,
             events,
             next_generation: 1,
@@ -291,35 +270,18 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Log files that grew, and certificates at half of their life. The clock on the wall counts:
-    /// a machine that slept has old certificates.
+    /// Log files that grew, and certificates at half of their life.
     async fn keep_house(&mut self) {
         logs::turn(&self.units, &self.composition.logs);
-        let age = OffsetDateTime::now_utc() - self.issued_at;
-        if age >= self.issuer.interval() {
+        if self.rotation.is_due(OffsetDateTime::now_utc()) {
             self.rotate().await;
         }
     }
 
     /// Issues every certificate again; components see the new files by themselves.
     async fn rotate(&mut self) {
-        let issuer = Arc::clone(&self.issuer);
-        let issued = tokio::task::spawn_blocking(move || issuer.issue_all()).await;
-        let failed = match issued {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(error) => Some(error.to_string()),
-        };
-        let now = OffsetDateTime::now_utc();
-        if let Some(why) = failed {
-            say(&format!("warning: certificates are not renewed: {why}"));
-            // The old ones are good for as long again: enough for many more attempts.
-            self.issued_at = now - self.issuer.interval() + RENEWAL_PAUSE;
+        if !self.rotation.renew(&self.prober).await {
             return;
-        }
-        self.issued_at = now;
-        if let Err(error) = self.prober.reload() {
-            say(&format!("warning: {error}"));
         }
         for unit in self
             .units
@@ -378,33 +340,6 @@ impl Supervisor {
     fn write_record(&self) {
         if let Err(error) = self.record.write(&self.state) {
             say(&format!("warning: {error}"));
-        }
-    }
-}
-
-impl Signals {
-    fn listen() -> Result<Self, CliError> {
-        let listen = |kind| {
-            signal(kind).map_err(|source| CliError::Io {
-                what: "listening for signals".into(),
-                source,
-            })
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hang_up: listen(SignalKind::hangup())?,
-            rotate: listen(SignalKind::user_defined1())?,
-        })
-    }
-
-    /// Ctrl-C, SIGTERM or a closed terminal stop; SIGUSR1 rotates.
-    async fn next(&mut self) -> Wish {
-        tokio::select! {
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.terminate.recv() => Wish::Stop,
-            _ = self.hang_up.recv() => Wish::Stop,
-            _ = self.rotate.recv() => Wish::Rotate,
         }
     }
 }

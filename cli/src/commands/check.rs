@@ -15,6 +15,7 @@ use crate::files;
 use crate::output::{Format, print};
 use crate::postgres::Server;
 use crate::record::Record;
+use crate::site::Site;
 use crate::state::StateDir;
 use crate::{config, ports, render};
 
@@ -224,12 +225,13 @@ fn configurations(
 ) -> Result<Vec<Finding>, CliError> {
     let folder = std::env::temp_dir().join(format!("ringwall-check-{}", std::process::id()));
     files::directory(&folder, 0o700)?;
+    let site = Site::native(state, composition);
     let mut findings = Vec::new();
     for component in composition.binaries() {
         let subject = component.name.value.clone();
         let path = folder.join(format!("{subject}.yaml"));
         let program = binaries.join(component.binary.as_deref().unwrap_or_default());
-        let answer = render::config(composition, component, state, profile)
+        let answer = render::config(composition, component, &site, profile)
             .and_then(|text| files::write(&path, text.as_bytes(), 0o600, None))
             .map_err(|error| error.to_string())
             .and_then(|()| ask(&program, &path));

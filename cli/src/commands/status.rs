@@ -75,22 +75,24 @@ async fn probe_all(record: &Record, state: &StateDir) -> Result<Vec<String>, Cli
 }
 
 async fn probe(prober: &Prober, component: &ComponentRecord) -> String {
-    if !component
-        .process()
-        .is_some_and(|process| process.is_alive())
+    let unwatched = component.condition == Condition::Unwatched;
+    if !unwatched
+        && !component
+            .process()
+            .is_some_and(|process| process.is_alive())
     {
         return match component.condition {
             Condition::Ready | Condition::Starting => "dead".into(),
             other => other.as_str().into(),
         };
     }
-    match component.admin {
+    match &component.admin {
         Some(admin) => match prober.ready(&component.name, admin).await {
             Ok(()) => READY.into(),
             Err(why) => format!("not ready: {why}"),
         },
         // PostgreSQL answers a connection when it can serve one.
-        None => match tokio::net::TcpStream::connect(component.address).await {
+        None => match tokio::net::TcpStream::connect(component.address.to_string()).await {
             Ok(_) => READY.into(),
             Err(error) => format!("not ready: {error}"),
         },

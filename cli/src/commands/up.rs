@@ -6,17 +6,16 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Args;
-use time::OffsetDateTime;
 
 use super::{CompositionArgs, StateArgs, check, detach, down, runtime, status};
-use crate::composition::{Composition, Profile};
+use crate::composition::{Component, Composition, Profile};
 use crate::config::Source;
 use crate::error::CliError;
 use crate::output::{self, Format, say};
 use crate::postgres::Server;
 use crate::probe::Prober;
-use crate::processes::ProcessId;
-use crate::record::{ComponentRecord, Condition, Phase, Record};
+use crate::record::{Condition, Phase, Record};
+use crate::site::Site;
 use crate::state::{Lock, StateDir};
 use crate::supervisor::{Parts, Supervisor};
 use crate::{config, files, ports, provision};
@@ -74,25 +73,29 @@ fn prepare(
     let binaries = config::binaries(args.composition.bin_dir.as_deref())?;
     check::binaries_exist(&composition, &binaries)?;
     let server = composition
-        .components
-        .iter()
-        .find(|component| component.postgres.is_some())
+        .servers()
+        .next()
         .map(|component| Server::find(component, &state))
         .transpose()?;
     ports::check(&composition)?;
     let database_user = server.as_ref().and_then(Server::user);
-    let issuer = provision::run(&composition, &state, profile, database_user)?;
+    let site = Site::native(&state, &composition);
+    let issuer = provision::run(&composition, &site, profile, database_user)?;
     check::configs(&composition, &source.name, &state, &binaries)?;
     files::write(&state.composition(), source.text.as_bytes(), 0o600, None)?;
     if let Some(server) = &server {
-        server.prepare(&databases(&composition))?;
+        let databases: Vec<String> = composition
+            .servers()
+            .flat_map(Component::databases)
+            .collect();
+        server.prepare(&databases)?;
     }
     let prober = Prober::load(&state, &composition.trust_domain.value)?;
-    let record = first_record(&composition, &state, profile)?;
+    let record = first_record(&composition, &site, profile)?;
     let restarts = !args.no_restart;
     Ok(Parts {
         composition,
-        state,
+        site,
         binaries,
         server,
         issuer,
@@ -108,7 +111,7 @@ fn supervise(
     begun: Instant,
     format: Format,
 ) -> Result<ExitCode, CliError> {
-    let (state, composition) = (parts.state.clone(), parts.composition.clone());
+    let (state, composition) = (parts.site.state().clone(), parts.composition.clone());
     let count = composition.components.len();
     say(&format!(
         "starting {count} components, state in {}",
@@ -161,59 +164,18 @@ fn already(state: &StateDir, format: Format) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn databases(composition: &Composition) -> Vec<String> {
-    let servers = composition
-        .components
-        .iter()
-        .filter_map(|component| component.postgres.as_ref());
-    servers
-        .flat_map(|server| &server.databases)
-        .map(|name| name.value.clone())
-        .collect()
-}
-
 fn first_record(
     composition: &Composition,
-    state: &StateDir,
+    site: &Site,
     profile: Profile,
 ) -> Result<Record, CliError> {
-    let own =
-        ProcessId::own().ok_or_else(|| CliError::internal("reading /proc", "no own entry"))?;
-    let now = OffsetDateTime::now_utc();
-    let components = composition
-        .components
-        .iter()
-        .map(|component| ComponentRecord {
-            name: component.name.value.clone(),
-            what: component.what.clone(),
-            address: component.address(),
-            admin: component.admin_address(),
-            pid: 0,
-            started: 0,
-            restarts: 0,
-            since: now,
-            condition: Condition::Waiting,
-            log: state.log(&component.name.value),
-        });
-    let public = composition.public.listen.first().copied();
+    let public = site.public_listen(composition).into_iter().next();
     let public = public.ok_or_else(|| CliError::State {
         what: "this machine has none of the addresses in public.listen".into(),
         fix: "name one that it has".into(),
     })?;
-    Ok(Record {
-        pid: own.pid,
-        started: own.started,
-        phase: Phase::Starting,
-        profile,
-        url: composition.url("app"),
-        issuer: composition.url("auth"),
-        domain: composition.public.domain.value.clone(),
-        trust_domain: composition.trust_domain.value.clone(),
-        public_address: (public, composition.public.port.value).into(),
-        state_dir: state.root().to_path_buf(),
-        ca_bundle: state.ca_bundle(),
-        components: components.collect(),
-    })
+    let begin = (Phase::Starting, Condition::Waiting);
+    Record::new(composition, site, profile, public.into(), begin)
 }
 
 /// Where the background process prints.

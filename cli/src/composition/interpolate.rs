@@ -1,19 +1,20 @@
 //! `${…}` in a component's own configuration.
 //!
-//! There is little of it on purpose: `${state}` `${data}` `${identity}` `${web}` `${profile}`
-//! `${domain}` `${trust_domain}` `${public_port}` `${public_listen}` `${port:NAME}` `${url:LABEL}`.
+//! There is little of it on purpose: `${data}` `${identity}` `${ca}` `${edge}` `${web}` `${profile}`
+//! `${domain}` `${trust_domain}` `${public_port}` `${public_listen}` `${public_address}`
+//! `${span_export}` `${address:NAME}` `${url:LABEL}`.
 //! A value that is nothing but one variable takes the variable's type: `${public_port}` becomes a
-//! number, `${public_listen}` a list.
+//! number, `${public_listen}` a list, `${span_export}` nothing where spans are not passed on.
 
 use serde_json::Value;
 
 use super::{Component, Composition, Profile};
-use crate::state::StateDir;
+use crate::site::Site;
 
 /// What the variables stand for in one component's configuration.
 pub(crate) struct Variables<'a> {
     pub(crate) composition: &'a Composition,
-    pub(crate) state: &'a StateDir,
+    pub(crate) site: &'a Site,
     pub(crate) profile: Profile,
     pub(crate) component: &'a Component,
 }
@@ -62,34 +63,37 @@ impl Variables<'_> {
     }
 
     fn value_of(&self, name: &str) -> Result<Value, String> {
-        let composition = self.composition;
+        let (composition, site) = (self.composition, self.site);
         let own = &self.component.name.value;
         let path = |path: std::path::PathBuf| Value::from(path.to_string_lossy().into_owned());
         let unknown = || format!("`${{{name}}}` is no variable");
         match name.split_once(':') {
-            Some(("port", other)) => composition
+            Some(("address", other)) => composition
                 .component(other)
-                .map(|component| component.port.value.into())
+                .map(|component| site.dial(component).to_string().into())
                 .ok_or_else(unknown),
             Some(("url", label)) if composition.public.hosts.iter().any(|host| host == label) => {
                 Ok(composition.url(label).into())
             }
             Some(_) => Err(unknown()),
             None => match name {
-                "state" => Ok(path(self.state.root().to_path_buf())),
-                "data" => Ok(path(self.state.data(own))),
-                "identity" => Ok(path(self.state.identity(own))),
-                "web" => Ok(path(composition.web.clone())),
+                "data" => Ok(path(site.data(own))),
+                "identity" => Ok(path(site.read(own).identity)),
+                "ca" => Ok(path(site.read(own).ca)),
+                "edge" => Ok(path(site.read(own).edge)),
+                "web" => Ok(path(site.web())),
                 "profile" => Ok(self.profile.as_str().into()),
                 "domain" => Ok(composition.public.domain.value.clone().into()),
                 "trust_domain" => Ok(composition.trust_domain.value.clone().into()),
                 "public_port" => Ok(composition.public.port.value.into()),
                 "public_listen" => {
-                    let port = composition.public.port.value;
-                    let addresses = composition.public.listen.iter();
-                    Ok(addresses
-                        .map(|ip| std::net::SocketAddr::new(*ip, port).to_string())
-                        .collect())
+                    let addresses = site.public_listen(composition).into_iter();
+                    Ok(addresses.map(|address| address.to_string()).collect())
+                }
+                "public_address" => Ok(site.public_dial(composition).to_string().into()),
+                "span_export" => {
+                    let export = site.span_export(composition);
+                    Ok(export.map_or(Value::Null, |export| export.to.value.clone().into()))
                 }
                 _ => Err(unknown()),
             },

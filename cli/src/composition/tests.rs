@@ -1,6 +1,7 @@
 //! What a composition may and may not say.
 
 use super::*;
+use crate::site::Site;
 use crate::state::StateDir;
 
 const SMALL: &str = include_str!("../../testdata/small.yaml");
@@ -10,6 +11,11 @@ fn read(text: &str) -> Result<Composition, CliError> {
         name: "ringwall.yaml".into(),
         text: text.into(),
     })
+}
+
+fn native() -> Site {
+    let (state, web) = (StateDir::new("/state".into()), "/web".into());
+    Site::Native { state, web }
 }
 
 /// The error of the small composition with one text replaced.
@@ -24,8 +30,7 @@ fn the_composition_at_the_root_is_valid() {
     let composition = read(text).unwrap();
     assert!(composition.component("gateway").is_some());
     for component in composition.binaries() {
-        let state = StateDir::new("/state".into());
-        crate::render::config(&composition, component, &state, Profile::Demo).unwrap();
+        crate::render::config(&composition, component, &native(), Profile::Demo).unwrap();
     }
 }
 
@@ -86,7 +91,8 @@ fn an_unknown_key_is_refused_with_its_line() {
 #[test]
 fn names_are_names() {
     assert!(
-        refusal("- name: inventory", "- name: Inventory").contains("cannot be a component's name")
+        refusal("- name: inventory", "- name: Inventory")
+            .contains("cannot be the name of a component")
     );
     assert!(refusal("- name: inventory", "- name: ringwall").contains("operator's own identity"));
     assert!(refusal("- name: inventory", "- name: orders").contains("declared a second time"));
@@ -144,9 +150,8 @@ fn a_database_belongs_to_a_workload() {
 #[test]
 fn a_configuration_is_rendered_from_ports_and_edges() {
     let composition = read(SMALL).unwrap();
-    let state = StateDir::new("/state".into());
     let orders = composition.component("orders").unwrap();
-    let text = crate::render::config(&composition, orders, &state, Profile::Demo).unwrap();
+    let text = crate::render::config(&composition, orders, &native(), Profile::Demo).unwrap();
     let value: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(value["service"]["listen"], "127.0.0.1:7105");
     assert_eq!(value["service"]["admin"], "127.0.0.1:7205");
@@ -165,7 +170,7 @@ fn a_configuration_is_rendered_from_ports_and_edges() {
     assert_eq!(value["public"], 8443);
     assert_eq!(value["listen"][0], "127.0.0.1:8443");
     let inventory = composition.component("inventory").unwrap();
-    let text = crate::render::config(&composition, inventory, &state, Profile::Demo).unwrap();
+    let text = crate::render::config(&composition, inventory, &native(), Profile::Demo).unwrap();
     let value: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(
         value["service"]["callers"],
@@ -177,8 +182,7 @@ fn a_configuration_is_rendered_from_ports_and_edges() {
 fn an_unknown_variable_is_refused() {
     let composition = read(&SMALL.replace("${url:auth}", "${url:shop}")).unwrap();
     let orders = composition.component("orders").unwrap();
-    let state = StateDir::new("/state".into());
-    let error = crate::render::config(&composition, orders, &state, Profile::Demo).unwrap_err();
+    let error = crate::render::config(&composition, orders, &native(), Profile::Demo).unwrap_err();
     assert!(
         error.to_string().contains("`${url:shop}` is no variable"),
         "{error}"
@@ -196,4 +200,145 @@ fn other_ports_reach_every_listener() {
         .collect();
     assert_eq!(ports, [8432, 8103, 8203, 8105, 8205, 9443]);
     assert_eq!(composition.url("app"), "https://app.localhost:9443");
+}
+
+fn containers() -> Site {
+    Site::containers(&StateDir::new("/state".into()), "/volumes".as_ref())
+}
+
+fn rendered(composition: &Composition, name: &str, site: &Site) -> Value {
+    let component = composition.component(name).unwrap();
+    let text = crate::render::config(composition, component, site, Profile::Demo).unwrap();
+    serde_saphyr::from_str(&text).unwrap()
+}
+
+#[test]
+fn in_a_container_names_are_dialled_and_paths_are_the_container_s() {
+    let composition = read(SMALL).unwrap();
+    let value = rendered(&composition, "orders", &containers());
+    let service = &value["service"];
+    assert_eq!(service["listen"], "0.0.0.0:7105");
+    assert_eq!(service["admin"], "0.0.0.0:7205");
+    assert_eq!(service["identity"], "/run/ringwall/identity");
+    assert_eq!(service["state"], "/var/lib/ringwall");
+    assert_eq!(
+        service["upstreams"]["inventory"]["address"],
+        "inventory:7103"
+    );
+    assert_eq!(service["secrets"]["file"], "/run/ringwall/orders.sealed");
+    assert_eq!(
+        service["secrets"]["key_file"],
+        "/run/ringwall/orders.seal-key"
+    );
+    assert_eq!(
+        service["admin_callers"],
+        serde_json::json!(["ringwall", "prometheus", "orders"])
+    );
+    assert_eq!(value["address"], "postgres:7432");
+    assert_eq!(value["tls"], "/run/ringwall/identity/postgres");
+    assert_eq!(value["listen"], serde_json::json!(["0.0.0.0:8443"]));
+}
+
+#[test]
+fn nothing_of_this_machine_gets_into_a_container() {
+    let composition = read(include_str!("../../../ringwall.yaml")).unwrap();
+    for component in composition.binaries() {
+        let name = &component.name.value;
+        let text = rendered(&composition, name, &containers()).to_string();
+        for ours in ["/state", "/volumes", "127.0.0.1:7", "127.0.0.1:8"] {
+            assert!(!text.contains(ours), "{name}: {ours} in {text}");
+        }
+    }
+    let value = rendered(&composition, "spa-proxy", &containers());
+    assert_eq!(value["assets"], "/usr/share/ringwall/web");
+    assert_eq!(value["api"]["address"], "gateway:8443");
+    assert_eq!(value["api"]["roots"], "/run/ringwall/ca.pem");
+    assert_eq!(value["traces"]["export_to"], "jaeger");
+    assert_eq!(
+        value["service"]["upstreams"]["jaeger"],
+        serde_json::json!({ "address": "jaeger:4318", "identity": "jaeger" })
+    );
+    let value = rendered(&composition, "gateway", &containers());
+    let certificate = &value["listeners"][0]["tls"]["certificates"][0];
+    assert_eq!(certificate["chain"], "/run/ringwall/edge/chain.pem");
+}
+
+#[test]
+fn natively_spans_stay_with_the_collector() {
+    let composition = read(include_str!("../../../ringwall.yaml")).unwrap();
+    let value = rendered(&composition, "spa-proxy", &native());
+    assert_eq!(value["traces"]["export_to"], Value::Null);
+    assert!(value["service"]["upstreams"].get("jaeger").is_none());
+    assert_eq!(value["api"]["address"], "127.0.0.1:8443");
+    assert_eq!(value["api"]["roots"], "/state/ca/root.pem");
+}
+
+#[test]
+fn an_unknown_network_is_refused_with_its_line() {
+    let text = refusal("port: 7103", "port: 7103\n    networks: [mesh, dmz]");
+    assert!(text.starts_with("ringwall.yaml:19:22: "), "{text}");
+    assert!(text.contains("dmz") && text.contains("edge"), "{text}");
+}
+
+#[test]
+fn only_the_public_component_stands_at_the_edge() {
+    assert_eq!(
+        refusal("port: 7103", "port: 7103\n    networks: [mesh, edge]"),
+        "ringwall.yaml:19:22: `inventory` stands in the network `edge`\n  \
+         fix: remove it: only `orders` (public.component) may"
+    );
+    let text = SMALL.replace("port: 7105", "port: 7105\n    networks: [edge, mesh]");
+    read(&text).unwrap();
+}
+
+#[test]
+fn the_ends_of_an_edge_share_a_network() {
+    assert_eq!(
+        refusal("port: 7432", "port: 7432\n    networks: [data]"),
+        "ringwall.yaml:29:13: `orders` calls `postgres`, but they share no network: [mesh] and [data]\n  \
+         fix: add a network of `postgres` (line 9) to `networks` of `orders`"
+    );
+    let lone = SMALL.replace("port: 7432", "port: 7432\n    networks: [data]");
+    let both = lone.replace("port: 7105", "port: 7105\n    networks: [mesh, data]");
+    read(&both).unwrap();
+}
+
+#[test]
+fn a_sender_reaches_the_collector() {
+    let text = SMALL
+        .replace("calls: [postgres, inventory]", "calls: [postgres]")
+        .replace(
+            "    callers: [orders]\n\n  - name: orders",
+            "\n  - name: orders",
+        )
+        .replace("port: 7432", "port: 7432\n    networks: [data]")
+        .replace("port: 7105", "port: 7105\n    networks: [data]");
+    let text = read(&text).unwrap_err().to_string();
+    assert!(
+        text.contains("`orders` sends spans to `inventory`, but they share no network"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_engine_has_a_name_of_its_own() {
+    let engines = |list: &str| read(&format!("{SMALL}\nengines: [{list}]\n"));
+    engines("{ name: nats, profile: scale-out }").unwrap();
+    let refused = |list: &str| engines(list).unwrap_err().to_string();
+    assert!(refused("{ name: orders, profile: x }").contains("a name that is taken"));
+    assert!(refused("{ name: ringwall, profile: x }").contains("operator's own identity"));
+    assert!(refused("{ name: Nats, profile: x }").contains("`Nats` cannot be the name of"));
+    assert!(refused("{ name: nats, profile: '' }").contains("has no profile"));
+}
+
+#[test]
+fn spans_are_passed_on_to_a_declared_engine() {
+    let text = refusal(
+        "sample_ratio: 1.0",
+        "sample_ratio: 1.0, export: { to: jaeger, port: 4318 }",
+    );
+    assert!(
+        text.contains("telemetry.export.to is `jaeger`, which is no engine"),
+        "{text}"
+    );
 }

@@ -1,11 +1,11 @@
 //! What a composition must not say. Each refusal names the line and the fix.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_saphyr::{Location, Spanned};
 
-use super::{Component, Composition, OPERATOR, SecretSpec};
+use super::{Component, Composition, Network, OPERATOR, SecretSpec};
 use crate::error::CliError;
 
 /// Longest life of a workload's certificate (DESIGN: SVIDs ≤ 1 h).
@@ -21,11 +21,13 @@ pub(crate) const API_KEY_PEPPER: &str = "api-key-pepper";
 pub(super) fn check(file: &str, composition: &Composition) -> Result<(), CliError> {
     let checker = Checker { file, composition };
     checker.names()?;
+    checker.engines()?;
     checker.kinds()?;
     checker.ports()?;
     checker.certificates()?;
     checker.references()?;
     checker.edges()?;
+    checker.networks()?;
     checker.cycles()?;
     checker.databases()?;
     checker.secrets()
@@ -54,29 +56,71 @@ impl Checker<'_> {
     fn names(&self) -> Result<(), CliError> {
         let mut seen = BTreeMap::new();
         for component in &self.composition.components {
-            let Spanned {
-                value: name,
-                referenced: at,
-                ..
-            } = &component.name;
-            let plain =
-                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-            if name.is_empty() || name.len() > 32 || !name.bytes().all(plain) {
-                let what = format!("`{name}` cannot be a component's name");
-                return self.refuse(*at, what, "use 1 to 32 of a-z, 0-9 and `-`");
-            }
-            if name == OPERATOR {
-                let what = format!("`{OPERATOR}` is the operator's own identity");
-                return self.refuse(*at, what, "give the component another name");
-            }
+            self.name(&component.name, "a component")?;
+            let (name, at) = (&component.name.value, component.name.referenced);
             if let Some(first) = seen.insert(name, at.line()) {
                 let what = format!("component `{name}` is declared a second time");
                 return self.refuse(
-                    *at,
+                    at,
                     what,
                     format!("it stands at line {first} already: remove one"),
                 );
             }
+        }
+        Ok(())
+    }
+
+    fn name(&self, name: &Spanned<String>, kind: &str) -> Result<(), CliError> {
+        let (name, at) = (&name.value, name.referenced);
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.is_empty() || name.len() > 32 || !name.bytes().all(plain) {
+            let what = format!("`{name}` cannot be the name of {kind}");
+            return self.refuse(at, what, "use 1 to 32 of a-z, 0-9 and `-`");
+        }
+        if name == OPERATOR {
+            let what = format!("`{OPERATOR}` is the operator's own identity");
+            return self.refuse(at, what, format!("give {kind} another name"));
+        }
+        Ok(())
+    }
+
+    /// An engine's name is an identity: it must not be a component's.
+    fn engines(&self) -> Result<(), CliError> {
+        let mut seen = BTreeMap::new();
+        for component in &self.composition.components {
+            seen.insert(&component.name.value, component.name.referenced.line());
+        }
+        for engine in &self.composition.engines {
+            self.name(&engine.name, "an engine")?;
+            let (name, at) = (&engine.name.value, engine.name.referenced);
+            if let Some(first) = seen.insert(name, at.line()) {
+                let what = format!("engine `{name}` has a name that is taken");
+                return self.refuse(at, what, format!("it stands at line {first}: rename one"));
+            }
+            if engine.profile.value.is_empty() {
+                let what = format!("engine `{name}` has no profile");
+                let fix = "name the profile of the compose file that starts it";
+                return self.refuse(engine.profile.referenced, what, fix);
+            }
+        }
+        let telemetry = self.composition.telemetry.as_ref();
+        let Some(export) = telemetry.and_then(|telemetry| telemetry.export.as_ref()) else {
+            return Ok(());
+        };
+        let (to, at) = (&export.to.value, export.to.referenced);
+        if !self
+            .composition
+            .engines
+            .iter()
+            .any(|one| one.name.value == *to)
+        {
+            let what = format!("telemetry.export.to is `{to}`, which is no engine");
+            let fix = format!("add `- {{ name: {to}, profile: … }}` to `engines`");
+            return self.refuse(at, what, fix);
+        }
+        if export.port.value == 0 {
+            let fix = "name the port on which it takes OTLP over HTTP, such as 4318";
+            return self.refuse(export.port.referenced, "port 0 is no port", fix);
         }
         Ok(())
     }
@@ -216,6 +260,61 @@ impl Checker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Who calls whom must be able to: the two ends of an edge stand in one network. Only the
+    /// public component stands in the one that leads outside.
+    fn networks(&self) -> Result<(), CliError> {
+        let public = &self.composition.public.component.value;
+        for component in &self.composition.components {
+            let name = &component.name.value;
+            for network in &component.networks {
+                if network.value == Network::Edge && name != public {
+                    let what = format!("`{name}` stands in the network `edge`");
+                    let fix = format!("remove it: only `{public}` (public.component) may");
+                    return self.refuse(network.referenced, what, fix);
+                }
+            }
+            for callee in &component.calls {
+                self.share_a_network(component, callee, "calls", callee.referenced)?;
+            }
+            if component.binary.is_some()
+                && let Some(telemetry) = &self.composition.telemetry
+            {
+                let at = component.name.referenced;
+                self.share_a_network(component, &telemetry.collector, "sends spans to", at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn share_a_network(
+        &self,
+        from: &Component,
+        to: &Spanned<String>,
+        verb: &str,
+        at: Location,
+    ) -> Result<(), CliError> {
+        let Some(callee) = self.composition.component(&to.value) else {
+            return Ok(());
+        };
+        let (own, theirs) = (from.networks(), callee.networks());
+        if own.intersection(&theirs).next().is_some() {
+            return Ok(());
+        }
+        let (from, to) = (&from.name.value, &to.value);
+        let all = |networks: &BTreeSet<Network>| {
+            let words: Vec<_> = networks.iter().map(|network| network.as_str()).collect();
+            words.join(", ")
+        };
+        let what = format!(
+            "`{from}` {verb} `{to}`, but they share no network: [{}] and [{}]",
+            all(&own),
+            all(&theirs)
+        );
+        let line = callee.name.referenced.line();
+        let fix = format!("add a network of `{to}` (line {line}) to `networks` of `{from}`");
+        self.refuse(at, what, fix)
     }
 
     /// Start order must exist.

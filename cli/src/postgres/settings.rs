@@ -1,19 +1,25 @@
-//! The three files that say how the server runs and who may connect how.
+//! The three files that say how the server runs and who may connect how, natively and in containers.
 
 use crate::composition::OPERATOR;
-use crate::state::StateDir;
+use crate::site::DatabasePlace;
 
 /// Map from the operating system's user to the operator's role.
 const OPERATOR_MAP: &str = "operator";
+/// The file that says how the server runs.
+pub(super) const SERVER: &str = "postgresql.conf";
+/// The file that says who may connect how.
+pub(super) const ACCESS: &str = "pg_hba.conf";
+/// The file that says who is the operator.
+pub(super) const OPERATORS: &str = "pg_ident.conf";
 
-/// `postgresql.conf`: loopback and our socket only, TLS 1.3, SCRAM, durable commits.
-pub(super) fn server(state: &StateDir, port: u16) -> String {
-    let tls = state.postgres().join("tls");
-    let file = |name: &str| quoted(&tls.join(name).to_string_lossy());
-    let socket = quoted(&state.socket().to_string_lossy());
-    format!(
-        "# Made by `ringwall up`: changes here are lost.\n\
-         listen_addresses = '127.0.0.1'\n\
+/// `postgresql.conf`: TLS 1.3, SCRAM, durable commits; the place says where it listens.
+pub(super) fn server(place: &DatabasePlace, port: u16) -> String {
+    let file = |name: &str| quoted(&place.tls.join(name).to_string_lossy());
+    let socket = quoted(&place.socket.to_string_lossy());
+    let listen = quoted(place.listen);
+    let mut text = format!(
+        "# Made by `ringwall` from the composition: changes here are lost.\n\
+         listen_addresses = {listen}\n\
          port = {port}\n\
          unix_socket_directories = {socket}\n\
          unix_socket_permissions = 0700\n\
@@ -36,16 +42,24 @@ pub(super) fn server(state: &StateDir, port: u16) -> String {
         file("server.pem"),
         file("server.key"),
         file("bundle.pem"),
-    )
+    );
+    if let Some(folder) = &place.access {
+        for (key, name) in [("hba_file", ACCESS), ("ident_file", OPERATORS)] {
+            let path = quoted(&folder.join(name).to_string_lossy());
+            text.push_str(&format!("{key} = {path}\n"));
+        }
+    }
+    text
 }
 
 /// `pg_hba.conf`: the operator on the socket, each workload with its certificate **and** its
 /// password; no other line, so everything else is refused.
-pub(super) fn access(databases: &[String]) -> String {
+pub(super) fn access(place: &DatabasePlace, databases: &[String]) -> String {
     let mut text = format!("local all {OPERATOR} peer map={OPERATOR_MAP}\n");
     for name in databases {
+        let clients = place.clients;
         let line =
-            format!("hostssl {name} {name} 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n");
+            format!("hostssl {name} {name} {clients} scram-sha-256 clientcert=verify-full\n");
         text.push_str(&line);
     }
     text
@@ -64,11 +78,22 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::site::Site;
+    use crate::state::StateDir;
+
+    fn native() -> DatabasePlace {
+        DatabasePlace::native(&StateDir::new("/state".into()))
+    }
+
+    fn container() -> DatabasePlace {
+        let state = StateDir::new("/state".into());
+        Site::containers(&state, std::path::Path::new("/volumes")).database()
+    }
 
     #[test]
     fn a_workload_needs_certificate_and_password_and_nothing_else_is_let_in() {
         assert_eq!(
-            access(&["orders".into()]),
+            access(&native(), &["orders".into()]),
             "local all ringwall peer map=operator\n\
              hostssl orders orders 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n"
         );
@@ -76,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_server_listens_on_loopback_with_tls() {
-        let text = server(&StateDir::new("/state".into()), 7432);
+        let text = server(&native(), 7432);
         for line in [
             "listen_addresses = '127.0.0.1'",
             "port = 7432",
@@ -87,6 +112,36 @@ mod tests {
         ] {
             assert!(text.lines().any(|one| one == line), "{line}");
         }
+    }
+
+    #[test]
+    fn in_a_container_every_path_is_the_container_s_and_only_its_networks_are_let_in() {
+        let text = server(&container(), 7432);
+        for line in [
+            "listen_addresses = '*'",
+            "port = 7432",
+            "unix_socket_directories = '/tmp'",
+            "ssl = on",
+            "ssl_min_protocol_version = 'TLSv1.3'",
+            "ssl_cert_file = '/run/ringwall/tls/server.pem'",
+            "ssl_key_file = '/run/ringwall/tls/server.key'",
+            "ssl_ca_file = '/run/ringwall/tls/bundle.pem'",
+            "hba_file = '/run/ringwall/pg_hba.conf'",
+            "ident_file = '/run/ringwall/pg_ident.conf'",
+            "password_encryption = scram-sha-256",
+            "fsync = on",
+        ] {
+            assert!(text.lines().any(|one| one == line), "{line}");
+        }
+        assert!(
+            !text.contains("/state") && !text.contains("/volumes"),
+            "{text}"
+        );
+        assert_eq!(
+            access(&container(), &["orders".into()]),
+            "local all ringwall peer map=operator\n\
+             hostssl orders orders samenet scram-sha-256 clientcert=verify-full\n"
+        );
     }
 
     #[test]

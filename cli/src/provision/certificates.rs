@@ -12,13 +12,13 @@ use time::OffsetDateTime;
 use crate::composition::{Component, Composition, OPERATOR};
 use crate::error::CliError;
 use crate::files::{self, Owner};
-use crate::state::StateDir;
+use crate::site::Site;
 
 /// Issues every certificate of the platform.
 pub(crate) struct Issuer {
     authority: Authority,
     composition: Composition,
-    state: StateDir,
+    site: Site,
     /// Whom PostgreSQL's files belong to, where that is not us.
     database_user: Option<Owner>,
 }
@@ -27,13 +27,13 @@ impl Issuer {
     pub(crate) fn new(
         authority: Authority,
         composition: Composition,
-        state: StateDir,
+        site: Site,
         database_user: Option<Owner>,
     ) -> Self {
         Self {
             authority,
             composition,
-            state,
+            site,
             database_user,
         }
     }
@@ -52,12 +52,13 @@ impl Issuer {
         for component in self.composition.binaries() {
             self.svid(&domain, &component.name.value, now)?;
         }
-        for component in &self.composition.components {
-            if component.postgres.is_some() {
-                self.database_server(component, now)?;
-                for client in &component.callers {
-                    self.database_client(component, &client.value, now)?;
-                }
+        for engine in self.site.engines(&self.composition) {
+            self.svid(&domain, &engine.name.value, now)?;
+        }
+        for component in self.composition.servers() {
+            self.database_server(component, now)?;
+            for client in &component.callers {
+                self.database_client(component, &client.value, now)?;
             }
         }
         self.edge(now)
@@ -69,7 +70,7 @@ impl Issuer {
         let issued = self
             .authority
             .issue_svid(&id, &[name.to_owned()], ttl, now)?;
-        let folder = self.state.identity(name);
+        let folder = self.site.identity(name);
         files::directory(&folder, 0o700)?;
         files::write(
             &folder.join("bundle.pem"),
@@ -84,7 +85,12 @@ impl Issuer {
         let hosts = self.composition.public_hosts();
         let ttl = self.composition.certificates.edge;
         let issued = self.authority.issue_server(&hosts, &[], ttl, now)?;
-        write_pair(&self.state.edge(), &issued, "chain.pem", "key.pem", None)
+        let folder = self
+            .site
+            .written(&self.composition.public.component.value)
+            .edge;
+        files::directory(&folder, 0o700)?;
+        write_pair(&folder, &issued, "chain.pem", "key.pem", None)
     }
 
     fn database_server(&self, component: &Component, now: OffsetDateTime) -> Result<(), CliError> {
@@ -92,9 +98,9 @@ impl Issuer {
         let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
         let ttl = self.composition.certificates.workloads;
         let issued = self.authority.issue_server(&names, &addresses, ttl, now)?;
-        let folder = self.state.postgres().join("tls");
-        let owner = self.database_user;
-        files::directory_of(&self.state.postgres(), 0o700, owner)?;
+        let own = self.site.database_folder(&component.name.value);
+        let (folder, owner) = (own.join("tls"), self.database_user);
+        files::directory_of(&own, 0o700, owner)?;
         files::directory_of(&folder, 0o700, owner)?;
         let bundle = self.authority.cert_pem().as_bytes();
         files::write(&folder.join("bundle.pem"), bundle, 0o644, owner)?;
@@ -110,7 +116,7 @@ impl Issuer {
     ) -> Result<(), CliError> {
         let ttl = self.composition.certificates.workloads;
         let issued = self.authority.issue_client(role, ttl, now)?;
-        let folder = self.state.identity(role).join(&server.name.value);
+        let folder = self.site.identity(role).join(&server.name.value);
         files::directory(&folder, 0o700)?;
         files::write(
             &folder.join("bundle.pem"),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ringwall_http_io::Address;
 use tokio::sync::mpsc::Sender;
 
 use super::unit::{Kind, Running, Unit, failure, make_databases};
@@ -29,7 +30,7 @@ pub(super) fn watch(
     let gate = match &unit.kind {
         Kind::Binary { admin, .. } => Gate::Admin {
             prober,
-            admin: *admin,
+            admin: admin.clone(),
         },
         Kind::Postgres { server, databases } => Gate::Database {
             server: server.clone(),
@@ -77,7 +78,7 @@ pub(super) fn watch(
 enum Gate {
     Admin {
         prober: Prober,
-        admin: std::net::SocketAddr,
+        admin: Address,
     },
     Database {
         server: crate::postgres::Server,
@@ -103,7 +104,7 @@ impl Gate {
     async fn ask(&self, name: &str) -> Result<(), Answer> {
         match self {
             Self::Admin { prober, admin } => {
-                prober.ready(name, *admin).await.map_err(Answer::NotYet)
+                prober.ready(name, admin).await.map_err(Answer::NotYet)
             }
             Self::Database {
                 server,

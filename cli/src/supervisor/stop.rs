@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use super::unit::Kind;
-use super::{Event, Signals, Supervisor, Wish};
+use super::{Event, Supervisor};
 use crate::output::say;
 use crate::record::Condition;
+use crate::signals::{Signals, Wish};
 
 /// Time beyond the drain before a component is killed.
 const GRACE: Duration = Duration::from_secs(5);

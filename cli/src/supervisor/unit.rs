@@ -7,22 +7,19 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use ringwall_secret::SecretString;
+use ringwall_http_io::Address;
 use tokio::process::ChildStdin;
 use tokio::sync::mpsc::Sender;
 
 use super::{Event, Parts};
 use crate::error::CliError;
 use crate::files;
-use crate::postgres::{Server, ensure_roles};
+use crate::postgres::{Server, ensure_roles, password_of};
 use crate::processes::ProcessId;
-use crate::provision::secrets;
 use crate::state::StateDir;
 
 /// Lines of a log that stand in an error.
 const LINES_SHOWN: usize = 12;
-/// The secret by which a workload logs in to its database.
-pub(crate) const DATABASE_PASSWORD: &str = "postgres-password";
 
 /// A component as it is started.
 pub(super) struct Unit {
@@ -39,7 +36,7 @@ pub(super) enum Kind {
         program: PathBuf,
         config: PathBuf,
         folder: PathBuf,
-        admin: std::net::SocketAddr,
+        admin: Address,
     },
     /// A PostgreSQL server with its databases.
     Postgres {
@@ -67,12 +64,12 @@ impl Unit {
             let kind = match (
                 &component.binary,
                 &component.postgres,
-                component.admin_address(),
+                parts.site.dial_admin(component),
             ) {
                 (Some(binary), None, Some(admin)) => Kind::Binary {
                     program: parts.binaries.join(binary),
-                    config: parts.state.config(&name),
-                    folder: parts.state.data(&name),
+                    config: parts.site.read(&name).config,
+                    folder: parts.site.data(&name),
                     admin,
                 },
                 (None, Some(postgres), _) => Kind::Postgres {
@@ -92,7 +89,7 @@ impl Unit {
                 .map(|need| need.value.clone())
                 .collect();
             Some(Self {
-                log: parts.state.log(&name),
+                log: parts.site.state().log(&name),
                 name,
                 needs,
                 kind,
@@ -246,13 +243,7 @@ pub(super) fn make_databases(
     state: &StateDir,
 ) -> Result<(), CliError> {
     for name in databases {
-        let password: SecretString =
-            secrets::read(state, name, DATABASE_PASSWORD)?.ok_or_else(|| CliError::State {
-                what: format!("`{name}` has no secret `{DATABASE_PASSWORD}` for its database"),
-                fix: format!(
-                    "declare it: `- password: {{ for: {{ {name}: {DATABASE_PASSWORD} }} }}`"
-                ),
-            })?;
+        let password = password_of(name, state)?;
         ensure_roles(server, name, &password)?;
     }
     Ok(())
