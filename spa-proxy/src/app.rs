@@ -30,7 +30,7 @@ use crate::{
     forward, peers,
     sessions::{Session, Sessions},
     tokens::AccessTokens,
-    traces::{self, Traces},
+    traces::{self, SpanExport, Traces},
 };
 
 /// Name of the authorization server among the declared upstreams.
@@ -47,6 +47,8 @@ pub(crate) struct Ringwall {
     pub(crate) seen_logout_tokens: SeenLogoutTokens,
     pub(crate) api: Upstream,
     pub(crate) traces: Traces,
+    /// Who else gets the spans.
+    pub(crate) span_export: Option<SpanExport>,
     pub(crate) assets: Assets,
     pub(crate) limits: SessionConfig,
     pub(crate) origin: Arc<str>,
@@ -69,6 +71,7 @@ impl Ringwall {
             seen_logout_tokens: SeenLogoutTokens::default(),
             api,
             traces: Traces::new(config.traces.clone()),
+            span_export: None,
             assets,
             limits: config.session.clone(),
             origin: config.origin().into(),
@@ -113,12 +116,10 @@ impl Ringwall {
 pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartError> {
     let assets = Assets::load(&config.assets).map_err(StartError::config)?;
     let authority = shell.upstream(AUTHZ_SERVER)?;
-    let app = Arc::new(Ringwall::new(
-        &config,
-        authority,
-        api_client(&config)?,
-        assets,
-    ));
+    let mut app = Ringwall::new(&config, authority, api_client(&config)?, assets);
+    let (export, sending) = traces::export(&shell, &config.traces)?.unzip();
+    app.span_export = export;
+    let app = Arc::new(app);
     let swept = Arc::clone(&app);
     let sweeper = async move {
         let mut ticks = tokio::time::interval(SWEEP);
@@ -127,9 +128,13 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
             swept.sweep();
         }
     };
-    Ok(App::new(router(app))
+    let app = App::new(router(app))
         .max_body(traces::MAX_EXPORT)
-        .background("sweeper", sweeper))
+        .background("sweeper", sweeper);
+    Ok(match sending {
+        Some(sending) => app.data_path(sending),
+        None => app,
+    })
 }
 
 /// The gateway's API host, verified by name against the given roots, at a fixed address.

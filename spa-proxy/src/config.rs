@@ -103,6 +103,8 @@ pub(crate) struct TraceConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub(crate) keep: Duration,
+    /// Upstream that gets a copy of every accepted batch of spans (OTLP/HTTP); null for nobody.
+    pub(crate) export_to: Option<String>,
 }
 
 impl Default for TraceConfig {
@@ -112,6 +114,7 @@ impl Default for TraceConfig {
             max_spans_per_trace: 200,
             max_spans: 40_000,
             keep: Duration::from_secs(15 * 60),
+            export_to: None,
         }
     }
 }
@@ -130,6 +133,22 @@ impl Config {
     /// The public origin as browsers send it in `Origin` (RFC 6454 §6.1): no trailing slash.
     pub(crate) fn origin(&self) -> String {
         self.public_origin.origin().ascii_serialization()
+    }
+
+    fn receiver_of_spans(&self) -> Result<(), ConfigError> {
+        let upstreams = &self.service.upstreams;
+        match &self.traces.export_to {
+            Some(name) if !upstreams.contains_key(name) => Err(ConfigError::invalid(
+                "traces.export_to",
+                &format!("`{name}`, which service.upstreams does not declare"),
+                "the name of a declared upstream, or null",
+                &format!(
+                    "add `{name}: {{ address: \"{name}:4318\", identity: {name} }}` to \
+                     service.upstreams, or write `export_to: null`"
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -156,6 +175,7 @@ impl ComponentConfig for Config {
                 "more than 0s, at most session.absolute",
             ));
         }
+        self.receiver_of_spans()?;
         let sizes = [
             ("session.max", self.session.max),
             ("traces.max_traces", self.traces.max_traces),

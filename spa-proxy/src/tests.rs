@@ -4,9 +4,10 @@
 
 pub(crate) mod fixture;
 
+pub(crate) mod mesh;
+
 mod api;
 mod logout;
-mod mesh;
 mod refresh;
 mod sign_in;
 mod spans;

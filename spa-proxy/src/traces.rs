@@ -1,8 +1,9 @@
 //! The traces of this platform, kept for a while, so that a person can see what their order did.
 //!
 //! Owns: the bounded store and who may look at which trace. Read next: `receive` for the way in,
-//! `view` for the way out. Must not: believe a span's own word about which service made it.
+//! `view` for the way out, `export` for the copy that an operator's own receiver gets. Must not: believe a span's own word about which service made it.
 
+mod export;
 mod ids;
 mod receive;
 mod view;
@@ -19,9 +20,14 @@ use axum::{
 };
 use parking_lot::Mutex;
 use ringwall_proto::paths;
+use ringwall_service::{Shell, StartError};
 use serde::Serialize;
 
-pub(crate) use self::ids::{SpanId, TraceId};
+use self::export::{ExportLimits, ExportMetrics};
+pub(crate) use self::{
+    export::SpanExport,
+    ids::{SpanId, TraceId},
+};
 use crate::{app::Ringwall, config::TraceConfig};
 
 /// Largest export request, in bytes: more than anything else that is sent here.
@@ -37,6 +43,23 @@ pub(crate) fn page_api() -> Router<Arc<Ringwall>> {
 /// What components call.
 pub(crate) fn mesh() -> Router<Arc<Ringwall>> {
     Router::new().route(paths::OTLP_TRACES, post(receive::export))
+}
+
+/// The copy for the receiver that the configuration names, and the work that sends it, which ends
+/// within the drain time. Nothing when there is no receiver.
+pub(crate) fn export(
+    shell: &Shell,
+    config: &TraceConfig,
+) -> Result<Option<(SpanExport, impl Future<Output = ()> + use<>)>, StartError> {
+    let Some(receiver) = &config.export_to else {
+        return Ok(None);
+    };
+    let metrics = ExportMetrics::register(&shell.metrics);
+    let client = shell.client(receiver)?;
+    let (export, sender) = export::queue(client, ExportLimits::default(), metrics);
+    // A margin, so that what is lost at the end is still counted and said.
+    let drain = shell.config.drain.mul_f64(0.8);
+    Ok(Some((export, sender.run(shell.shutdown(), drain))))
 }
 
 /// One step of a trace.
@@ -254,6 +277,7 @@ mod tests {
             max_spans_per_trace,
             max_spans,
             keep: Duration::from_secs(900),
+            export_to: None,
         }
     }
 

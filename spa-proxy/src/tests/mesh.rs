@@ -22,13 +22,14 @@ use time::OffsetDateTime;
 
 use crate::{app, config::Config};
 
-struct Mesh {
+/// One trust domain with its authority and the directories of its workloads.
+pub(crate) struct Mesh {
     authority: Authority,
     directory: tempfile::TempDir,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         ringwall_tls::install_crypto_provider();
         let domain = TrustDomain::parse("ringwall.local").unwrap();
         let authority = Authority::generate(&domain, OffsetDateTime::now_utc()).unwrap();
@@ -38,7 +39,7 @@ impl Mesh {
         }
     }
 
-    fn identity(&self, name: &str) -> PathBuf {
+    pub(crate) fn identity(&self, name: &str) -> PathBuf {
         let directory = self.directory.path().join(name);
         std::fs::create_dir_all(&directory).unwrap();
         let hour = Duration::from_secs(3_600);
@@ -56,13 +57,13 @@ impl Mesh {
         directory
     }
 
-    fn client(&self, from: &str, address: SocketAddr) -> Client {
+    pub(crate) fn client(&self, from: &str, address: SocketAddr) -> Client {
         let source = IdentitySource::load(&self.identity(from)).unwrap();
         let tls = mesh_client_config(&source, id("spa-proxy")).unwrap();
         Client::mesh(address, tls, ClientLimits::default())
     }
 
-    fn config(&self, port: u16, admin: u16) -> Config {
+    pub(crate) fn config(&self, port: u16, admin: u16) -> Config {
         let identity = self.identity("spa-proxy");
         let bundle = self.directory.path().join("dist");
         std::fs::create_dir_all(bundle.join("assets")).unwrap();
@@ -85,11 +86,11 @@ impl Mesh {
     }
 }
 
-fn id(name: &str) -> SpiffeId {
+pub(crate) fn id(name: &str) -> SpiffeId {
     SpiffeId::parse(&format!("spiffe://ringwall.local/{name}")).unwrap()
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -184,4 +185,11 @@ fn r43_the_configuration_accepts_no_plaintext_and_no_long_cache() {
     assert!(change(|c| c.session.idle = Duration::ZERO).is_err());
     assert!(change(|c| c.session.max = 0).is_err());
     assert!(change(|c| c.traces.max_spans = 0).is_err());
+    assert!(change(|c| c.traces.export_to = Some("authz-server".into())).is_ok());
+    let unknown = change(|c| c.traces.export_to = Some("jaeger".into()));
+    let text = unknown.unwrap_err().to_string();
+    assert!(
+        text.contains("traces.export_to") && text.contains("jaeger: { address:"),
+        "{text}"
+    );
 }

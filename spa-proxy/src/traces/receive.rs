@@ -29,7 +29,7 @@ use crate::{app::Ringwall, error::Error};
 const MAX_SPANS: usize = 10_000;
 const MAX_NAME: usize = 128;
 const MAX_VALUE: usize = 128;
-const PROTOBUF: &str = "application/x-protobuf";
+pub(super) const PROTOBUF: &str = "application/x-protobuf";
 
 /// Attributes that the page shows. Everything else stays out, so that nothing private gets in.
 const ATTRIBUTES: [&str; 15] = [
@@ -68,14 +68,15 @@ pub(crate) async fn export(
             BodyError::TooLarge { limit } => Error::BodyTooLarge(limit),
             BodyError::Read(_) => Error::BadRequest("the body broke off"),
         })?;
-    let request = ExportTraceServiceRequest::decode(bytes)
+    let request = ExportTraceServiceRequest::decode(bytes.clone())
         .map_err(|_| Error::BadRequest("the body is not an export request"))?;
-    let mut rejected = 0;
+    let (mut count, mut rejected) = (0, 0);
     let spans = request
         .resource_spans
         .into_iter()
         .flat_map(|resource| resource.scope_spans);
     for (n, span) in spans.flat_map(|scope| scope.spans).enumerate() {
+        count = n + 1;
         let read = if n < MAX_SPANS {
             read(&span, peer.path())
         } else {
@@ -83,6 +84,9 @@ pub(crate) async fn export(
         };
         let added = read.map(|(trace, span)| app.traces.add(trace, span));
         rejected += i64::from(added != Some(Added::Kept));
+    }
+    if let Some(export) = &app.span_export {
+        export.offer(peer.path(), &bytes, count);
     }
     Ok(accepted(rejected))
 }
