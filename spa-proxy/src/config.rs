@@ -136,18 +136,32 @@ impl Config {
     }
 
     fn receiver_of_spans(&self) -> Result<(), ConfigError> {
-        let upstreams = &self.service.upstreams;
-        match &self.traces.export_to {
-            Some(name) if !upstreams.contains_key(name) => Err(ConfigError::invalid(
+        let Some(name) = &self.traces.export_to else {
+            return Ok(());
+        };
+        let wrong = |seen: &str, fix: &str| {
+            let expected = "the name of another workload's declared upstream, or null";
+            Err(ConfigError::invalid(
                 "traces.export_to",
+                seen,
+                expected,
+                fix,
+            ))
+        };
+        match self.service.upstreams.get(name) {
+            None => wrong(
                 &format!("`{name}`, which service.upstreams does not declare"),
-                "the name of a declared upstream, or null",
                 &format!(
                     "add `{name}: {{ address: \"{name}:4318\", identity: {name} }}` to \
                      service.upstreams, or write `export_to: null`"
                 ),
-            )),
-            _ => Ok(()),
+            ),
+            // Each copy would be accepted, and copied again, for ever.
+            Some(upstream) if upstream.identity == self.service.name => wrong(
+                &format!("`{name}`, which is this component itself"),
+                "name the receiver that keeps the spans, or write `export_to: null`",
+            ),
+            Some(_) => Ok(()),
         }
     }
 }

@@ -186,6 +186,12 @@ fn r43_the_configuration_accepts_no_plaintext_and_no_long_cache() {
     assert!(change(|c| c.session.max = 0).is_err());
     assert!(change(|c| c.traces.max_spans = 0).is_err());
     assert!(change(|c| c.traces.export_to = Some("authz-server".into())).is_ok());
+    let itself = change(|c| {
+        let upstream = c.service.upstreams.get_mut("authz-server").unwrap();
+        upstream.identity = "spa-proxy".into();
+        c.traces.export_to = Some("authz-server".into());
+    });
+    assert!(itself.is_err(), "a copy of a copy of a copy");
     let unknown = change(|c| c.traces.export_to = Some("jaeger".into()));
     let text = unknown.unwrap_err().to_string();
     assert!(
