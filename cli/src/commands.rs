@@ -49,6 +49,15 @@ enum Command {
     Provision(provision::ProvisionArgs),
 }
 
+/// Where the platform runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Stack {
+    /// Processes of this machine (`ringwall up`)
+    Native,
+    /// Containers (`docker compose up`)
+    Containers,
+}
+
 /// Where the state is.
 #[derive(Args, Clone, Debug)]
 struct StateArgs {

@@ -32,6 +32,13 @@ pub(crate) enum CliError {
     /// A program that must be on the machine is not there.
     #[error("{what} is not on this machine\n  fix: {fix}")]
     ToolMissing { what: String, fix: String },
+    /// The container engine does not answer, or refuses.
+    #[error("`docker {command}`: {said}\n  fix: {fix}")]
+    Engine {
+        command: String,
+        said: String,
+        fix: String,
+    },
     /// This user may not do what is needed.
     #[error("{what}\n  fix: {fix}")]
     Privilege { what: String, fix: String },
@@ -50,7 +57,7 @@ pub(crate) enum CliError {
     #[error("stopped before the platform was up")]
     Interrupted,
     /// Nothing runs that the command could ask.
-    #[error("Ringwall does not run (state directory {})\n  fix: start it with `ringwall up`", .0.display())]
+    #[error("Ringwall does not run (state directory {})\n  fix: start it with `ringwall up` or `docker compose up`", .0.display())]
     NotRunning(PathBuf),
     /// `check` found something; what, is already printed.
     #[error("{0} of the checks did not pass")]
@@ -99,7 +106,7 @@ impl CliError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::NotRunning(_) | Self::ChecksFailed(_) => 1,
-            Self::ToolMissing { .. } | Self::Component { .. } => 69,
+            Self::ToolMissing { .. } | Self::Component { .. } | Self::Engine { .. } => 69,
             Self::Internal { .. } | Self::Identity(_) => 70,
             Self::PortsTaken(_) => 71,
             Self::Io { .. } | Self::Secret(_) => 74,

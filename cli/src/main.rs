@@ -9,6 +9,7 @@
 mod commands;
 mod composition;
 mod config;
+mod engine;
 mod error;
 mod files;
 mod output;

@@ -1,15 +1,19 @@
-//! `ringwall check`: tools, ports, configurations and, for production, every refusal. Nothing is
-//! started and nothing in the state directory changes.
+//! `ringwall check`: tools, ports, memory, configurations and, for production, every refusal; for the
+//! container stack what the engine must offer. Nothing is started and nothing in the state directory
+//! changes. Read next: `check/containers.rs`.
 
-use std::path::Path;
+mod containers;
+
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::{CompositionArgs, StateArgs};
+use super::{CompositionArgs, Stack, StateArgs};
 use crate::composition::{Composition, Profile, Shown};
+use crate::engine::Project;
 use crate::error::CliError;
 use crate::files;
 use crate::output::{Format, print};
@@ -25,6 +29,15 @@ pub(super) struct CheckArgs {
     composition: CompositionArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// Where the platform is to run
+    #[arg(long, value_enum, default_value = "native")]
+    stack: Stack,
+    /// Compose project of the containers
+    #[arg(long, value_name = "NAME", default_value = "ringwall")]
+    project: String,
+    /// Compose file of the containers
+    #[arg(long, value_name = "FILE", default_value = "compose.yaml")]
+    compose_file: PathBuf,
     /// How to print it
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
@@ -33,15 +46,45 @@ pub(super) struct CheckArgs {
 /// One thing that was looked at.
 #[derive(Serialize)]
 struct Finding {
-    /// What was looked at: `tools`, `ports`, or a component.
+    /// What was looked at: `tools`, `ports`, `memory`, or a component.
     subject: String,
     ok: bool,
     /// What was seen, with the fix where it is not good.
     detail: String,
 }
 
+impl Finding {
+    fn good(subject: &str, detail: String) -> Self {
+        Self {
+            subject: subject.to_owned(),
+            ok: true,
+            detail,
+        }
+    }
+
+    fn bad(subject: &str, detail: String) -> Self {
+        Self {
+            ok: false,
+            ..Self::good(subject, detail)
+        }
+    }
+}
+
 /// Checks everything, prints everything, fails when anything is not good.
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
+    let findings = match args.stack {
+        Stack::Native => native(args)?,
+        Stack::Containers => {
+            let project = Project {
+                name: &args.project,
+            };
+            containers::findings(&args.composition, &project, &args.compose_file)?
+        }
+    };
+    report(args, &findings)
+}
+
+fn native(args: &CheckArgs) -> Result<Vec<Finding>, CliError> {
     let (composition, _) = args.composition.load()?;
     let state = args.state.open()?;
     let binaries = config::binaries(args.composition.bin_dir.as_deref())?;
@@ -49,11 +92,17 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let mut findings = vec![
         tools(&composition, &state, &binaries),
         ports_free(&composition, &state),
+        memory("memory", available_mib()),
     ];
     findings.extend(configurations(&composition, &state, &binaries, profile)?);
     if profile == Profile::Production {
         findings.extend(refusals(&composition));
     }
+    Ok(findings)
+}
+
+fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> {
+    let profile = args.composition.profile;
     let bad = findings.iter().filter(|finding| !finding.ok).count();
     match args.output {
         Format::Json => {
@@ -66,7 +115,7 @@ pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
                 subject,
                 ok,
                 detail,
-            } in &findings
+            } in findings
             {
                 let mark = if *ok { "ok     " } else { "REFUSED" };
                 print(&format!(
@@ -216,6 +265,30 @@ fn ports_free(composition: &Composition, state: &StateDir) -> Finding {
     }
 }
 
+/// Memory that the platform takes when it rests is below 500 MB; building and peaks need the same again.
+const MEMORY_NEEDED_MIB: u64 = 1024;
+
+fn memory(subject: &str, mib: u64) -> Finding {
+    if mib >= MEMORY_NEEDED_MIB {
+        return Finding::good(subject, format!("{mib} MiB"));
+    }
+    Finding::bad(
+        subject,
+        format!(
+            "{mib} MiB, and {MEMORY_NEEDED_MIB} MiB are needed\n  \
+             fix: end something else, or give the (virtual) machine more memory"
+        ),
+    )
+}
+
+/// What the kernel says that programs can still have (proc(5), MemAvailable).
+fn available_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or_default() / 1024
+}
+
 /// Each component's own verdict on its part, rendered aside.
 fn configurations(
     composition: &Composition,
@@ -309,6 +382,14 @@ mod tests {
             details[1].starts_with("line 2: public.domain is `localhost`"),
             "{details:?}"
         );
+    }
+
+    #[test]
+    fn too_little_memory_is_told_with_the_fix() {
+        assert!(memory("memory", 1024).ok);
+        let finding = memory("memory", 1023);
+        assert!(!finding.ok);
+        assert!(finding.detail.contains("fix: "), "{}", finding.detail);
     }
 
     #[test]

@@ -1,27 +1,40 @@
-//! `ringwall status`: every component asked just now, and the words that greet after `up`.
+//! `ringwall status`: every component asked just now, of the stack that runs.
+//!
+//! Owns: which stack is meant, and the one table for both. Read next: `status/native.rs`,
+//! `status/containers.rs`, `status/credentials.rs`; `status/welcome.rs` greets after `up`.
 
-use std::fmt::Write as _;
+mod containers;
+mod credentials;
+mod native;
+mod welcome;
+
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::Value;
 use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use super::{StateArgs, print_json, runtime};
-use crate::composition::{Composition, Profile, Shown};
-use crate::config::Source;
+use super::{Stack, StateArgs, print_json};
+use crate::engine::Project;
 use crate::error::CliError;
-use crate::files;
 use crate::output::{Format, ago, print, table};
-use crate::probe::Prober;
-use crate::provision::secrets::{self, Credential};
-use crate::record::{ComponentRecord, Condition, Record};
 use crate::state::StateDir;
+
+pub(super) use welcome::welcome;
+
+const READY: &str = "ready";
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     state: StateArgs,
+    /// Which stack [default: the one that runs, `native` before `containers`]
+    #[arg(long, value_enum)]
+    stack: Option<Stack>,
+    /// Compose project of the containers
+    #[arg(long, value_name = "NAME", default_value = "ringwall")]
+    project: String,
     /// Users and clients of the demo with their secrets
     #[arg(long)]
     credentials: bool,
@@ -30,219 +43,128 @@ pub(super) struct StatusArgs {
     output: Format,
 }
 
+/// One line of the table.
+struct Row {
+    name: String,
+    address: String,
+    /// `ready`, or what is wrong.
+    health: String,
+    /// 0 when nothing runs.
+    pid: i32,
+    memory_kib: Option<u64>,
+    restarts: u32,
+    since: OffsetDateTime,
+}
+
+/// A stack as it was just seen.
+struct Report {
+    stack: String,
+    url: String,
+    rows: Vec<Row>,
+    json: Value,
+}
+
 /// Asks and prints; exit code 1 when nothing runs or a component is not ready.
 pub(super) fn run(args: &StatusArgs) -> Result<ExitCode, CliError> {
     let state = args.state.open()?;
+    let project = Project {
+        name: &args.project,
+    };
+    let found = find(args, &state, &project)?;
     if args.credentials {
-        return credentials(args, &state);
+        return match &found {
+            Some(Found::Containers(containers)) => {
+                let provisioner = containers::provisioner(&project, containers)?;
+                credentials::containers(args, &project, provisioner)
+            }
+            // Sealed files tell of a platform that does not run as well.
+            Some(Found::Native(_)) | None => credentials::native(args, &state),
+        };
     }
-    let running = Record::read(&state)?.filter(|record| record.supervisor().is_alive());
-    let record = running.ok_or_else(|| CliError::NotRunning(state.root().to_path_buf()))?;
-    let health = runtime()?.block_on(probe_all(&record, &state))?;
-    let healthy = health.iter().all(|health| health == READY);
+    let report = match found {
+        Some(Found::Native(record)) => native::report(&record, &state)?,
+        Some(Found::Containers(containers)) => containers::report(&project, &containers)?,
+        None => return Err(CliError::NotRunning(state.root().to_path_buf())),
+    };
     match args.output {
-        Format::Json => print_json(&as_json(&record, &health)?)?,
-        Format::Text => print(&format!(
-            "{}\n\n{}",
-            components(&record, &health),
-            record.url
-        ))?,
+        Format::Json => print_json(&report.json)?,
+        Format::Text => print(&report.text())?,
     }
-    Ok(if healthy {
+    Ok(if report.rows.iter().all(|row| row.health == READY) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-const READY: &str = "ready";
-
-/// The health of each component, in the record's order, asked at the same time.
-async fn probe_all(record: &Record, state: &StateDir) -> Result<Vec<String>, CliError> {
-    let prober = Prober::load(state, &record.trust_domain)?;
-    let mut questions = Vec::new();
-    for component in &record.components {
-        let (prober, component) = (prober.clone(), component.clone());
-        questions.push(tokio::spawn(
-            async move { probe(&prober, &component).await },
-        ));
-    }
-    let mut health = Vec::new();
-    for question in questions {
-        health.push(question.await.unwrap_or_else(|error| error.to_string()));
-    }
-    Ok(health)
+enum Found {
+    Native(Box<crate::record::Record>),
+    Containers(containers::Containers),
 }
 
-async fn probe(prober: &Prober, component: &ComponentRecord) -> String {
-    let unwatched = component.condition == Condition::Unwatched;
-    if !unwatched
-        && !component
-            .process()
-            .is_some_and(|process| process.is_alive())
-    {
-        return match component.condition {
-            Condition::Ready | Condition::Starting => "dead".into(),
-            other => other.as_str().into(),
-        };
-    }
-    match &component.admin {
-        Some(admin) => match prober.ready(&component.name, admin).await {
-            Ok(()) => READY.into(),
-            Err(why) => format!("not ready: {why}"),
-        },
-        // PostgreSQL answers a connection when it can serve one.
-        None => match tokio::net::TcpStream::connect(component.address.to_string()).await {
-            Ok(_) => READY.into(),
-            Err(error) => format!("not ready: {error}"),
-        },
-    }
-}
-
-fn components(record: &Record, health: &[String]) -> String {
-    let now = OffsetDateTime::now_utc();
-    let rows: Vec<[String; 7]> = record
-        .components
-        .iter()
-        .zip(health)
-        .map(|(component, health)| {
-            let rss = component.process().and_then(|process| process.rss_kib());
-            [
-                component.name.clone(),
-                component.address.to_string(),
-                health.clone(),
-                component.pid.to_string(),
-                rss.map_or_else(
-                    || "-".into(),
-                    |kib| format!("{:.1} MiB", kib as f64 / 1024.0),
-                ),
-                component.restarts.to_string(),
-                ago((now - component.since).whole_seconds()),
-            ]
-        })
-        .collect();
-    table(
-        [
-            "component",
-            "address",
-            "health",
-            "pid",
-            "memory",
-            "restarts",
-            "since",
-        ],
-        &rows,
-    )
-}
-
-fn as_json(record: &Record, health: &[String]) -> Result<Value, CliError> {
-    let mut value = serde_json::to_value(record)
-        .map_err(|error| CliError::internal("writing the record", error))?;
-    let list = value.get_mut("components").and_then(Value::as_array_mut);
-    for ((entry, component), health) in list
-        .into_iter()
-        .flatten()
-        .zip(&record.components)
-        .zip(health)
-    {
-        if let Some(fields) = entry.as_object_mut() {
-            fields.insert("health".into(), json!(health));
-            let rss = component.process().and_then(|process| process.rss_kib());
-            fields.insert("rss_kib".into(), json!(rss));
-        }
-    }
-    Ok(value)
-}
-
-fn credentials(args: &StatusArgs, state: &StateDir) -> Result<ExitCode, CliError> {
-    let started = state.composition();
-    let Some(text) = files::read_if_there(&started)? else {
-        return Err(CliError::NotRunning(state.root().to_path_buf()));
-    };
-    let composition = Composition::read(&Source {
-        name: started.display().to_string(),
-        text,
-    })?;
-    let credentials = secrets::credentials(&composition, state)?;
-    if args.output == Format::Json {
-        print_json(&credentials_json(&credentials))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    if credentials.is_empty() {
-        print("no demo identities in this state directory")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let rows: Vec<[String; 3]> = credentials
-        .iter()
-        .map(|credential| {
-            let (kind, name) = match &credential.whose {
-                Shown::User(name) => ("user", name),
-                Shown::Client(name) => ("client", name),
-            };
-            [
-                kind.into(),
-                name.clone(),
-                credential.secret.expose().clone(),
-            ]
-        })
-        .collect();
-    print(&table(["kind", "name", "secret"], &rows))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn credentials_json(credentials: &[Credential]) -> Value {
-    let mut users = Vec::new();
-    let mut clients = Vec::new();
-    for credential in credentials {
-        let secret = credential.secret.expose();
-        match &credential.whose {
-            Shown::User(name) => users.push(json!({ "name": name, "password": secret })),
-            Shown::Client(name) => clients.push(json!({ "client_id": name, "secret": secret })),
-        }
-    }
-    json!({ "users": users, "clients": clients })
-}
-
-/// What `up` prints when everything is ready.
-pub(super) fn welcome(
-    record: &Record,
-    composition: &Composition,
+/// The stack that was asked for, else the one that runs.
+fn find(
+    args: &StatusArgs,
     state: &StateDir,
-) -> Result<String, CliError> {
-    let rows: Vec<[String; 4]> = record
-        .components
-        .iter()
-        .map(|component| {
-            let health = component.condition.as_str().to_owned();
-            let (name, address) = (component.name.clone(), component.address.to_string());
-            [name, address, health, component.pid.to_string()]
-        })
-        .collect();
-    let mut text = table(["component", "address", "health", "pid"], &rows);
-    let _ = write!(text, "\n\n  {}\n", record.url);
-    if record.profile == Profile::Demo {
-        let credentials = secrets::credentials(composition, state)?;
-        let first = credentials
-            .iter()
-            .find_map(|credential| match &credential.whose {
-                Shown::User(name) => Some((name, &credential.secret)),
-                Shown::Client(_) => None,
-            });
-        if let Some((user, password)) = first {
-            let _ = writeln!(text, "\n  sign in as {user} with {}", password.expose());
-            let _ = writeln!(text, "  (others: ringwall status --credentials)");
+    project: &Project<'_>,
+) -> Result<Option<Found>, CliError> {
+    if args.stack != Some(Stack::Containers)
+        && let Some(record) = native::running(state)?
+    {
+        return Ok(Some(Found::Native(Box::new(record))));
+    }
+    match args.stack {
+        Some(Stack::Native) => Ok(None),
+        Some(Stack::Containers) => Ok(containers::running(project)?.map(Found::Containers)),
+        // Nobody has asked for containers: a machine without an engine has none.
+        None => {
+            let running = containers::running(project).unwrap_or_default();
+            Ok(running.map(Found::Containers))
         }
     }
-    let bundle = record.ca_bundle.display();
-    let issuer = &record.issuer;
-    let _ = write!(
-        text,
-        "\n  Trust this machine's authority, once:\n    \
-         curl      curl --cacert {bundle} {issuer}/.well-known/openid-configuration\n    \
-         Chromium  mkdir -p ~/.pki/nssdb && certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n ringwall -i {bundle}\n    \
-         Firefox   Settings → Privacy & Security → Certificates → View → Authorities → Import {bundle}\n    \
-         system    sudo install -m 644 {bundle} /usr/local/share/ca-certificates/ringwall.crt && sudo update-ca-certificates\n\n  \
-         Ctrl-C stops everything; so does `ringwall down`."
-    );
-    Ok(text)
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let now = OffsetDateTime::now_utc();
+        let rows: Vec<[String; 7]> = self.rows.iter().map(|row| row.cells(now)).collect();
+        let head = [
+            "component", "address", "health", "pid", "memory", "restarts", "since",
+        ];
+        format!("{}\n\n{} ({})", table(head, &rows), self.url, self.stack)
+    }
+}
+
+impl Row {
+    /// A component without a container.
+    fn absent(name: String, address: String) -> Self {
+        Self {
+            name,
+            address,
+            health: "absent".into(),
+            pid: 0,
+            memory_kib: None,
+            restarts: 0,
+            since: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    fn cells(&self, now: OffsetDateTime) -> [String; 7] {
+        let runs = self.pid > 0;
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+        let memory = self.memory_kib.map(|kib| format!("{:.1} MiB", kib as f64 / 1024.0));
+        [
+            self.name.clone(),
+            self.address.clone(),
+            self.health.clone(),
+            or_dash(runs.then(|| self.pid.to_string())),
+            or_dash(memory),
+            self.restarts.to_string(),
+            or_dash(runs.then(|| ago((now - self.since).whole_seconds()))),
+        ]
+    }
+
+    fn since_text(&self) -> Option<String> {
+        self.since.format(&Rfc3339).ok()
+    }
 }

@@ -1,0 +1,153 @@
+//! What `docker compose up` needs of this machine: engine, plugin, memory, port, images.
+
+use std::path::Path;
+
+use super::Finding;
+use crate::commands::CompositionArgs;
+use crate::engine::{self, Project};
+use crate::error::CliError;
+use crate::ports;
+
+/// Oldest plugin that knows `include` and `extends` as compose.yaml uses them.
+const OLDEST_COMPOSE: (u32, u32) = (2, 24);
+/// Oldest engine that the stack is tested with.
+const OLDEST_ENGINE: (u32, u32) = (20, 10);
+
+/// Looks at everything; one finding each.
+pub(super) fn findings(
+    composition: &CompositionArgs,
+    project: &Project<'_>,
+    compose_file: &Path,
+) -> Result<Vec<Finding>, CliError> {
+    let engine = engine();
+    let answers = engine.ok;
+    let mut findings = vec![engine];
+    if answers {
+        findings.push(compose());
+        findings.push(engine_memory());
+        findings.push(images(compose_file));
+    }
+    findings.push(public_port(composition, project)?);
+    Ok(findings)
+}
+
+fn engine() -> Finding {
+    version("engine", "Docker Engine", engine::version(), OLDEST_ENGINE)
+}
+
+fn compose() -> Finding {
+    let (what, seen) = ("the compose plugin", engine::compose_version());
+    version("compose", what, seen, OLDEST_COMPOSE)
+}
+
+fn version(
+    subject: &str,
+    what: &str,
+    seen: Result<String, CliError>,
+    (major, minor): (u32, u32),
+) -> Finding {
+    match seen {
+        Ok(version) if parse(&version).is_some_and(|version| version >= (major, minor)) => {
+            Finding::good(subject, format!("{what} {version}"))
+        }
+        Ok(version) => Finding::bad(
+            subject,
+            format!(
+                "{what} is {version}, and {major}.{minor} or newer is needed\n  \
+                 fix: update it (docs.docker.com)"
+            ),
+        ),
+        Err(error) => Finding::bad(subject, error.to_string()),
+    }
+}
+
+/// `20.10.24+dfsg1`, `v2.40.3` → major and minor.
+fn parse(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn engine_memory() -> Finding {
+    match engine::machine_memory() {
+        Ok(bytes) => super::memory("memory of the engine", bytes >> 20),
+        Err(error) => Finding::bad("memory", error.to_string()),
+    }
+}
+
+/// Absent images are made or fetched by `docker compose up`: that takes time, and is no fault.
+fn images(compose_file: &Path) -> Finding {
+    match engine::images(compose_file) {
+        Ok((count, missing)) if missing.is_empty() => {
+            Finding::good("images", format!("all {count} are there"))
+        }
+        Ok((count, missing)) => Finding::good(
+            "images",
+            format!(
+                "{} of {count} are there; `docker compose up` builds or pulls the others: {}\n  \
+                 without a registry: cargo xtask images --offline-base",
+                count - missing.len(),
+                missing.join(", ")
+            ),
+        ),
+        Err(error) => Finding::bad("images", error.to_string()),
+    }
+}
+
+fn public_port(args: &CompositionArgs, project: &Project<'_>) -> Result<Finding, CliError> {
+    let (mut composition, _) = args.load()?;
+    // Containers have ports of their own: the public one is the machine's.
+    composition.components.clear();
+    let held_by_us = project
+        .containers()
+        .unwrap_or_default()
+        .values()
+        .any(|container| container.pid > 0);
+    if held_by_us {
+        let detail = format!("held by the running project `{}`", project.name);
+        return Ok(Finding::good("ports", detail));
+    }
+    let conflicts = ports::conflicts(&composition);
+    Ok(if conflicts.is_empty() {
+        let port = composition.public.port.value;
+        Finding::good("ports", format!("{port} is free"))
+    } else {
+        let text = conflicts.join("\n");
+        Finding::bad(
+            "ports",
+            format!("{text}\n  in containers: RINGWALL_PORT=9443 docker compose up"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(parse("20.10.24+dfsg1"), Some((20, 10)));
+        assert_eq!(parse("v2.40.3"), Some((2, 40)));
+        assert_eq!(parse("none"), None);
+        let seen = |text: &str| version("compose", "the plugin", Ok(text.into()), (2, 24));
+        assert!(seen("2.24.0").ok);
+        assert!(seen("5.0.1").ok);
+        let old = seen("2.9.0");
+        assert!(!old.ok);
+        assert!(
+            old.detail.contains("2.24 or newer is needed"),
+            "{}",
+            old.detail
+        );
+    }
+
+    #[test]
+    fn an_absent_engine_is_told_with_the_way_out() {
+        let error = CliError::ToolMissing {
+            what: "the command `docker`".into(),
+            fix: "install it".into(),
+        };
+        let finding = version("engine", "Docker Engine", Err(error), OLDEST_ENGINE);
+        assert!(!finding.ok);
+        assert!(finding.detail.contains("fix: install it"));
+    }
+}
