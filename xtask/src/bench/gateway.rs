@@ -5,7 +5,6 @@
 //! machine disturbs it less than the wall clock. Next: `gateway/subjects.rs` (how each proxy is configured),
 //! `gateway/material.rs` (keys and certificates).
 
-mod envoy;
 mod material;
 mod subjects;
 

@@ -47,7 +47,7 @@ pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
         "e2e",
         "--bins",
     ]))?;
-    let output = Command::new(config.target.join("release/bench-order"))
+    let output = Command::new(config.outputs.join("release/bench-order"))
         .arg(rounds.to_string())
         .current_dir(&config.root)
         .stderr(std::process::Stdio::inherit())

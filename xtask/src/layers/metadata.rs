@@ -19,6 +19,7 @@ pub(crate) struct Metadata {
 #[derive(Clone, Debug)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    pub(crate) version: String,
     /// Folder inside the checkout, with forward slashes: `crates/tls`.
     pub(crate) folder: String,
     /// Names of direct dependencies, of every kind.
@@ -42,6 +43,7 @@ struct Raw {
 struct RawPackage {
     id: String,
     name: String,
+    version: String,
     manifest_path: String,
     dependencies: Vec<RawDependency>,
     targets: Vec<RawTarget>,
@@ -107,6 +109,7 @@ impl Metadata {
                     .map(|target| target.name)
                     .collect(),
                 name: package.name,
+                version: package.version,
             });
         }
         Ok(Self { packages })
@@ -132,7 +135,7 @@ mod tests {
 
     #[test]
     fn cargo_answers_are_read() {
-        let json = br#"{"packages": [{"id": "a 1", "name": "ringwall-orders",
+        let json = br#"{"packages": [{"id": "a 1", "name": "ringwall-orders", "version": "0.1.0",
             "manifest_path": "/w/sample-services/orders/Cargo.toml",
             "dependencies": [{"name": "axum", "kind": null}, {"name": "axum", "kind": "dev"},
                              {"name": "tempfile", "kind": "dev"}],

@@ -151,6 +151,7 @@ mod tests {
     fn package(folder: &str, name: &str, dependencies: &[&str]) -> Package {
         Package {
             name: name.into(),
+            version: "0.1.0".into(),
             folder: folder.into(),
             dependencies: dependencies.iter().map(|&name| name.into()).collect(),
             shipped: dependencies.iter().map(|&name| name.into()).collect(),

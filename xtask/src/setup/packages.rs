@@ -4,14 +4,15 @@
 //! installed without being named first, and no package may leave a service running.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use crate::commands::Purpose;
 use crate::config::Config;
-use crate::process::{run, say};
+use crate::process::say;
+use crate::setup::privilege::Privilege;
 
 /// Something that must be on the machine, and the packages that bring it.
 struct Need {
@@ -77,16 +78,46 @@ const BENCH: &[Need] = &[
         packages: &["wrk"],
         met: |config| config.tool("wrk").is_some(),
     },
+];
+
+const WHEELS: &[Need] = &[Need {
+    what: "Python's venv (for tools that come as wheels)",
+    packages: &["python3-venv"],
+    met: |config| {
+        config
+            .tool("python3")
+            .is_some_and(|python| has_ensurepip(&python))
+    },
+}];
+
+const ENGINE: &[Need] = &[
     Need {
-        what: "Python's venv (for Envoy's wheel)",
-        packages: &["python3-venv"],
-        met: |config| {
-            config
-                .tool("python3")
-                .is_some_and(|python| has_ensurepip(&python))
-        },
+        what: "a container engine",
+        packages: &["docker.io"],
+        met: |config| config.tool("dockerd").is_some() && config.tool("docker").is_some(),
+    },
+    Need {
+        what: "containerd",
+        packages: &["containerd"],
+        met: |config| config.tool("containerd").is_some(),
+    },
+    Need {
+        what: "runc",
+        packages: &["runc"],
+        met: |config| config.tool("runc").is_some(),
+    },
+    Need {
+        what: "iptables (networks of containers)",
+        packages: &["iptables"],
+        met: |config| config.tool("iptables").is_some(),
     },
 ];
+
+const BASE_IMAGES: &[Need] = &[Need {
+    what: "debootstrap (base images where no registry is reachable)",
+    packages: &["debootstrap"],
+    met: |config| config.tool("debootstrap").is_some(),
+}];
 
 /// Packages whose service Debian starts at installation, and the service's name.
 const SERVICES: &[&str] = &["nginx", "haproxy"];
@@ -95,7 +126,7 @@ const SERVICES: &[&str] = &["nginx", "haproxy"];
 const NO_MAIN_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/ringwall.conf";
 
 /// Installs what the purpose needs and the machine lacks.
-pub(super) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
+pub(crate) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
     let missing = missing(config, purpose);
     if missing.is_empty() {
         return Ok(());
@@ -113,7 +144,7 @@ pub(super) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
         .flat_map(|need| need.packages)
         .copied()
         .collect();
-    install(&Privilege::find(config, &packages)?, &packages)?;
+    install(&privilege(config, &packages)?, &packages)?;
     let left = self::missing(config, purpose);
     if let Some(need) = left.first() {
         bail!(
@@ -130,6 +161,9 @@ fn missing(config: &Config, purpose: Purpose) -> Vec<&'static Need> {
         Purpose::Run => &[RUN],
         Purpose::Test => &[RUN, TEST],
         Purpose::Bench => &[BENCH],
+        Purpose::Wheels => &[WHEELS],
+        Purpose::Engine => &[ENGINE],
+        Purpose::BaseImages => &[BASE_IMAGES],
     };
     lists
         .iter()
@@ -139,55 +173,18 @@ fn missing(config: &Config, purpose: Purpose) -> Vec<&'static Need> {
         .collect()
 }
 
-/// How a privileged step runs.
-enum Privilege {
-    Root,
-    Sudo(PathBuf),
-}
-
-impl Privilege {
-    fn find(config: &Config, packages: &[&str]) -> Result<Self> {
-        if config.tool("apt-get").is_none() {
-            bail!(
-                "no apt-get here: install by hand what Debian calls {}",
-                packages.join(" ")
-            );
-        }
-        if is_root() {
-            return Ok(Self::Root);
-        }
-        let command = format!(
-            "apt-get install -y --no-install-recommends {}",
-            packages.join(" ")
-        );
-        let Some(sudo) = config.tool("sudo") else {
-            bail!("installing needs root and there is no sudo: run as root\n  {command}");
-        };
-        Ok(Self::Sudo(sudo))
+/// Root or sudo, where there is an apt-get to run with it.
+fn privilege(config: &Config, packages: &[&str]) -> Result<Privilege> {
+    let packages = packages.join(" ");
+    if config.tool("apt-get").is_none() {
+        bail!("no apt-get here: install by hand what Debian calls {packages}");
     }
-
-    /// Runs one named privileged step.
-    fn run(&self, what: &str, words: &[&str]) -> Result<()> {
-        let Some((program, arguments)) = words.split_first() else {
-            return Ok(());
-        };
-        say(&format!(
-            "setup: privileged step, {what}:\n  {}",
-            words.join(" ")
-        ));
-        let mut command = match self {
-            Self::Root => Command::new(program),
-            Self::Sudo(sudo) => {
-                let mut command = Command::new(sudo);
-                command.arg(program);
-                command
-            }
-        };
-        command
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        run(&mut command).with_context(|| format!("{what}: run this as root: {}", words.join(" ")))
-    }
+    Privilege::find(config).with_context(|| {
+        format!(
+            "installing needs root and there is no sudo: run as root\n  \
+             apt-get install -y --no-install-recommends {packages}"
+        )
+    })
 }
 
 fn install(privilege: &Privilege, packages: &[&str]) -> Result<()> {
@@ -234,13 +231,6 @@ fn stop_service(privilege: &Privilege, service: &str) -> Result<()> {
     }
     let script = format!("service {service} stop || true");
     privilege.run("no service left behind", &["sh", "-c", &script])
-}
-
-/// The effective uid, without a crate: /proc knows it.
-fn is_root() -> bool {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
-    uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
 }
 
 fn has_postgres(config: &Config) -> bool {

