@@ -137,7 +137,7 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
 fn welcome(record: &Record, composition: &Composition) {
     let engines = composition.engines.len();
     say(&format!(
-        "delivered to {} components and {engines} engines; {} once the gateway is ready",
+        "delivered: components {}, engines {engines}; {} once the gateway is ready",
         record.components.len(),
         record.url
     ));

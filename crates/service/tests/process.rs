@@ -64,6 +64,10 @@ fn main() -> ExitCode {
         ),
         Trial::test("the_check_opens_nothing", passes(the_check_opens_nothing)),
         Trial::test(
+            "the_health_question_is_answered_by_the_exit_code",
+            passes(the_health_question_is_answered_by_the_exit_code),
+        ),
+        Trial::test(
             "an_idle_component_is_small",
             passes(an_idle_component_is_small),
         ),
@@ -280,6 +284,41 @@ fn the_check_opens_nothing() {
         .output()
         .unwrap();
     assert!(output.status.success());
+}
+
+fn the_health_question_is_answered_by_the_exit_code() {
+    let place = Place::new();
+    let lets_itself_in = "  admin_callers: [minimal]\n";
+    let mut child = place
+        .command("127.0.0.1:0", lets_itself_in)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    lines.read_line(&mut line).unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let admin = line["admin"].as_str().unwrap();
+    // The same component as a second process knows it: by the port that was chosen.
+    let ask = |admin: &str| {
+        let mut command = place.command("127.0.0.1:0", lets_itself_in);
+        let file = place.path("minimal.yaml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("admin: 127.0.0.1:0", admin)).unwrap();
+        command.arg("--health").output().unwrap()
+    };
+    let output = ask(&format!("admin: {admin}"));
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stdout.is_empty() && output.stderr.is_empty());
+    terminate(&child);
+    assert!(child.wait().unwrap().success());
+    let output = ask(&format!("admin: {admin}"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        text.starts_with("ringwall-minimal: not ready: cannot connect to minimal"),
+        "{text}"
+    );
+    assert_eq!(ask("admin: nowhere").status.code(), Some(78));
 }
 
 fn an_idle_component_is_small() {

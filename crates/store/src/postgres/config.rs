@@ -179,7 +179,7 @@ mod tests {
         config.validate().unwrap();
         let client = config.client_config();
         assert_eq!(client.get_hosts(), [name]);
-        assert_eq!(client.get_hostaddrs(), []);
+        assert!(client.get_hostaddrs().is_empty());
         assert_eq!(client.get_ports(), [7433]);
     }
 
