@@ -1,10 +1,16 @@
 //! The list of what is proven end to end, by area. A name starts with the requirement's row or with
-//! `attack_`, which SECURITY.md refers to.
+//! `attack_`, which SECURITY.md refers to. Both stacks play the same list; where a scenario is of one
+//! stack only, the reason stands beside it.
 
+mod away;
 mod credentials;
 mod edge;
 mod faults;
 mod floods;
+mod hardening;
+mod isolation;
+mod layers;
+mod life;
 mod mesh;
 mod oauth;
 mod orders;
@@ -17,7 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use anyhow::Result;
-use e2e::stack::StackInfo;
+use e2e::stack::{Kind, StackInfo};
 
 type Play = Box<dyn Fn(Arc<StackInfo>) -> Pin<Box<dyn Future<Output = Result<()>>>> + Send + Sync>;
 
@@ -25,21 +31,77 @@ type Play = Box<dyn Fn(Arc<StackInfo>) -> Pin<Box<dyn Future<Output = Result<()>
 pub(crate) struct Scenario {
     pub name: &'static str,
     pub company: Company,
+    /// The components it speaks to; in containers what these depend on is started too.
+    pub needs: &'static [&'static str],
+    pub stacks: Stacks,
     pub play: Play,
 }
 
 /// Whether other scenarios may run at the same time.
 pub(crate) enum Company {
     Others,
-    /// It stops, kills or floods a component.
+    /// It stops, kills or floods a component, and leaves the platform as it was.
     Alone,
+    /// It leaves the platform unclean: a fresh one is started for it.
+    OwnStack,
 }
 
+/// Where a scenario can be played.
+#[derive(Clone, Copy)]
+pub(crate) enum Stacks {
+    Both,
+    Native,
+    Containers,
+}
+
+impl Stacks {
+    pub(crate) fn include(self, kind: Kind) -> bool {
+        match self {
+            Self::Both => true,
+            Self::Native => kind == Kind::Native,
+            Self::Containers => kind == Kind::Containers,
+        }
+    }
+}
+
+/// Pages, sign-in and tokens.
+const SIGN_IN: &[&str] = &["authz-server", "gateway", "spa-proxy"];
+/// The same, and services behind the API that can be read.
+const CATALOGUE: &[&str] = &[
+    "authz-server",
+    "gateway",
+    "inventory",
+    "notifications",
+    "orders",
+    "payments",
+    "postgres",
+    "spa-proxy",
+    "tokenizer",
+];
+/// Everything that an order meets.
+const SHOP: &[&str] = CATALOGUE;
+/// The engines of the overlay `scale-out` too.
+const EVERYTHING: &[&str] = &[
+    "authz-server",
+    "gateway",
+    "inventory",
+    "nats",
+    "notifications",
+    "orders",
+    "payments",
+    "postgres",
+    "spa-proxy",
+    "tokenizer",
+    "valkey",
+];
+
 macro_rules! scenarios {
-    ($list:ident, $company:expr, $module:ident: $($name:ident),+ $(,)?) => {
+    ($list:ident, $company:ident, $stacks:ident, $needs:ident, $module:ident: $($name:ident),+ $(,)?) => {
         $($list.push(Scenario {
             name: stringify!($name),
-            company: $company,
+            company: Company::$company,
+            needs: $needs,
+            stacks: Stacks::$stacks,
             play: Box::new(|stack| Box::pin($module::$name(stack))),
         });)+
     };
@@ -47,31 +109,53 @@ macro_rules! scenarios {
 
 pub(crate) fn all() -> Vec<Scenario> {
     let mut list = Vec::new();
-    scenarios!(list, Company::Others, orders:
+    main_job(&mut list);
+    sign_in(&mut list);
+    between_components(&mut list);
+    when_something_is_away(&mut list);
+    in_containers(&mut list);
+    list
+}
+
+fn main_job(list: &mut Vec<Scenario>) {
+    scenarios!(list, Others, Both, SHOP, orders:
         r61_an_order_is_placed_and_confirmed,
         r61_status_arrives_by_server_sent_event,
+        r36_the_trace_of_an_order_has_the_hops_of_all,
     );
-    scenarios!(list, Company::Others, mesh:
-        r15_a_direct_dial_without_identity_is_refused,
-        r50_undeclared_edges_are_refused_in_the_handshake,
-        r59_only_the_gateway_is_public,
-        r71_a_foreign_trust_domain_is_refused,
-        r71_an_expired_identity_is_refused,
-        r71_the_right_name_from_another_authority_is_refused,
+    scenarios!(list, Others, Both, SHOP, web:
+        attack_csrf_is_refused,
+        attack_session_fixation_and_duplicate_cookies,
+        attack_the_proxy_is_no_open_proxy,
+        r17_sign_in_takes_the_steps_of_the_code_flow,
+        r19_the_browser_orders_and_never_sees_a_token,
+        r40_bypassing_the_page_still_gets_400,
+        r43_every_page_carries_the_security_headers,
+        r47_the_bundle_holds_no_secret,
     );
-    scenarios!(list, Company::Others, edge:
+    scenarios!(list, Others, Both, SIGN_IN, edge:
         attack_smuggling_is_refused_and_the_connection_closed,
-        r01_the_limit_answers_429_with_retry_after,
-        r14_a_forged_context_does_not_change_whose_history_it_is,
-        r14_forged_identity_headers_never_arrive,
         r26_host_must_match_the_server_name,
         r26_unknown_sni_is_closed,
         r43_plaintext_is_refused_on_the_public_port,
-        r56_a_user_without_the_role_may_not_order,
         r56_every_declared_api_route_refuses_the_anonymous,
         r56_undeclared_routes_and_methods_are_refused,
     );
-    scenarios!(list, Company::Others, oauth:
+    scenarios!(list, Others, Both, SHOP, edge:
+        r14_a_forged_context_does_not_change_whose_history_it_is,
+        r14_forged_identity_headers_never_arrive,
+        r56_a_user_without_the_role_may_not_order,
+    );
+    // Every client of the published port comes from one address, the bridge's: a limit that is
+    // counted per address would be reached by the other scenarios, and by theirs.
+    scenarios!(list, Others, Native, SHOP, edge: r01_the_limit_answers_429_with_retry_after);
+    scenarios!(list, Others, Both, SIGN_IN, floods: attack_header_flood_is_refused);
+    // For the same reason: two hundred connections of one address are over the limit.
+    scenarios!(list, Alone, Native, SIGN_IN, floods: attack_slow_loris_does_not_hinder_others);
+}
+
+fn sign_in(list: &mut Vec<Scenario>) {
+    scenarios!(list, Others, Both, CATALOGUE, oauth:
         r06_client_credentials_by_basic_and_post,
         r06_mtls_client_authentication_stops_at_the_ingress,
         r06_wrong_audience_denied,
@@ -83,9 +167,7 @@ pub(crate) fn all() -> Vec<Scenario> {
         r12_forged_and_foreign_tokens_are_denied,
         r18_the_redirect_must_match_exactly,
     );
-    scenarios!(list, Company::Others, sessions:
-        attack_enumeration_of_users_finds_nothing,
-        attack_password_guessing_is_locked_out,
+    scenarios!(list, Others, Both, CATALOGUE, sessions:
         r11_a_revoked_reference_token_is_denied_within_a_second,
         r11_revoking_a_refresh_token_ends_its_access_tokens,
         r12_after_sign_out_a_jwt_is_inactive,
@@ -94,13 +176,24 @@ pub(crate) fn all() -> Vec<Scenario> {
         r44_sign_out_ends_the_session_at_both_ends,
         r44_userinfo_and_id_token_agree,
     );
-    scenarios!(list, Company::Others, floods: attack_header_flood_is_refused);
-    scenarios!(list, Company::Alone, floods: attack_slow_loris_does_not_hinder_others);
-    scenarios!(list, Company::Alone, rotation:
-        r20_key_rotation_under_load_has_no_error,
-        r24_certificates_rotate_under_load_without_an_error,
+    // They lock addresses out, and all clients of the containers have the same one.
+    scenarios!(list, Others, Native, SIGN_IN, sessions:
+        attack_enumeration_of_users_finds_nothing,
+        attack_password_guessing_is_locked_out,
     );
-    scenarios!(list, Company::Others, credentials:
+}
+
+fn between_components(list: &mut Vec<Scenario>) {
+    scenarios!(list, Others, Both, SHOP, mesh:
+        r15_a_direct_dial_without_identity_is_refused,
+        r50_undeclared_edges_are_refused_in_the_handshake,
+        r71_a_foreign_trust_domain_is_refused,
+        r71_an_expired_identity_is_refused,
+        r71_the_right_name_from_another_authority_is_refused,
+    );
+    // It looks at the listeners of the machine; in containers `r59_reachable_is_what_is_declared`.
+    scenarios!(list, Others, Native, SHOP, mesh: r59_only_the_gateway_is_public);
+    scenarios!(list, Others, Both, SHOP, credentials:
         r12_a_token_for_payments_is_refused_by_the_api,
         r20_a_stolen_api_key_fails_from_another_workload,
         r20_an_api_key_is_needed_and_must_be_right,
@@ -111,22 +204,54 @@ pub(crate) fn all() -> Vec<Scenario> {
         r22_the_users_own_token_is_refused_by_payments,
         r23_postgres_needs_certificate_and_password,
     );
-    scenarios!(list, Company::Others, web:
-        attack_csrf_is_refused,
-        attack_session_fixation_and_duplicate_cookies,
-        attack_the_proxy_is_no_open_proxy,
-        r17_sign_in_takes_the_steps_of_the_code_flow,
-        r19_the_browser_orders_and_never_sees_a_token,
-        r40_bypassing_the_page_still_gets_400,
-        r43_every_page_carries_the_security_headers,
-        r47_the_bundle_holds_no_secret,
+    // They write into the state directory, or start a composition of their own.
+    scenarios!(list, Alone, Native, SHOP, rotation:
+        r20_key_rotation_under_load_has_no_error,
+        r24_certificates_rotate_under_load_without_an_error,
     );
-    scenarios!(list, Company::Alone, faults:
+    scenarios!(list, Alone, Containers, SHOP, rotation:
+        r24_certificates_rotate_in_containers_without_an_error,
+    );
+}
+
+fn when_something_is_away(list: &mut Vec<Scenario>) {
+    scenarios!(list, Alone, Both, SHOP, faults:
         r19_without_introspection_nothing_is_forwarded,
         r61_a_killed_component_comes_back,
         r61_history_answers_while_inventory_is_away,
         r61_orders_degrades_when_notifications_is_down,
         r69_no_secret_in_logs_or_metrics,
     );
-    list
+    scenarios!(list, Alone, Containers, SHOP, away:
+        r61_authz_server_is_away,
+        r61_gateway_is_away,
+        r61_inventory_is_away,
+        r61_notifications_is_away,
+        r61_orders_is_away,
+        r61_payments_is_away,
+        r61_postgres_is_away,
+        r61_provisioner_is_away,
+        r61_spa_proxy_is_away,
+        r61_tokenizer_is_away,
+    );
+}
+
+fn in_containers(list: &mut Vec<Scenario>) {
+    scenarios!(list, Others, Containers, SHOP, isolation:
+        r59_reachable_is_what_is_declared,
+        r59_only_the_gateways_port_is_published,
+        r59_nothing_is_reachable_from_another_network,
+        r59_mesh_and_data_have_no_way_out,
+    );
+    scenarios!(list, Others, Containers, EVERYTHING, hardening:
+        r60_every_container_is_declared_hardened,
+        r60_every_process_is_confined,
+        r60_secrets_are_on_tmpfs_only,
+    );
+    scenarios!(list, Others, Containers, EVERYTHING, layers: r60_no_image_holds_a_secret);
+    scenarios!(list, Alone, Containers, SHOP, life:
+        r61_restarted_in_any_order_all_come_back,
+        r61_stopped_and_started_backwards_all_come_back,
+    );
+    scenarios!(list, OwnStack, Containers, SHOP, life: r61_down_keeps_data_and_down_v_leaves_nothing);
 }

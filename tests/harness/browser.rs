@@ -13,6 +13,7 @@ use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::json;
 
+use crate::options;
 use crate::stack::StackInfo;
 
 /// How long a page may take to show what a scenario waits for.
@@ -106,11 +107,7 @@ impl Browser {
 
     /// Keeps a picture of the page under the target directory and returns where it is.
     pub async fn screenshot(&self, name: &str) -> Result<PathBuf> {
-        let folder = std::env::current_exe()?
-            .ancestors()
-            .nth(3)
-            .context("the test binary lies in no target directory")?
-            .join("e2e-screenshots");
+        let folder = options::screenshots().context("the test lies in no target directory")?;
         std::fs::create_dir_all(&folder)?;
         let file = folder.join(format!("{name}.png"));
         std::fs::write(&file, self.page.screenshot().await?)?;

@@ -94,7 +94,10 @@ pub async fn credulous_tls(
 /// A TCP connection from a source address of its own.
 pub async fn raw_tcp(address: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::new(next_source(), 0))?;
+    // A container is no neighbour of loopback.
+    if address.ip().is_loopback() {
+        socket.bind(SocketAddr::new(next_source(), 0))?;
+    }
     socket
         .connect(address)
         .await

@@ -1,8 +1,9 @@
-//! The end-to-end harness: it starts the composition of `ringwall.yaml` on free ports and gives the
-//! scenarios real clients for it.
+//! The end-to-end harness: it starts the platform, natively or in containers, on free ports and gives
+//! the scenarios real clients for it.
 //!
 //! Owns: the life of the platform under test ([`stack`]), a browserless person ([`person`]), raw and
-//! mTLS clients ([`edge`], [`mesh`]) and a real Chromium ([`browser`]).
+//! mTLS clients ([`edge`], [`mesh`]), a real Chromium ([`browser`]), customers who order all the time
+//! ([`customers`]), and what a failed scenario shows ([`journal`]).
 //! Must not: know any component's code; it meets them over the network and through the state
 //! directory, as an operator does. Read next: [`stack::Stack`], then `tests/e2e.rs`.
 
@@ -12,8 +13,11 @@
 )]
 
 pub mod browser;
+pub mod customers;
 pub mod edge;
+pub mod journal;
 pub mod mesh;
 pub mod oauth;
+pub mod options;
 pub mod person;
 pub mod stack;

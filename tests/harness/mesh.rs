@@ -64,7 +64,8 @@ pub async fn admin_call(
     call_at(address, mesh_client_config(&source, peer)?, request).await
 }
 
-async fn call_at(
+/// One request over a connection of its own, with any TLS settings.
+pub async fn call_at(
     address: SocketAddr,
     config: Arc<rustls::ClientConfig>,
     request: Request<Bytes>,

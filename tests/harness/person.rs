@@ -4,11 +4,12 @@
 //! The real browser is in [`crate::browser`]; this one is for the scenarios that need many people.
 
 use anyhow::{Context as _, Result, bail};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use url::Url;
 
 use crate::edge;
+use crate::journal;
 use crate::stack::StackInfo;
 
 /// One request of a recorded sign-in and what answered it.
@@ -136,17 +137,32 @@ impl Person {
 
     /// A call of the application's own API, as its page makes it.
     pub async fn api(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response> {
-        let url = self.app.join(path)?;
-        let mut request = self
-            .client
-            .request(method, url)
-            .header("x-ringwall-csrf", "1");
-        request = request.header("origin", self.app.origin().ascii_serialization());
-        request = request.header("sec-fetch-site", "same-origin");
-        if let Some(body) = body {
-            request = request.json(body);
-            request = request.header("idempotency-key", uuid::Uuid::new_v4().to_string());
+        if let Some(body) = body.filter(|_| method == Method::POST) {
+            let key = uuid::Uuid::new_v4().to_string();
+            return self.post_with_key(path, body, &key).await;
         }
+        self.send(path, self.request(method, path)?).await
+    }
+
+    /// A POST with an idempotency key of the caller's, in a trace that a failure shows.
+    pub async fn post_with_key(&self, path: &str, body: &Value, key: &str) -> Result<Response> {
+        let request = self
+            .request(Method::POST, path)?
+            .json(body)
+            .header("idempotency-key", key)
+            .header("traceparent", journal::begin(&self.client, &self.app));
+        self.send(path, request).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+        let request = self.client.request(method, self.app.join(path)?);
+        Ok(request
+            .header("x-ringwall-csrf", "1")
+            .header("origin", self.app.origin().ascii_serialization())
+            .header("sec-fetch-site", "same-origin"))
+    }
+
+    async fn send(&self, path: &str, request: RequestBuilder) -> Result<Response> {
         request
             .send()
             .await

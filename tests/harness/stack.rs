@@ -1,130 +1,139 @@
-//! The platform under test: `ringwall up` on free ports with a state directory of its own.
+//! The platform under test, native or in containers.
 //!
-//! Owns: the supervisor's process and the wait for its health gates.
-//! The scenarios get a [`StackInfo`]: addresses, files and credentials, and nothing of the harness.
+//! Owns: [`StackInfo`], which is what an operator knows of a running platform: addresses, files,
+//! credentials and logs, the same for both stacks, and nothing of the harness. How a platform is
+//! started and stopped stands in [`native`] and [`containers`], what can be done to it while it
+//! runs in `faults`. Read next: `tests/scenarios.rs`.
 
-use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use ringwall_secret::{SecretProvider, SecretsConfig};
-use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
+
+pub mod cleanup;
+mod compose_file;
+pub mod containers;
+pub mod declared;
+pub mod engine;
+mod faults;
+pub mod native;
+pub mod probe;
+
+pub use faults::{Cables, Frozen, RECOVERY};
+pub use native::listeners;
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Native,
+    Containers,
+}
 
 /// A running platform. Stop it with [`Stack::stop`]; dropping it stops it as well.
 pub struct Stack {
     pub info: StackInfo,
-    supervisor: Option<Child>,
-    state: tempfile::TempDir,
+    platform: Platform,
+}
+
+enum Platform {
+    Native(native::Platform),
+    Containers(containers::Platform),
 }
 
 /// What an operator knows of a running platform.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct StackInfo {
-    pub pid: i32,
     pub url: Url,
     pub issuer: Url,
     pub public_address: SocketAddr,
+    /// `ca/`, `secrets/` and `identity/<component>/`; of containers a copy, see [`StackInfo::refresh`].
     pub state_dir: PathBuf,
     ca_bundle: PathBuf,
-    components: Vec<Component>,
-    #[serde(skip)]
     credentials: Value,
+    site: Site,
 }
 
-/// One component of a running platform.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
+enum Site {
+    Native(native::Site),
+    Containers(containers::Site),
+}
+
+/// One component of a running platform, as it runs now.
+#[derive(Debug, Clone)]
 pub struct Component {
     pub name: String,
     pub address: SocketAddr,
     pub admin: Option<SocketAddr>,
     pub pid: i32,
-    pub log: PathBuf,
+}
+
+/// A moment in the logs, to read what came after it.
+#[derive(Debug, Clone)]
+pub struct LogMark {
+    at: time::OffsetDateTime,
+    /// Lengths of the files of the native stack.
+    lengths: Vec<(String, usize)>,
 }
 
 impl Stack {
-    /// Starts the whole platform and waits until it says that it is up.
-    pub fn start() -> Result<Self> {
-        Self::start_as(None)
-    }
-
-    /// The same from another composition than the built-in one.
-    pub fn start_as(composition: Option<&Path>) -> Result<Self> {
-        let state = tempfile::Builder::new().prefix("ringwall-e2e-").tempdir()?;
-        // PostgreSQL runs as a user of its own when the tests run as root.
-        set_mode(state.path(), 0o711)?;
-        let mut supervisor = ringwall()?
-            .args(["up", "--free-ports", "-o", "json"])
-            .arg("--state-dir")
-            .arg(state.path())
-            .arg("--web-dir")
-            .arg(checkout()?.join("spa-proxy/web/dist"))
-            .args(
-                composition
-                    .map(|file| [Path::new("--file"), file])
-                    .into_iter()
-                    .flatten(),
-            )
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run `ringwall up`")?;
-        match read_info(&mut supervisor, state.path()) {
-            Ok(info) => Ok(Self {
-                info,
-                supervisor: Some(supervisor),
-                state,
-            }),
-            Err(error) => {
-                end(supervisor)?;
-                Err(error)
+    /// Starts the platform and waits until it is healthy. In containers only `needs` are started
+    /// (and what delivers their configuration); natively it is always the whole platform.
+    pub fn start(kind: Kind, needs: &[&str]) -> Result<Self> {
+        match kind {
+            Kind::Native => Self::start_as(None),
+            Kind::Containers => {
+                let (info, platform) = containers::Platform::start(needs)?;
+                let platform = Platform::Containers(platform);
+                Ok(Self { info, platform })
             }
         }
     }
 
-    /// Stops the platform in order and reports a process that it left behind.
-    pub fn stop(mut self) -> Result<()> {
-        if let Some(supervisor) = self.supervisor.take() {
-            end(supervisor)?;
-        }
-        let left: Vec<&str> = self
-            .info
-            .components
-            .iter()
-            .filter(|component| is_alive(component.pid))
-            .map(|component| component.name.as_str())
-            .collect();
-        if !left.is_empty() {
-            bail!(
-                "still running after `ringwall up` ended: {}",
-                left.join(", ")
-            );
-        }
-        Ok(())
+    /// The native platform from another composition than the built-in one.
+    pub fn start_as(composition: Option<&Path>) -> Result<Self> {
+        let (info, platform) = native::Platform::start(composition)?;
+        let platform = Platform::Native(platform);
+        Ok(Self { info, platform })
     }
 
-    /// Keeps the state directory, for a look at the logs of a failed run.
+    /// Stops the platform in order and reports what it left behind.
+    pub fn stop(self) -> Result<()> {
+        match self.platform {
+            Platform::Native(platform) => platform.stop(),
+            Platform::Containers(platform) => platform.stop(),
+        }
+    }
+
+    /// Keeps the state directory, for a look at what a failed run left.
     pub fn keep_state(&mut self) -> &Path {
-        self.state.disable_cleanup(true);
-        self.state.path()
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        if let Some(supervisor) = self.supervisor.take() {
-            // Nothing can be returned from here; a leftover shows in the next run's ports.
-            let _ = end(supervisor);
+        match &mut self.platform {
+            Platform::Native(platform) => platform.keep_state(),
+            Platform::Containers(platform) => platform.keep_state(),
         }
     }
 }
 
 impl StackInfo {
+    pub fn kind(&self) -> Kind {
+        match self.site {
+            Site::Native(_) => Kind::Native,
+            Site::Containers(_) => Kind::Containers,
+        }
+    }
+
+    /// The container site, for scenarios about containers.
+    pub fn containers(&self) -> Result<&containers::Site> {
+        match &self.site {
+            Site::Containers(site) => Ok(site),
+            Site::Native(_) => bail!("this is not the stack of containers"),
+        }
+    }
+
     pub fn app_url(&self) -> Url {
         self.url.clone()
     }
@@ -167,15 +176,21 @@ impl StackInfo {
         self.ca_bundle.clone()
     }
 
-    pub fn components(&self) -> &[Component] {
-        &self.components
+    /// Every component that runs, PostgreSQL among them.
+    pub fn components(&self) -> Result<Vec<Component>> {
+        match &self.site {
+            Site::Native(site) => site.components(&self.state_dir),
+            Site::Containers(site) => site.components(),
+        }
     }
 
-    pub fn component(&self, name: &str) -> Result<&Component> {
-        self.components
-            .iter()
-            .find(|component| component.name == name)
-            .with_context(|| format!("the platform has no component {name}"))
+    /// A component with its address of now: a container may get another one when it starts again.
+    pub fn component(&self, name: &str) -> Result<Component> {
+        let found = match &self.site {
+            Site::Native(site) => site.known(name),
+            Site::Containers(site) => site.component(name)?,
+        };
+        found.with_context(|| format!("the platform has no component {name}"))
     }
 
     /// Where the component's SVID lies.
@@ -183,10 +198,45 @@ impl StackInfo {
         self.state_dir.join("identity").join(component)
     }
 
+    /// Copies certificates and secrets out of the provisioner again, after they have been renewed.
+    pub fn refresh(&self) -> Result<()> {
+        match &self.site {
+            Site::Native(_) => Ok(()),
+            Site::Containers(site) => site.copy_state(&self.state_dir),
+        }
+    }
+
     /// What a component has logged until now.
     pub fn log(&self, component: &str) -> Result<String> {
-        let path = &self.component(component)?.log;
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+        match &self.site {
+            Site::Native(site) => site.log(component),
+            Site::Containers(site) => site.log(component, None),
+        }
+    }
+
+    /// The present moment in the logs.
+    pub fn log_mark(&self) -> LogMark {
+        LogMark {
+            at: time::OffsetDateTime::now_utc(),
+            lengths: match &self.site {
+                Site::Native(site) => site.log_lengths(),
+                Site::Containers(_) => Vec::new(),
+            },
+        }
+    }
+
+    /// What a component has logged since `mark`.
+    pub fn log_since(&self, component: &str, mark: &LogMark) -> Result<String> {
+        match &self.site {
+            Site::Native(site) => {
+                let log = site.log(component)?;
+                let known = mark.lengths.iter().find(|(name, _)| name == component);
+                let from = known.map_or(0, |(_, length)| *length);
+                // A log that was turned meanwhile is shorter: then all of it is new.
+                Ok(log.get(from..).unwrap_or(&log).to_owned())
+            }
+            Site::Containers(site) => site.log(component, Some(mark.at)),
+        }
     }
 
     /// The generated password of a demo user.
@@ -246,19 +296,23 @@ impl StackInfo {
 
 /// The `ringwall` binary that was built with this test binary.
 pub fn ringwall() -> Result<Command> {
+    Ok(Command::new(built("ringwall")?))
+}
+
+/// A binary that was built with this test binary.
+pub fn built(name: &str) -> Result<PathBuf> {
     let executable = std::env::current_exe()?;
-    let binary = executable
+    executable
         .ancestors()
         .skip(1)
-        .map(|folder| folder.join("ringwall"))
+        .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .with_context(|| {
             format!(
-                "no `ringwall` beside {}: run `cargo xtask e2e`",
+                "no `{name}` beside {}: run `cargo xtask e2e`",
                 executable.display()
             )
-        })?;
-    Ok(Command::new(binary))
+        })
 }
 
 /// The checkout that we run in: the nearest folder upwards that holds the composition. It is not
@@ -271,51 +325,6 @@ pub fn checkout() -> Result<PathBuf> {
         .with_context(|| format!("no ringwall.yaml at or above {}", here.display()))
 }
 
-/// Whether a process of that number runs (a zombie does not).
-pub fn is_alive(pid: i32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        !stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .starts_with(" Z")
-    })
-}
-
-fn read_info(supervisor: &mut Child, state: &Path) -> Result<StackInfo> {
-    let output = supervisor
-        .stdout
-        .take()
-        .context("the supervisor has no output")?;
-    let mut text = String::new();
-    let mut reader = BufReader::new(output);
-    // One JSON object, on one line or on several: read until it is whole.
-    while reader.read_line(&mut text)? > 0 {
-        if serde_json::from_str::<Value>(&text).is_ok() {
-            break;
-        }
-    }
-    let mut info: StackInfo = serde_json::from_str(&text)
-        .with_context(|| format!("`ringwall up -o json` did not say that it is up: {text:?}"))?;
-    // The rest of the output is nobody's, but a closed pipe would end the supervisor.
-    std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
-    let credentials = ringwall()?
-        .args(["status", "--credentials", "-o", "json", "--state-dir"])
-        .arg(state)
-        .output()?;
-    info.credentials = serde_json::from_slice(&credentials.stdout)
-        .context("`ringwall status --credentials -o json` gave no JSON")?;
-    Ok(info)
-}
-
-fn end(mut supervisor: Child) -> Result<()> {
-    let pid = Pid::from_raw(i32::try_from(supervisor.id())?);
-    // It may have ended by itself: then wait() tells.
-    let _ = kill(pid, Signal::SIGTERM);
-    supervisor.wait().context("cannot wait for `ringwall up`")?;
-    Ok(())
-}
-
 fn host(url: &Url) -> String {
     url.host_str().expect("a public URL has a host").to_owned()
 }
@@ -324,51 +333,4 @@ fn set_mode(path: &Path, mode: u32) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(())
-}
-
-/// The addresses on which a process listens for TCP, as the kernel knows them.
-pub fn listeners(pid: i32) -> Result<Vec<SocketAddr>> {
-    let mut inodes = BTreeSet::new();
-    for file in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // A file that was closed meanwhile is no listener.
-        let Ok(target) = std::fs::read_link(file?.path()) else {
-            continue;
-        };
-        let target = target.to_string_lossy().into_owned();
-        let inode = target.strip_prefix("socket:[");
-        inodes.extend(
-            inode
-                .and_then(|inode| inode.strip_suffix(']'))
-                .map(str::to_owned),
-        );
-    }
-    let mut found = Vec::new();
-    for table in ["tcp", "tcp6"] {
-        let table = std::fs::read_to_string(format!("/proc/{pid}/net/{table}"))?;
-        for line in table.lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let [_, local, _, state, _, _, _, _, _, inode, ..] = fields[..] else {
-                bail!("an unknown line of the socket table: {line}");
-            };
-            if state == "0A" && inodes.contains(inode) {
-                found.push(socket_address(local)?);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// An address of the kernel's socket table: words of 32 bits in the machine's byte order.
-fn socket_address(text: &str) -> Result<SocketAddr> {
-    let (address, port) = text.split_once(':').context("no port")?;
-    let mut octets = Vec::new();
-    for word in address.as_bytes().chunks(8) {
-        let word = u32::from_str_radix(std::str::from_utf8(word)?, 16)?;
-        octets.extend(word.to_ne_bytes());
-    }
-    let ip = match <[u8; 4]>::try_from(octets.as_slice()) {
-        Ok(v4) => IpAddr::from(v4),
-        Err(_) => IpAddr::from(<[u8; 16]>::try_from(octets.as_slice())?),
-    };
-    Ok(SocketAddr::new(ip, u16::from_str_radix(port, 16)?))
 }

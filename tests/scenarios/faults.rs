@@ -3,37 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use e2e::mesh;
 use e2e::oauth;
 use e2e::person::Person;
-use e2e::stack::{self, StackInfo};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use e2e::stack::{RECOVERY, StackInfo};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
-
-/// How long the supervisor may take to bring a killed component back to health.
-const RECOVERY: Duration = Duration::from_secs(30);
-
-/// A stopped process: it holds its connections and answers nothing, until the guard is dropped.
-struct Frozen(Pid);
-
-impl Frozen {
-    fn new(stack: &StackInfo, component: &str) -> Result<Self> {
-        let pid = Pid::from_raw(current_pid(stack, component)?);
-        kill(pid, Signal::SIGSTOP)?;
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Frozen {
-    fn drop(&mut self) {
-        // It may have been killed meanwhile.
-        let _ = kill(self.0, Signal::SIGCONT);
-    }
-}
 
 /// R61: with notifications dead an order is placed all the same, and confirmed when it is back:
 /// once.
@@ -41,10 +18,7 @@ pub(super) async fn r61_orders_degrades_when_notifications_is_down(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     let alice = Person::signed_in(&stack, "alice").await?;
-    kill(
-        Pid::from_raw(current_pid(&stack, "notifications")?),
-        Signal::SIGKILL,
-    )?;
+    stack.kill("notifications").await?;
     let order = alice
         .place_order()
         .await
@@ -85,14 +59,14 @@ pub(super) async fn r61_history_answers_while_inventory_is_away(
 ) -> Result<()> {
     let alice = Person::signed_in(&stack, "alice").await?;
     alice.place_order().await?;
-    let frozen = Frozen::new(&stack, "inventory")?;
+    let frozen = stack.freeze("inventory").await?;
     let order = serde_json::json!({ "lines": [{ "sku": "any", "quantity": 1 }] });
     let placing = alice
         .api(Method::POST, "/api/orders", Some(&order))
         .await?
         .status();
     let history = alice.api(Method::GET, "/api/orders", None).await?.status();
-    drop(frozen);
+    frozen.thaw().await?;
     ensure!(
         placing.is_server_error() || placing.is_client_error(),
         "placing: {placing}"
@@ -110,12 +84,12 @@ pub(super) async fn r19_without_introspection_nothing_is_forwarded(
         alice.api(Method::GET, "/api/orders", None).await?.status() == StatusCode::OK,
         "control"
     );
-    let frozen = Frozen::new(&stack, "authz-server")?;
+    let frozen = stack.freeze("authz-server").await?;
     // Past the bound of the introspection cache.
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let status = alice.api(Method::GET, "/api/orders", None).await?.status();
     let partner = oauth_reference_status(&stack).await;
-    drop(frozen);
+    frozen.thaw().await?;
     ensure!(
         status == StatusCode::SERVICE_UNAVAILABLE,
         "spa-proxy: {status}"
@@ -132,15 +106,15 @@ async fn oauth_reference_status(stack: &StackInfo) -> Result<StatusCode> {
     oauth::api_status(stack, "/v1/catalogue", &format!("rwr_{}", "B".repeat(43))).await
 }
 
-/// A component that dies is started again by the supervisor, and nothing acknowledged is lost.
+/// A component that dies is started again, and nothing acknowledged is lost.
 pub(super) async fn r61_a_killed_component_comes_back(stack: Arc<StackInfo>) -> Result<()> {
     let alice = Person::signed_in(&stack, "alice").await?;
     let order = alice.place_order().await?;
     let id = order["id"].as_str().context("no id")?.to_owned();
     for component in ["orders", "payments", "inventory", "tokenizer"] {
-        let before = current_pid(&stack, component)?;
-        kill(Pid::from_raw(before), Signal::SIGKILL)?;
-        recovered(&stack, component, before).await?;
+        let before = stack.running(component)?.pid;
+        stack.kill(component).await?;
+        stack.recovered_as_another(component, before).await?;
     }
     let history = alice.api_json(Method::GET, "/api/orders", None).await?;
     ensure!(
@@ -174,7 +148,7 @@ pub(super) async fn r69_no_secret_in_logs_or_metrics(stack: Arc<StackInfo>) -> R
     }
     // Prefixes of every kind of token, whoever it belongs to.
     canaries.extend(["eyJ", "rwr_", "rws_"].map(str::to_owned));
-    for component in stack.components() {
+    for component in stack.components()? {
         let log = stack.log(&component.name)?;
         let metrics = match component.admin {
             Some(_) => metrics(&stack, &component.name).await?,
@@ -203,36 +177,4 @@ async fn metrics(stack: &StackInfo, component: &str) -> Result<String> {
         answer.status
     );
     Ok(String::from_utf8_lossy(&answer.body).into_owned())
-}
-
-/// The component's process id now: the supervisor may have started it again.
-fn current_pid(stack: &StackInfo, component: &str) -> Result<i32> {
-    let output = stack::ringwall()?
-        .args(["status", "-o", "json", "--state-dir"])
-        .arg(&stack.state_dir)
-        .output()?;
-    let status: Value = serde_json::from_slice(&output.stdout).context("no JSON from status")?;
-    status["components"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .find(|entry| entry["name"] == component)
-        .and_then(|entry| entry["pid"].as_i64())
-        .and_then(|pid| i32::try_from(pid).ok())
-        .with_context(|| format!("status names no process of {component}"))
-}
-
-/// Waits until the component runs as another process and is ready.
-async fn recovered(stack: &StackInfo, component: &str, before: i32) -> Result<()> {
-    let deadline = Instant::now() + RECOVERY;
-    while Instant::now() < deadline {
-        let another = current_pid(stack, component).is_ok_and(|pid| pid != before);
-        let request = http::Request::get("/readyz").body(Bytes::new())?;
-        let ready = mesh::admin_call(stack, "ringwall", component, request).await;
-        if another && ready.is_ok_and(|answer| answer.status == StatusCode::OK) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    bail!("{component} did not come back within {RECOVERY:?}")
 }

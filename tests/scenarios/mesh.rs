@@ -8,49 +8,31 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use e2e::mesh;
 use e2e::stack::StackInfo;
+use e2e::stack::declared::Declared;
 use http::Request;
 use ringwall_identity::authority::{Authority, Issued};
 use ringwall_identity::{SpiffeId, TrustDomain};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Every edge that `ringwall.yaml` declares: callee, then who may dial it.
-const DECLARED: [(&str, &[&str]); 8] = [
-    (
-        "authz-server",
-        &["gateway", "spa-proxy", "orders", "tokenizer", "payments"],
-    ),
-    ("tokenizer", &["orders", "payments"]),
-    ("inventory", &["orders"]),
-    ("payments", &["orders"]),
-    ("orders", &["gateway", "notifications"]),
-    ("notifications", &["gateway"]),
-    (
-        "spa-proxy",
-        &[
-            "gateway",
-            "authz-server",
-            "tokenizer",
-            "inventory",
-            "payments",
-            "orders",
-            "notifications",
-        ],
-    ),
-    ("gateway", &["orders", "notifications"]),
-];
-
 /// R50: the handshake passes exactly where an edge is declared.
 pub(super) async fn r50_undeclared_edges_are_refused_in_the_handshake(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
-    for (callee, callers) in DECLARED {
-        for (caller, _) in DECLARED {
+    let composition = Declared::read()?;
+    let workloads = || {
+        composition
+            .components
+            .iter()
+            .filter(|node| node.admin.is_some())
+    };
+    for callee in workloads().map(|node| node.name.as_str()) {
+        for caller in workloads().map(|node| node.name.as_str()) {
             if caller == callee {
                 continue;
             }
             let outcome = mesh::call_as(&stack, caller, callee, get("/")?).await;
-            let declared = callers.contains(&caller);
+            let declared = composition.has_edge(caller, callee);
             ensure!(
                 outcome.is_ok() == declared,
                 "{caller} → {callee}: declared {declared}, but the handshake says {outcome:?}"
@@ -104,7 +86,7 @@ pub(super) async fn r15_a_direct_dial_without_identity_is_refused(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     for component in stack
-        .components()
+        .components()?
         .iter()
         .filter(|component| component.name != "postgres")
     {
@@ -140,7 +122,7 @@ pub(super) async fn r15_a_direct_dial_without_identity_is_refused(
 /// R59: what the kernel says of every process: its listeners are on loopback, and only the gateway
 /// has the public one.
 pub(super) async fn r59_only_the_gateway_is_public(stack: Arc<StackInfo>) -> Result<()> {
-    for component in stack.components() {
+    for component in stack.components()? {
         let listeners = e2e::stack::listeners(component.pid)?;
         ensure!(
             !listeners.is_empty(),

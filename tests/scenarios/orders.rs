@@ -30,6 +30,44 @@ pub(super) async fn r61_an_order_is_placed_and_confirmed(stack: Arc<StackInfo>) 
     confirmed(&alice, id).await
 }
 
+/// R36: the trace of an order has a span of every component that it met, in one tree.
+pub(super) async fn r36_the_trace_of_an_order_has_the_hops_of_all(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    const HOPS: [&str; 8] = [
+        "authz-server",
+        "gateway",
+        "inventory",
+        "notifications",
+        "orders",
+        "payments",
+        "spa-proxy",
+        "tokenizer",
+    ];
+    let alice = Person::signed_in(&stack, "alice").await?;
+    let order = alice.place_order().await?;
+    let trace = order["trace_id"].as_str().context("it was not traced")?;
+    let path = format!("/api/traces/{trace}");
+    let started = Instant::now();
+    loop {
+        let answer = alice.api(Method::GET, &path, None).await?;
+        let text = answer.text().await?;
+        let missing: Vec<&str> = HOPS
+            .into_iter()
+            .filter(|hop| !text.contains(&format!("\"service\":\"{hop}\"")))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            started.elapsed() < CONFIRMATION,
+            "the trace has no hop of {}: {text}",
+            missing.join(", ")
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// R61: the confirmation comes to the page by itself, as a server-sent event, and to nobody else's.
 pub(super) async fn r61_status_arrives_by_server_sent_event(stack: Arc<StackInfo>) -> Result<()> {
     const STREAM: &str = "/api/notifications/stream";

@@ -12,7 +12,7 @@ use e2e::edge;
 use e2e::mesh;
 use e2e::oauth;
 use e2e::person::Person;
-use e2e::stack::{Stack, StackInfo};
+use e2e::stack::{Stack, StackInfo, engine};
 use http::{Request, StatusCode};
 use ringwall_secret::{SealKey, Secret, SecretBytes, sealed};
 use ringwall_token::api_key::{self, ApiKeyEntry, KeyId};
@@ -157,6 +157,58 @@ pub(super) async fn r24_certificates_rotate_under_load_without_an_error(
     let outcome = orders_load(&stack.info).await;
     let stopped = stack.stop();
     outcome.and(stopped)
+}
+
+/// R24: the same in containers, where the operator's signal makes the provisioner renew everything
+/// at once: the components serve and dial with the new certificates, and no order fails.
+pub(super) async fn r24_certificates_rotate_in_containers_without_an_error(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    const TIMES: usize = 2;
+    let provisioner = stack.containers()?.container("provisioner");
+    let alice = Person::signed_in(&stack, "alice").await?;
+    let mut seen: BTreeSet<Vec<u8>> = BTreeSet::new();
+    seen.insert(served(&stack, "orders").await?);
+    for round in 1..=TIMES {
+        engine::docker_async(&["kill", "--signal", "USR1", &provisioner]).await?;
+        let asked = Instant::now();
+        while seen.len() <= round {
+            let order = alice.place_order().await.context("during the rotation")?;
+            ensure!(order["status"] == "placed", "the order is {order}");
+            seen.insert(served(&stack, "orders").await?);
+            edge::raw_tls(&stack, &stack.app_host()).await?;
+            ensure!(
+                asked.elapsed() < LOAD,
+                "orders serves its old certificate after {LOAD:?}"
+            );
+        }
+    }
+    stack.refresh()?;
+    let answer = mesh::call_as(
+        &stack,
+        "gateway",
+        "orders",
+        Request::get("/").body(Bytes::new())?,
+    );
+    answer
+        .await
+        .context("with the new identity of the gateway")?;
+    Ok(())
+}
+
+/// The certificate with which a component meets the operator now.
+async fn served(stack: &StackInfo, component: &str) -> Result<Vec<u8>> {
+    let admin = stack.component(component)?.admin.context("no admin port")?;
+    let source = ringwall_tls::IdentitySource::load(&stack.identity("ringwall"))?;
+    let peer = ringwall_identity::SpiffeId::workload(&mesh::trust_domain()?, component)?;
+    let config = ringwall_tls::mesh_client_config(&source, peer)?;
+    let stream = tokio::net::TcpStream::connect(admin).await?;
+    let name = ringwall_tls::mesh_server_name(admin);
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let stream = connector.connect(name, stream).await?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let leaf = chain.and_then(|chain| chain.first());
+    Ok(leaf.context("no certificate")?.to_vec())
 }
 
 /// Orders one after the other; every certificate file must have been replaced twice meanwhile.

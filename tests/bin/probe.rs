@@ -1,0 +1,128 @@
+//! What a process inside a container can reach, read and write. It is told by one JSON argument and
+//! answers with one JSON object; `harness/stack/probe.rs` has both types and runs it.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a blocking look-up is what a component without a resolver of its own does"
+)]
+
+use std::fs::OpenOptions;
+use std::net::ToSocketAddrs as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use e2e::mesh;
+use e2e::stack::probe::{Dial, Dialled, Outcome, Report, Task};
+use http::Request;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringwall_identity::{SpiffeId, TrustDomain};
+use ringwall_tls::{IdentitySource, mesh_client_config};
+
+/// A packet that a network drops is answered by nobody: so long is waited for it.
+const CONNECT: Duration = Duration::from_secs(2);
+const ANSWER: Duration = Duration::from_secs(5);
+/// Where every component finds its own identity.
+const IDENTITY: &str = "/run/ringwall/identity";
+
+fn main() -> ExitCode {
+    ringwall_tls::install_crypto_provider();
+    match run() {
+        Ok(report) => {
+            // The one line that the harness reads.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), report.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<String> {
+    let task = std::env::args().nth(1).context("no task")?;
+    let task: Task = serde_json::from_str(&task).context("the task is no JSON")?;
+    if let Some(pid) = task.kill {
+        kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let dials = runtime.block_on(futures_util::future::join_all(task.dials.iter().map(dial)));
+    let report = Report {
+        dials,
+        names: task
+            .names
+            .into_iter()
+            .map(|name| (name.clone(), look_up(&name)))
+            .collect(),
+        reads: task
+            .reads
+            .into_iter()
+            .map(|path| (path.clone(), read(&path)))
+            .collect(),
+        writes: task
+            .writes
+            .into_iter()
+            .map(|path| (path.clone(), write(&path)))
+            .collect(),
+    };
+    Ok(serde_json::to_string(&report)?)
+}
+
+async fn dial(dial: &Dial) -> Dialled {
+    let connecting = tokio::net::TcpStream::connect(dial.to);
+    let refused = match tokio::time::timeout(CONNECT, connecting).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some("no answer".to_owned()),
+    };
+    let answer = match &dial.peer {
+        Some(peer) if refused.is_none() => Some(request(dial, peer).await),
+        _ => None,
+    };
+    Dialled { refused, answer }
+}
+
+async fn request(dial: &Dial, peer: &str) -> Outcome {
+    let asked = async {
+        let source = IdentitySource::load(Path::new(IDENTITY))?;
+        let peer = SpiffeId::workload(&TrustDomain::parse("ringwall.local")?, peer)?;
+        let config = mesh_client_config(&source, peer)?;
+        let request = Request::get("/").body(Bytes::new())?;
+        anyhow::Ok(mesh::call_at(dial.to, config, request).await?.status)
+    };
+    match tokio::time::timeout(ANSWER, asked).await {
+        Ok(Ok(status)) => Ok(status.to_string()),
+        Ok(Err(error)) => Err(format!("{error:#}")),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+fn look_up(name: &str) -> Vec<String> {
+    let found = (name, 0).to_socket_addrs();
+    found
+        .map(|found| found.map(|address| address.ip().to_string()).collect())
+        .unwrap_or_default()
+}
+
+fn read(path: &str) -> Outcome {
+    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn write(path: &str) -> Outcome {
+    let file = OpenOptions::new().write(true).create_new(true).open(path);
+    match file {
+        Ok(_) => {
+            // A probe leaves nothing.
+            let _ = std::fs::remove_file(path);
+            Ok("written".to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

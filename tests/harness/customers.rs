@@ -1,0 +1,227 @@
+//! Customers who order one thing after the other, whatever happens to the platform meanwhile, and
+//! remember what they were told.
+//!
+//! Owns: what a customer does about a refusal (the same request again, with the same idempotency
+//! key), and the proof that what was acknowledged is there afterwards: in the history, confirmed
+//! once, paid once.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::mesh;
+use crate::person::Person;
+use crate::stack::StackInfo;
+
+/// Between two orders of a customer.
+const PAUSE: Duration = Duration::from_millis(250);
+/// How long a customer looks at a page that does not come.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last confirmation may take after everything is back.
+const CONFIRMATION: Duration = Duration::from_secs(20);
+/// How often a customer repeats a request before they give it up.
+const REPETITIONS: usize = 40;
+/// Of such an article a story does not buy the last one.
+const PLENTY: u64 = 50;
+/// The page size of history and notifications; a story stays below it.
+const PAGE: usize = 100;
+
+/// What one customer was told.
+pub struct Ledger {
+    user: &'static str,
+    /// Orders that were answered as placed.
+    pub acknowledged: Vec<String>,
+    /// Requests that were answered otherwise, or not at all.
+    pub refused: usize,
+}
+
+/// Orders as `user` until `done`.
+pub async fn order_until(
+    stack: &StackInfo,
+    user: &'static str,
+    done: &Cell<bool>,
+) -> Result<Ledger> {
+    let mut person = Person::signed_in(stack, user).await?;
+    let skus = person.skus().await?;
+    let mut ledger = Ledger {
+        user,
+        acknowledged: Vec::new(),
+        refused: 0,
+    };
+    for sku in skus.iter().cycle() {
+        if done.get() || ledger.acknowledged.len() >= PAGE {
+            break;
+        }
+        let key = uuid::Uuid::new_v4().to_string();
+        for _ in 0..REPETITIONS {
+            let asked = person.order(sku, &key);
+            match tokio::time::timeout(PATIENCE, asked).await {
+                Ok(Ok((status, order))) if status.is_success() => {
+                    if order["status"] == "placed" {
+                        let id = order["id"].as_str().context("an order without an id")?;
+                        ledger.acknowledged.push(id.to_owned());
+                    }
+                    break;
+                }
+                // A server that started again may have forgotten who that was.
+                Ok(Ok((StatusCode::UNAUTHORIZED, _))) => {
+                    if let Ok(again) = Person::signed_in(stack, user).await {
+                        person = again;
+                    }
+                }
+                Ok(Ok((status, answer))) if status == StatusCode::BAD_REQUEST => {
+                    bail!("an order was refused for good: {status} {answer}");
+                }
+                _ => {}
+            }
+            ledger.refused += 1;
+            if done.get() {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(ledger)
+}
+
+impl Ledger {
+    /// Of orders that were acknowledged otherwise.
+    pub fn of(user: &'static str, acknowledged: Vec<String>) -> Self {
+        Self {
+            user,
+            acknowledged,
+            refused: 0,
+        }
+    }
+
+    /// Everything acknowledged is in the history as placed, was confirmed exactly once and paid
+    /// exactly once; whatever else stands in the history was paid exactly when it is placed.
+    pub async fn holds(&self, stack: &StackInfo) -> Result<()> {
+        let person = Person::signed_in(stack, self.user).await?;
+        let history = settled(&person).await?;
+        let mut placed = BTreeSet::new();
+        for order in &history {
+            let id = order["id"].as_str().context("an order without an id")?;
+            if order["status"] == "placed" {
+                ensure!(placed.insert(id), "{id} stands in the history twice");
+            }
+        }
+        for id in &self.acknowledged {
+            ensure!(
+                placed.contains(id.as_str()),
+                "the acknowledged order {id} is lost: its history says {:?}",
+                history.iter().find(|order| order["id"] == id.as_str())
+            );
+        }
+        self.confirmed_once(&person).await?;
+        for order in &history {
+            paid_as_it_stands(stack, order).await?;
+        }
+        Ok(())
+    }
+
+    async fn confirmed_once(&self, person: &Person) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let path = format!("/api/notifications?limit={PAGE}");
+            let list = person.api_json(Method::GET, &path, None).await?;
+            let list = list["notifications"].as_array().cloned();
+            let list = list.context("no list of notifications")?;
+            let count = |id: &str| list.iter().filter(|entry| entry["order_id"] == id).count();
+            let twice = self.acknowledged.iter().find(|id| count(id) > 1);
+            ensure!(twice.is_none(), "{twice:?} was confirmed more than once");
+            let missing = self.acknowledged.iter().filter(|id| count(id) == 0).count();
+            if missing == 0 {
+                return Ok(());
+            }
+            ensure!(
+                started.elapsed() < CONFIRMATION,
+                "{missing} of {} orders are not confirmed after {CONFIRMATION:?}",
+                self.acknowledged.len()
+            );
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// The newest page of the history, once no order in it is pending any more.
+async fn settled(person: &Person) -> Result<Vec<Value>> {
+    let started = Instant::now();
+    loop {
+        let path = format!("/api/orders?limit={PAGE}");
+        let history = person.api_json(Method::GET, &path, None).await?;
+        let orders = history["orders"].as_array().cloned().context("no orders")?;
+        let pending = orders.iter().filter(|order| order["status"] == "pending");
+        let pending = pending.count();
+        if pending == 0 {
+            return Ok(orders);
+        }
+        ensure!(
+            started.elapsed() < 2 * CONFIRMATION,
+            "{pending} orders stay pending"
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Payments has one payment of the right amount for a placed order, and none for another.
+async fn paid_as_it_stands(stack: &StackInfo, order: &Value) -> Result<()> {
+    let id = order["id"].as_str().context("an order without an id")?;
+    let request = Request::get(format!("/v1/payments/{id}"))
+        .header("x-api-key", stack.secret("orders", "api-key-payments")?)
+        .body(Bytes::new())?;
+    let answer = mesh::call_as(stack, "orders", "payments", request).await?;
+    if order["status"] != "placed" {
+        let status = answer.status;
+        ensure!(
+            status == StatusCode::NOT_FOUND,
+            "an order that is {} was paid: {status}",
+            order["status"]
+        );
+        return Ok(());
+    }
+    ensure!(answer.status == StatusCode::OK, "{id}: {}", answer.status);
+    let payment = answer.json()?;
+    ensure!(
+        payment["amount_minor"] == order["total_minor"],
+        "{id} was paid with {payment}, and costs {}",
+        order["total_minor"]
+    );
+    Ok(())
+}
+
+impl Person {
+    /// What can be bought for a long time.
+    pub async fn skus(&self) -> Result<Vec<String>> {
+        let catalogue = self.api_json(Method::GET, "/api/catalogue", None).await?;
+        let items = catalogue
+            .as_array()
+            .or_else(|| catalogue.get("items")?.as_array());
+        let items = items.context("the catalogue is no list")?.iter();
+        let skus: Vec<String> = items
+            .filter(|item| item["available"].as_u64().unwrap_or(0) > PLENTY)
+            .filter_map(|item| item["sku"].as_str().map(str::to_owned))
+            .collect();
+        ensure!(!skus.is_empty(), "nothing is in stock");
+        Ok(skus)
+    }
+
+    /// One request for one unit, under the given idempotency key.
+    pub async fn order(&self, sku: &str, key: &str) -> Result<(StatusCode, Value)> {
+        let order = json!({ "lines": [{ "sku": sku, "quantity": 1 }] });
+        let answer = self.post_with_key("/api/orders", &order, key).await?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        Ok((
+            status,
+            serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        ))
+    }
+}

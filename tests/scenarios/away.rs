@@ -1,0 +1,252 @@
+//! R61: each component goes away in four ways while customers order without a pause. What works
+//! meanwhile is what docs/operate.md says, it comes back by itself, and nothing that was
+//! acknowledged is lost.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use e2e::customers::{self, Ledger};
+use e2e::person::Person;
+use e2e::stack::{Cables, Frozen, StackInfo};
+use reqwest::{Method, StatusCode};
+
+/// "What happens when something is away" of docs/operate.md: placing an order, the history, sign-in.
+const DECLARED: [(&str, [Effect; 3]); 10] = [
+    ("authz-server", [REFUSED, REFUSED, REFUSED]),
+    ("gateway", [UNREACHABLE, UNREACHABLE, UNREACHABLE]),
+    ("inventory", [REFUSED, WORKS, WORKS]),
+    ("notifications", [WORKS, WORKS, WORKS]),
+    ("orders", [REFUSED, REFUSED, WORKS]),
+    ("payments", [REFUSED, WORKS, WORKS]),
+    ("postgres", [REFUSED, REFUSED, WORKS]),
+    ("provisioner", [WORKS, WORKS, WORKS]),
+    ("spa-proxy", [REFUSED, REFUSED, REFUSED]),
+    ("tokenizer", [REFUSED, WORKS, WORKS]),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Works,
+    /// 503, and 502 or 504 where a connection or an answer failed: never another error, and never
+    /// a success.
+    Refused,
+    /// No answer at all.
+    Unreachable,
+}
+
+const WORKS: Effect = Effect::Works;
+const REFUSED: Effect = Effect::Refused;
+const UNREACHABLE: Effect = Effect::Unreachable;
+
+/// Ways to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Stop,
+    Pause,
+    Disconnect,
+    /// It is started again at once, so there is no time in which it is away.
+    Kill,
+}
+
+const FAULTS: [Fault; 4] = [Fault::Stop, Fault::Pause, Fault::Disconnect, Fault::Kill];
+
+/// How to undo one.
+enum Undo {
+    Start,
+    Thaw(Frozen),
+    Connect(Cables),
+    Nothing(i32),
+}
+
+/// Orders before and after, so that the fault meets some that are under way.
+const LOAD: Duration = Duration::from_millis(600);
+/// How long an answer may be remembered: introspection, by spa-proxy.
+const REMEMBERED: Duration = Duration::from_millis(1_200);
+/// How long a person waits for a page.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// How long it may take from recovery to the first order.
+const ORDERS_AGAIN: Duration = Duration::from_secs(20);
+
+macro_rules! away {
+    ($($name:ident: $component:literal),+ $(,)?) => {
+        $(pub(super) async fn $name(stack: Arc<StackInfo>) -> Result<()> {
+            is_away(&stack, $component).await
+        })+
+    };
+}
+
+away! {
+    r61_authz_server_is_away: "authz-server",
+    r61_gateway_is_away: "gateway",
+    r61_inventory_is_away: "inventory",
+    r61_notifications_is_away: "notifications",
+    r61_orders_is_away: "orders",
+    r61_payments_is_away: "payments",
+    r61_postgres_is_away: "postgres",
+    r61_provisioner_is_away: "provisioner",
+    r61_spa_proxy_is_away: "spa-proxy",
+    r61_tokenizer_is_away: "tokenizer",
+}
+
+async fn is_away(stack: &StackInfo, component: &str) -> Result<()> {
+    let declared = DECLARED.iter().find(|(name, _)| *name == component);
+    let (_, effects) = declared.context("docs/operate.md does not say what happens")?;
+    for fault in FAULTS {
+        let started = Instant::now();
+        let done = Cell::new(false);
+        let (story, alice, bob) = tokio::join!(
+            async {
+                let outcome = story(stack, component, fault, *effects).await;
+                done.set(true);
+                outcome
+            },
+            customers::order_until(stack, "alice", &done),
+            customers::order_until(stack, "bob", &done),
+        );
+        let told = format!("{component}, {fault:?}");
+        story.with_context(|| told.clone())?;
+        let (alice, bob) = (alice.context(told.clone())?, bob.context(told.clone())?);
+        for ledger in [&alice, &bob] {
+            settle(stack, ledger).await.with_context(|| told.clone())?;
+        }
+        eprintln!(
+            "{told}: {} orders acknowledged, {} requests refused, {:.1} s",
+            alice.acknowledged.len() + bob.acknowledged.len(),
+            alice.refused + bob.refused,
+            started.elapsed().as_secs_f64()
+        );
+    }
+    Ok(())
+}
+
+async fn settle(stack: &StackInfo, ledger: &Ledger) -> Result<()> {
+    ensure!(!ledger.acknowledged.is_empty(), "there was no load");
+    ledger.holds(stack).await
+}
+
+/// It goes, the declared degradation holds, it comes back, and orders are placed again.
+async fn story(
+    stack: &StackInfo,
+    component: &str,
+    fault: Fault,
+    effects: [Effect; 3],
+) -> Result<()> {
+    // Another person than the two customers, so that the limits per user are not shared.
+    let watcher = Person::signed_in(stack, "alice").await?;
+    tokio::time::sleep(LOAD).await;
+    let undo = match fault {
+        Fault::Stop => {
+            stack.stop(component).await?;
+            Undo::Start
+        }
+        Fault::Pause => Undo::Thaw(stack.freeze(component).await?),
+        Fault::Disconnect => Undo::Connect(stack.disconnect(component).await?),
+        Fault::Kill => {
+            let before = process(stack, component)?;
+            stack.kill(component).await?;
+            Undo::Nothing(before)
+        }
+    };
+    let degraded = match fault {
+        Fault::Kill => Ok(()),
+        _ => degrades(stack, &watcher, effects).await,
+    };
+    match undo {
+        Undo::Start => stack.start(component).await?,
+        Undo::Thaw(frozen) => frozen.thaw().await?,
+        Undo::Connect(cables) => stack.connect(cables).await?,
+        Undo::Nothing(before) => started_again(stack, component, before).await?,
+    }
+    stack.recovered(component).await?;
+    degraded?;
+    orders_again(stack).await?;
+    tokio::time::sleep(LOAD).await;
+    Ok(())
+}
+
+/// The three things that people do, at the same time.
+async fn degrades(stack: &StackInfo, watcher: &Person, effects: [Effect; 3]) -> Result<()> {
+    tokio::time::sleep(REMEMBERED).await;
+    let placing = async {
+        let key = uuid::Uuid::new_v4().to_string();
+        let sku = "chocolate-sea-salt";
+        watcher.order(sku, &key).await.map(|(status, _)| status)
+    };
+    let history = async {
+        let answer = watcher.api(Method::GET, "/api/orders", None).await;
+        answer.map(|answer| answer.status())
+    };
+    let (placing, history, sign_in) = tokio::join!(
+        tokio::time::timeout(PATIENCE, placing),
+        tokio::time::timeout(PATIENCE, history),
+        tokio::time::timeout(PATIENCE, sign_in(stack)),
+    );
+    let found = [
+        ("placing an order", placing),
+        ("the history", history),
+        ("sign-in", sign_in),
+    ];
+    for ((what, found), declared) in found.into_iter().zip(effects) {
+        let found = found.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"));
+        let effect = match &found {
+            Ok(status) if status.is_success() => Effect::Works,
+            Ok(
+                StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::GATEWAY_TIMEOUT,
+            ) => Effect::Refused,
+            Ok(status) => bail!("{what} answers {status}"),
+            Err(_) => Effect::Unreachable,
+        };
+        ensure!(
+            effect == declared,
+            "{what}: declared {declared:?}, found {found:?}"
+        );
+    }
+    Ok(())
+}
+
+/// The status at which an attempt to sign in ends.
+async fn sign_in(stack: &StackInfo) -> Result<StatusCode> {
+    let mut person = Person::new(stack)?;
+    let start = stack.app_url().join("/auth/login")?;
+    let (url, page) = person.browse(Method::GET, start, None).await?;
+    if !page.status().is_success() {
+        return Ok(page.status());
+    }
+    let password = stack.password("bob")?;
+    let (_, page) = person.authenticate(url, page, "bob", &password).await?;
+    Ok(page.status())
+}
+
+/// Waits until somebody who comes now can order.
+async fn orders_again(stack: &StackInfo) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let outcome = async { Person::signed_in(stack, "bob").await?.place_order().await };
+        match outcome.await {
+            Ok(order) if order["status"] == "placed" => return Ok(()),
+            Ok(order) => bail!("the first order afterwards is {order}"),
+            Err(error) if started.elapsed() > ORDERS_AGAIN => {
+                return Err(error.context(format!("no order after {ORDERS_AGAIN:?}")));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+}
+
+fn process(stack: &StackInfo, service: &str) -> Result<i32> {
+    stack.containers()?.process(service)
+}
+
+/// The engine starts what died, as another process.
+async fn started_again(stack: &StackInfo, service: &str, before: i32) -> Result<()> {
+    let started = Instant::now();
+    while [0, before].contains(&process(stack, service)?) {
+        ensure!(started.elapsed() < ORDERS_AGAIN, "it was not started again");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}

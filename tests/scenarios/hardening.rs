@@ -1,0 +1,289 @@
+//! R60: every container of the stack is confined, as `docker inspect` declares it and as the kernel
+//! says of its first process. The engines of the overlay are no exception.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use e2e::stack::probe::{Report, Task};
+use e2e::stack::{StackInfo, engine};
+use serde_json::Value;
+
+/// As everything in the platform's images.
+const USER: u64 = 10_001;
+/// What a container may take at most.
+const MEMORY: u64 = 1 << 30;
+const PROCESSES: u64 = 512;
+const FILES: u64 = 65_536;
+/// `drain` of ringwall.yaml: a container is given at least this long.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Logs of one container, in bytes.
+const LOGS: u64 = 256 << 20;
+
+const STATUS: &str = "/proc/1/status";
+const LIMITS: &str = "/proc/1/limits";
+const MOUNTS: &str = "/proc/1/mountinfo";
+const ENVIRONMENT: &str = "/proc/1/environ";
+const COMMAND: &str = "/proc/1/cmdline";
+/// Both generations of the kernel's control groups, as the container sees its own.
+const MEMORY_FILES: [&str; 2] = [
+    "/proc/1/root/sys/fs/cgroup/memory.max",
+    "/proc/1/root/sys/fs/cgroup/memory/memory.limit_in_bytes",
+];
+const PROCESSES_FILES: [&str; 2] = [
+    "/proc/1/root/sys/fs/cgroup/pids.max",
+    "/proc/1/root/sys/fs/cgroup/pids/pids.max",
+];
+/// Places of the root file system in which a program could leave something.
+const WRITES: [&str; 4] = [
+    "/proc/1/root/e2e-written",
+    "/proc/1/root/etc/e2e-written",
+    "/proc/1/root/usr/bin/e2e-written",
+    "/proc/1/root/run/ringwall/e2e-written",
+];
+
+/// What the engine was told.
+pub(super) async fn r60_every_container_is_declared_hardened(stack: Arc<StackInfo>) -> Result<()> {
+    let site = stack.containers()?;
+    for service in &site.services {
+        let inspected = engine::inspect(&site.container(service))?;
+        declared(service, &inspected).with_context(|| service.clone())?;
+    }
+    Ok(())
+}
+
+fn declared(service: &str, inspected: &Value) -> Result<()> {
+    let (host, config) = (&inspected["HostConfig"], &inspected["Config"]);
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    ensure!(
+        config["User"] == format!("{USER}:{USER}"),
+        "{}",
+        config["User"]
+    );
+    ensure!(host["ReadonlyRootfs"] == true, "its root can be written");
+    ensure!(host["Privileged"] == false, "it is privileged");
+    ensure!(
+        host["CapAdd"].as_array().is_none_or(Vec::is_empty),
+        "{}",
+        host["CapAdd"]
+    );
+    ensure!(
+        host["CapDrop"] == serde_json::json!(["ALL"]),
+        "{}",
+        host["CapDrop"]
+    );
+    let options = host["SecurityOpt"].to_string();
+    ensure!(options.contains("no-new-privileges:true"), "{options}");
+    ensure!(!options.contains("unconfined"), "{options}");
+    for space in ["PidMode", "UTSMode", "UsernsMode"] {
+        ensure!(host[space] == "", "{space} is {}", host[space]);
+    }
+    ensure!(host["IpcMode"] == "private", "IpcMode {}", host["IpcMode"]);
+    ensure!(
+        (1..=MEMORY).contains(&number(&host["Memory"])),
+        "memory {}",
+        host["Memory"]
+    );
+    ensure!(
+        host["MemorySwap"] == host["Memory"],
+        "it may be swapped out"
+    );
+    ensure!(
+        (1..=PROCESSES).contains(&number(&host["PidsLimit"])),
+        "no pids limit"
+    );
+    let ulimits = host["Ulimits"].as_array().context("no ulimits")?;
+    let files = ulimits.iter().find(|limit| limit["Name"] == "nofile");
+    let files = number(&files.context("no limit of files")?["Hard"]);
+    ensure!((1..=FILES).contains(&files), "{files} files");
+    ensure!(
+        config["Healthcheck"]["Test"]
+            .as_array()
+            .is_some_and(|test| test.len() > 1),
+        "no health check"
+    );
+    ensure!(
+        inspected["State"]["Health"]["Status"] == "healthy",
+        "not healthy"
+    );
+    let signal = config["StopSignal"].as_str().unwrap_or_default();
+    ensure!(
+        matches!(signal, "SIGTERM" | "SIGINT"),
+        "stop signal {signal:?}"
+    );
+    let grace = Duration::from_secs(number(&config["StopTimeout"]));
+    ensure!(grace >= DRAIN, "it is killed {grace:?} after the signal");
+    logs_are_bounded(&host["LogConfig"])?;
+    // The socket of the engine, or any other folder of the host, would be a way out.
+    for mount in inspected["Mounts"].as_array().into_iter().flatten() {
+        let bound = mount["Type"] == "bind";
+        ensure!(
+            !bound || mount["RW"] == false,
+            "writes to the host: {mount}"
+        );
+        ensure!(
+            !mount.to_string().contains("docker.sock"),
+            "holds the engine: {mount}"
+        );
+        let source = mount["Source"].as_str().unwrap_or_default();
+        ensure!(
+            !bound || source.contains("/deploy/compose/"),
+            "{service} sees {source} of the host"
+        );
+    }
+    Ok(())
+}
+
+fn logs_are_bounded(logs: &Value) -> Result<()> {
+    let size = logs["Config"]["max-size"]
+        .as_str()
+        .context("logs without bound")?;
+    let files = logs["Config"]["max-file"]
+        .as_str()
+        .context("logs without bound")?;
+    let mebibytes: u64 = size
+        .trim_end_matches('m')
+        .parse()
+        .context(size.to_owned())?;
+    ensure!(
+        files.parse::<u64>()? * (mebibytes << 20) <= LOGS,
+        "{size} × {files}"
+    );
+    Ok(())
+}
+
+/// What the kernel says, and what happens when somebody tries.
+pub(super) async fn r60_every_process_is_confined(stack: Arc<StackInfo>) -> Result<()> {
+    let site = stack.containers()?;
+    let task = Task {
+        reads: [STATUS, LIMITS]
+            .into_iter()
+            .chain(MEMORY_FILES)
+            .chain(PROCESSES_FILES)
+            .map(str::to_owned)
+            .collect(),
+        writes: WRITES.map(str::to_owned).into(),
+        ..Task::default()
+    };
+    for service in &site.services {
+        let report = site.probe(service, &task)?;
+        confined(service, &report).with_context(|| service.clone())?;
+    }
+    Ok(())
+}
+
+fn confined(service: &str, report: &Report) -> Result<()> {
+    let status = read(report, STATUS)?;
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(|value| value.split_whitespace().collect::<Vec<_>>().join(" "))
+            .unwrap_or_default()
+    };
+    let ids = [
+        USER.to_string(),
+        USER.to_string(),
+        USER.to_string(),
+        USER.to_string(),
+    ]
+    .join(" ");
+    ensure!(
+        field("Uid") == ids && field("Gid") == ids,
+        "it is {}",
+        field("Uid")
+    );
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(field(set) == "0000000000000000", "{set} {}", field(set));
+    }
+    ensure!(field("NoNewPrivs") == "1", "it may gain privileges");
+    ensure!(field("Seccomp") == "2", "seccomp mode {}", field("Seccomp"));
+    let limits = read(report, LIMITS)?;
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let files = files.and_then(|line| line.split_whitespace().nth(4));
+    let files: u64 = files.context("no limit of files")?.parse()?;
+    ensure!(files <= FILES, "{files} open files");
+    ensure!(
+        first_number(report, &MEMORY_FILES)? <= MEMORY,
+        "memory without limit"
+    );
+    ensure!(
+        first_number(report, &PROCESSES_FILES)? <= PROCESSES,
+        "pids without limit"
+    );
+    for place in WRITES {
+        // The provisioner is the one that writes there, below it.
+        let outcome = report.writes.get(place).context("not tried")?;
+        let why = outcome.as_ref().err().map_or("written", String::as_str);
+        ensure!(
+            why.contains("Read-only file system"),
+            "{service}: {place}: {why}"
+        );
+    }
+    Ok(())
+}
+
+/// Secrets, keys and configurations lie in memory; nothing like them stands where a listing of
+/// processes or containers shows it.
+pub(super) async fn r60_secrets_are_on_tmpfs_only(stack: Arc<StackInfo>) -> Result<()> {
+    let site = stack.containers()?;
+    let canaries = super::layers::canaries(&stack)?;
+    let task = Task {
+        reads: [MOUNTS, ENVIRONMENT, COMMAND].map(str::to_owned).into(),
+        ..Task::default()
+    };
+    for service in &site.services {
+        let report = site.probe(service, &task)?;
+        let mounts = read(&report, MOUNTS)?;
+        let delivered: Vec<&str> = mounts
+            .lines()
+            .filter(|line| line.contains(" /run/ringwall"))
+            .collect();
+        ensure!(!delivered.is_empty(), "{service} gets nothing");
+        for mount in delivered {
+            ensure!(
+                mount.contains(" - tmpfs "),
+                "{service} has its secrets on a disk: {mount}"
+            );
+        }
+        let inspected = engine::inspect(&site.container(service))?;
+        let image = engine::inspect(inspected["Image"].as_str().context("no image")?)?;
+        for (place, text) in [
+            ("environment", read(&report, ENVIRONMENT)?.to_owned()),
+            ("command", read(&report, COMMAND)?.to_owned()),
+            ("configuration", inspected["Config"].to_string()),
+            ("image", image["Config"].to_string()),
+        ] {
+            super::layers::holds_no_secret(&text, &canaries)
+                .with_context(|| format!("{place} of {service}"))?;
+        }
+        let variables = read(&report, ENVIRONMENT)?;
+        for variable in variables
+            .split('\0')
+            .filter_map(|entry| entry.split('=').next())
+        {
+            let name = variable.to_ascii_uppercase();
+            let suspect = ["SECRET", "PASSWORD", "TOKEN", "KEY"]
+                .iter()
+                .any(|word| name.contains(word));
+            ensure!(!suspect, "{service} has a variable {variable}");
+        }
+    }
+    Ok(())
+}
+
+fn read<'a>(report: &'a Report, path: &str) -> Result<&'a str> {
+    let outcome = report.reads.get(path).context("not read")?;
+    match outcome {
+        Ok(text) => Ok(text),
+        Err(error) => bail!("{path}: {error}"),
+    }
+}
+
+/// The number in the file of whichever generation the kernel has.
+fn first_number(report: &Report, paths: &[&str]) -> Result<u64> {
+    let text = paths.iter().find_map(|path| read(report, path).ok());
+    let text = text.context("no control group")?.trim();
+    text.parse().with_context(|| format!("no limit: {text}"))
+}
