@@ -2,6 +2,7 @@
 # PostgreSQL of the platform, as user 10001 with a read-only root. Everything that decides who may connect
 # comes from the provisioner, below /run/ringwall; the data is in a volume of its own.
 set -eu
+PATH=/usr/lib/postgresql/15/bin:$PATH # before Debian's wrappers, which are written in Perl
 run=/run/ringwall
 data=/var/lib/postgresql/data/cluster
 
