@@ -16,7 +16,10 @@ use prometheus_client::{
 };
 use ringwall_http_io::Client;
 use ringwall_service::Metrics;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 
 use self::deliver::{Failure, deliver};
 use super::MAX_EXPORT;
@@ -260,10 +263,17 @@ impl Sender {
             }
             let Some(batch) = &head else { return };
             attempts += 1;
-            let result = tokio::select! {
-                biased;
-                result = deliver(&self.client, batch, self.limits.attempt) => result,
-                () = &mut stop => break,
+            // An attempt under way is not cut: the receiver would get its spans twice.
+            let (result, end) = {
+                let mut attempt = pin!(deliver(&self.client, batch, self.limits.attempt));
+                tokio::select! {
+                    biased;
+                    result = &mut attempt => (result, None),
+                    () = &mut stop => {
+                        let end = Instant::now() + drain;
+                        (attempt.await, Some(end))
+                    }
+                }
             };
             let spans = batch.spans;
             pause = match &result {
@@ -274,8 +284,11 @@ impl Sender {
                 (head, attempts) = (None, 0);
                 queued(&self.metrics, &self.room, &self.limits);
             }
+            if let Some(end) = end {
+                return self.finish(head, end).await;
+            }
         }
-        self.finish(head, drain).await;
+        self.finish(head, Instant::now() + drain).await;
     }
 
     fn pause_after(&self, last: Duration) -> Duration {
@@ -314,7 +327,7 @@ impl Sender {
 
     /// Sends what waits; what comes later is counted by [`SpanExport::offer`]. One failure ends it:
     /// the end of a process is no time for pauses.
-    async fn finish(mut self, mut head: Option<Batch>, drain: Duration) {
+    async fn finish(mut self, mut head: Option<Batch>, end: Instant) {
         self.queue.close();
         let (client, queue, metrics) = (&self.client, &mut self.queue, &self.metrics);
         let all = async {
@@ -330,7 +343,7 @@ impl Sender {
                 head = None;
             }
         };
-        let _over = tokio::time::timeout(drain, all).await;
+        let _over = tokio::time::timeout_at(end, all).await;
         let mut lost = head.map_or(0, |batch| batch.spans);
         while let Ok(batch) = self.queue.try_recv() {
             lost += batch.spans;
