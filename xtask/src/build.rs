@@ -33,7 +33,8 @@ pub(crate) fn deployables(config: &Config, profile: Profile) -> Result<Command> 
     Ok(packages(config, profile, metadata.deployables()))
 }
 
-fn packages<'name>(
+/// The cargo command that builds some packages as they are released, or in the dev profile.
+pub(crate) fn packages<'name>(
     config: &Config,
     profile: Profile,
     names: impl Iterator<Item = &'name str>,
@@ -53,20 +54,26 @@ fn packages<'name>(
     command
 }
 
-/// The same for the packages of some images. In the dev profile the whole workspace, as the tests build it: another selection of packages
-/// would build the heavy dependencies once more, with other features.
+/// The same for the packages of some images.
 pub(crate) fn for_images<'name>(
     config: &Config,
     profile: Profile,
     names: impl Iterator<Item = &'name str>,
 ) -> Command {
-    if profile == Profile::Release {
-        return packages(config, profile, names);
+    match profile {
+        Profile::Release => packages(config, profile, names),
+        Profile::Dev => workspace(config),
     }
+}
+
+/// Everything in the dev profile, the tests included: with another selection of packages or of targets cargo would
+/// build a hundred dependencies once more, with other features.
+pub(crate) fn workspace(config: &Config) -> Command {
     let mut command = Command::new(&config.cargo);
-    command.current_dir(&config.root);
-    command.env("CARGO_TARGET_DIR", &config.target);
-    command.args(["build", "--workspace", "--bins", "--locked"]);
+    command
+        .current_dir(&config.root)
+        .env("CARGO_TARGET_DIR", &config.target)
+        .args(["build", "--workspace", "--all-targets", "--locked"]);
     command
 }
 

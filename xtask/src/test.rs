@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 
-use crate::build::Profile;
+use crate::build::{self, Profile};
 use crate::commands::{E2eArgs, Purpose, Stack};
 use crate::config::Config;
 use crate::engine::Engine;
@@ -28,14 +28,12 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
     plan.step(Step::command("web application", || {
         setup::check_web(config)
     }));
+    let built = plan.step(Step::command("build", || Ok(build::workspace(config))));
     plan.step(Step::tests("tests", || {
         Ok(cargo(
             config,
             &["test", "--workspace", "--no-fail-fast", "--locked"],
         ))
-    }));
-    let built = plan.step(Step::command("build", || {
-        Ok(cargo(config, &["build", "--workspace", "--locked"]))
     }));
     if built {
         plan.step(Step::tests("end to end", || {
@@ -91,7 +89,7 @@ fn containers(config: &Config, plan: &mut Plan) {
 /// Builds, then runs the end-to-end suite or a part of it, with its output shown.
 pub(crate) fn e2e(config: &Config, args: &E2eArgs) -> Result<ExitCode> {
     setup::run(config, Purpose::Test)?;
-    crate::process::run(&mut cargo(config, &["build", "--workspace", "--locked"]))?;
+    crate::process::run(&mut build::workspace(config))?;
     let command = e2e_command(config, args.stack, args.scenario.as_deref());
     let success = match args.stack {
         Stack::Native => shown(command)?,

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::report::Report;
+use crate::build::{Profile, deployables};
 use crate::config::Config;
 use crate::process::{run, say, show};
 use material::Material;
@@ -33,14 +34,8 @@ const FULL_BOUND: f64 = 1.6;
 
 /// Builds the gateway, starts everything, measures in turns, reports.
 pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
-    say("building the gateway (release)");
-    run(Command::new(&config.cargo).current_dir(&config.root).args([
-        "build",
-        "--locked",
-        "--release",
-        "--package",
-        "ringwall-gateway",
-    ]))?;
+    say("building the platform (release)");
+    run(&mut deployables(config, Profile::Release)?)?;
     let folder = config.target.join("bench-gateway");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).context("making the folder of the measurement")?;

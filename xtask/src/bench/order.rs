@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::report::Report;
-use crate::build::{Profile, deployables};
+use crate::build::{Profile, deployables, packages};
 use crate::config::Config;
 use crate::process::{run, say};
 
@@ -37,16 +37,7 @@ pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
     say("building the platform (release)");
     run(&mut deployables(config, Profile::Release)?)?;
     // Apart from them: together, cargo would build the platform with the features of the clients.
-    let mut client = Command::new(&config.cargo);
-    client.current_dir(&config.root);
-    run(client.args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "e2e",
-        "--bins",
-    ]))?;
+    run(&mut packages(config, Profile::Release, ["e2e"].into_iter()))?;
     let output = Command::new(config.outputs.join("release/bench-order"))
         .arg(rounds.to_string())
         .current_dir(&config.root)
