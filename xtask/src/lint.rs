@@ -40,6 +40,9 @@ pub(crate) fn run_lint_images(config: &Config) -> Result<ExitCode> {
 pub(crate) fn run_check_compose(config: &Config) -> Result<ExitCode> {
     let engine = Engine::ensure(config)?;
     let mut plan = Plan::default();
+    plan.step(Step::check("base images", || {
+        crate::images::base::ensure(config, &engine).map(|()| Vec::new())
+    }));
     compose(config, &engine, &mut plan);
     engine.end()?;
     Ok(plan.summary())

@@ -63,10 +63,10 @@ fn containers(config: &Config, plan: &mut Plan) {
         plan.failed_without_running("end to end, containers");
         return;
     };
-    lint::compose(config, &engine, plan);
     plan.step(Step::check("base images", || {
         images::base::ensure(config, &engine).map(|()| Vec::new())
     }));
+    lint::compose(config, &engine, plan);
     let packed = plan.step(Step::check("images", || {
         images::make(config, &engine, &components, Profile::Dev, images::TEST_TAG)?;
         images::check::packing(config, &engine, &components, Profile::Dev)

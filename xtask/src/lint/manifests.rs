@@ -17,10 +17,6 @@ enum How {
     /// `docker compose WORDS` at the root of the checkout.
     Compose(&'static [&'static str]),
     /// `docker run` of an image that holds the tool, with the checkout read-only at /checkout.
-    #[expect(
-        dead_code,
-        reason = "for promtool over the rules of the observability overlay"
-    )]
     Image {
         image: &'static str,
         entrypoint: &'static str,
@@ -28,10 +24,51 @@ enum How {
     },
 }
 
-pub(super) const CHECKS: &[Check] = &[Check {
-    name: "compose check",
-    how: How::Compose(&["--profile", "*", "config", "--quiet"]),
-}];
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "compose check",
+        how: How::Compose(&["--profile", "*", "config", "--quiet"]),
+    },
+    // Without --syntax-only it would look for the certificates, which are the provisioner's.
+    promtool(
+        "prometheus check",
+        &[
+            "check",
+            "config",
+            "--syntax-only",
+            "deploy/compose/observability/prometheus/prometheus.yaml",
+        ],
+    ),
+    promtool(
+        "alert rules",
+        &[
+            "check",
+            "rules",
+            "deploy/compose/observability/prometheus/rules.yaml",
+            "deploy/compose/observability/prometheus/alerts.yaml",
+        ],
+    ),
+    promtool(
+        "alert rules, tests",
+        &[
+            "test",
+            "rules",
+            "deploy/compose/observability/prometheus/rules.test.yaml",
+        ],
+    ),
+];
+
+/// The overlay's own Prometheus judges what it is given.
+const fn promtool(name: &'static str, words: &'static [&'static str]) -> Check {
+    Check {
+        name,
+        how: How::Image {
+            image: "prom/prometheus:v3.5.0",
+            entrypoint: "promtool",
+            words,
+        },
+    }
+}
 
 impl Check {
     pub(super) fn command(&self, config: &Config, engine: &Engine) -> Command {
