@@ -69,7 +69,7 @@ fn parse(version: &str) -> Option<(u32, u32)> {
 
 fn engine_memory() -> Finding {
     match engine::machine_memory() {
-        Ok(bytes) => super::memory("memory of the engine", bytes >> 20),
+        Ok(bytes) => super::memory("memory", bytes >> 20),
         Err(error) => Finding::bad("memory", error.to_string()),
     }
 }
