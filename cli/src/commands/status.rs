@@ -129,7 +129,13 @@ impl Report {
         let now = OffsetDateTime::now_utc();
         let rows: Vec<[String; 7]> = self.rows.iter().map(|row| row.cells(now)).collect();
         let head = [
-            "component", "address", "health", "pid", "memory", "restarts", "since",
+            "component",
+            "address",
+            "health",
+            "pid",
+            "memory",
+            "restarts",
+            "since",
         ];
         format!("{}\n\n{} ({})", table(head, &rows), self.url, self.stack)
     }
@@ -152,7 +158,9 @@ impl Row {
     fn cells(&self, now: OffsetDateTime) -> [String; 7] {
         let runs = self.pid > 0;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
-        let memory = self.memory_kib.map(|kib| format!("{:.1} MiB", kib as f64 / 1024.0));
+        let memory = self
+            .memory_kib
+            .map(|kib| format!("{:.1} MiB", kib as f64 / 1024.0));
         [
             self.name.clone(),
             self.address.clone(),
