@@ -82,6 +82,7 @@ fn run(kind: Kind, arguments: &Arguments, scenarios: Vec<Scenario>) -> Result<Ex
         Trial::test(scenario.name, move || play(kind, &scenario, shared, &gate))
     });
     let conclusion = libtest_mimic::run(arguments, trials.collect());
+    cleanup::yield_to_interrupt();
     if let Some(mut stack) = stack {
         if conclusion.has_failed() {
             eprintln!(
@@ -154,6 +155,8 @@ async fn story(scenario: &Scenario, stack: Arc<StackInfo>) -> Result<(), Failed>
             .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
             .unwrap_or_else(|| "panicked".to_owned()),
     };
+    // The whole report comes at the end of the run, which may be minutes away.
+    eprintln!("{}: {complaint}", scenario.name);
     let report = journal::of_failure(&stack, scenario.needs, &since).await;
     Err(Failed::from(format!("{complaint}\n{report}")))
 }

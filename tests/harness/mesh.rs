@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::edge::AnyServer;
 use crate::stack::StackInfo;
+
+/// Patience with a hundred handshakes at once on a small machine.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// A bounded answer.
 #[derive(Debug)]
@@ -64,21 +68,45 @@ pub async fn admin_call(
     call_at(address, mesh_client_config(&source, peer)?, request).await
 }
 
+/// A caller that keeps its connection, for many requests.
+pub struct Caller(Client);
+
+impl Caller {
+    /// With the identity of the workload `caller`.
+    pub fn new(stack: &StackInfo, caller: &str, component: &str) -> Result<Self> {
+        let source = IdentitySource::load(&stack.identity(caller))?;
+        let peer = SpiffeId::workload(&trust_domain()?, component)?;
+        let config = mesh_client_config(&source, peer)?;
+        Ok(Self::at(stack.component(component)?.address, config))
+    }
+
+    fn at(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
+        let limits = ClientLimits {
+            connect_timeout: CONNECT,
+            ..ClientLimits::default()
+        };
+        Self(Client::mesh(address, config, limits))
+    }
+
+    pub async fn call(&self, request: Request<Bytes>) -> Result<Answer> {
+        let response = self.0.send(request.map(body::full)).await?;
+        let (parts, body) = response.into_parts();
+        let body = body::collect(body, 4 << 20).await?;
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
+    }
+}
+
 /// One request over a connection of its own, with any TLS settings.
 pub async fn call_at(
     address: SocketAddr,
     config: Arc<rustls::ClientConfig>,
     request: Request<Bytes>,
 ) -> Result<Answer> {
-    let client = Client::mesh(address, config, ClientLimits::default());
-    let response = client.send(request.map(body::full)).await?;
-    let (parts, body) = response.into_parts();
-    let body = body::collect(body, 4 << 20).await?;
-    Ok(Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body,
-    })
+    Caller::at(address, config).call(request).await
 }
 
 /// Calls `component` as the workload `caller`, with the SVID of the running platform.

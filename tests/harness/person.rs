@@ -53,6 +53,8 @@ impl Person {
         if url.host_str() != self.app.host_str() || !response.status().is_success() {
             bail!("sign-in ended at {url} with {}", response.status());
         }
+        // A refused sign-in ends on the same page, with a word about it.
+        self.session_cookie()?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::customers::{self, Ledger};
+use e2e::customers;
 use e2e::person::Person;
 use e2e::stack::{Cables, Frozen, StackInfo};
 use reqwest::{Method, StatusCode};
@@ -61,11 +61,13 @@ enum Undo {
 }
 
 /// Orders before and after, so that the fault meets some that are under way.
-const LOAD: Duration = Duration::from_millis(600);
+const LOAD: Duration = Duration::from_millis(800);
 /// How long an answer may be remembered: introspection, by spa-proxy.
 const REMEMBERED: Duration = Duration::from_millis(1_200);
 /// How long a person waits for a page.
-const PATIENCE: Duration = Duration::from_secs(12);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long nothing must come back where nothing can.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long it may take from recovery to the first order.
 const ORDERS_AGAIN: Duration = Duration::from_secs(20);
 
@@ -108,22 +110,18 @@ async fn is_away(stack: &StackInfo, component: &str) -> Result<()> {
         let told = format!("{component}, {fault:?}");
         story.with_context(|| told.clone())?;
         let (alice, bob) = (alice.context(told.clone())?, bob.context(told.clone())?);
+        let acknowledged = alice.acknowledged.len() + bob.acknowledged.len();
+        ensure!(acknowledged > 0, "{told}: there was no load");
         for ledger in [&alice, &bob] {
-            settle(stack, ledger).await.with_context(|| told.clone())?;
+            ledger.holds(stack).await.with_context(|| told.clone())?;
         }
         eprintln!(
-            "{told}: {} orders acknowledged, {} requests refused, {:.1} s",
-            alice.acknowledged.len() + bob.acknowledged.len(),
+            "{told}: {acknowledged} orders acknowledged, {} requests refused, {:.1} s",
             alice.refused + bob.refused,
             started.elapsed().as_secs_f64()
         );
     }
     Ok(())
-}
-
-async fn settle(stack: &StackInfo, ledger: &Ledger) -> Result<()> {
-    ensure!(!ledger.acknowledged.is_empty(), "there was no load");
-    ledger.holds(stack).await
 }
 
 /// It goes, the declared degradation holds, it comes back, and orders are placed again.
@@ -178,10 +176,15 @@ async fn degrades(stack: &StackInfo, watcher: &Person, effects: [Effect; 3]) -> 
         let answer = watcher.api(Method::GET, "/api/orders", None).await;
         answer.map(|answer| answer.status())
     };
+    let patience = if effects == [UNREACHABLE; 3] {
+        SILENCE
+    } else {
+        PATIENCE
+    };
     let (placing, history, sign_in) = tokio::join!(
-        tokio::time::timeout(PATIENCE, placing),
-        tokio::time::timeout(PATIENCE, history),
-        tokio::time::timeout(PATIENCE, sign_in(stack)),
+        tokio::time::timeout(patience, placing),
+        tokio::time::timeout(patience, history),
+        tokio::time::timeout(patience, sign_in(stack)),
     );
     let found = [
         ("placing an order", placing),
@@ -189,7 +192,7 @@ async fn degrades(stack: &StackInfo, watcher: &Person, effects: [Effect; 3]) -> 
         ("sign-in", sign_in),
     ];
     for ((what, found), declared) in found.into_iter().zip(effects) {
-        let found = found.unwrap_or_else(|_| bail!("no answer within {PATIENCE:?}"));
+        let found = found.unwrap_or_else(|_| bail!("no answer within {patience:?}"));
         let effect = match &found {
             Ok(status) if status.is_success() => Effect::Works,
             Ok(
@@ -208,7 +211,7 @@ async fn degrades(stack: &StackInfo, watcher: &Person, effects: [Effect; 3]) -> 
     Ok(())
 }
 
-/// The status at which an attempt to sign in ends.
+/// The status at which an attempt to sign in ends; 503 when it ends without a session.
 async fn sign_in(stack: &StackInfo) -> Result<StatusCode> {
     let mut person = Person::new(stack)?;
     let start = stack.app_url().join("/auth/login")?;
@@ -218,7 +221,13 @@ async fn sign_in(stack: &StackInfo) -> Result<StatusCode> {
     }
     let password = stack.password("bob")?;
     let (_, page) = person.authenticate(url, page, "bob", &password).await?;
-    Ok(page.status())
+    // The application's page says in words that nobody could be asked.
+    let refused = page.status().is_success() && person.session_cookie().is_err();
+    Ok(if refused {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        page.status()
+    })
 }
 
 /// Waits until somebody who comes now can order.

@@ -45,11 +45,9 @@ const WRITES: [&str; 4] = [
 /// What the engine was told.
 pub(super) async fn r60_every_container_is_declared_hardened(stack: Arc<StackInfo>) -> Result<()> {
     let site = stack.containers()?;
-    for service in &site.services {
-        let inspected = engine::inspect(&site.container(service))?;
-        declared(service, &inspected).with_context(|| service.clone())?;
-    }
-    Ok(())
+    of_all(&site.services, |service| {
+        declared(service, &engine::inspect(&site.container(service))?)
+    })
 }
 
 fn declared(service: &str, inspected: &Value) -> Result<()> {
@@ -165,11 +163,9 @@ pub(super) async fn r60_every_process_is_confined(stack: Arc<StackInfo>) -> Resu
         writes: WRITES.map(str::to_owned).into(),
         ..Task::default()
     };
-    for service in &site.services {
-        let report = site.probe(service, &task)?;
-        confined(service, &report).with_context(|| service.clone())?;
-    }
-    Ok(())
+    of_all(&site.services, |service| {
+        confined(service, &site.probe(service, &task)?)
+    })
 }
 
 fn confined(service: &str, report: &Report) -> Result<()> {
@@ -233,43 +229,55 @@ pub(super) async fn r60_secrets_are_on_tmpfs_only(stack: Arc<StackInfo>) -> Resu
         reads: [MOUNTS, ENVIRONMENT, COMMAND].map(str::to_owned).into(),
         ..Task::default()
     };
-    for service in &site.services {
-        let report = site.probe(service, &task)?;
-        let mounts = read(&report, MOUNTS)?;
-        let delivered: Vec<&str> = mounts
-            .lines()
-            .filter(|line| line.contains(" /run/ringwall"))
-            .collect();
-        ensure!(!delivered.is_empty(), "{service} gets nothing");
-        for mount in delivered {
-            ensure!(
-                mount.contains(" - tmpfs "),
-                "{service} has its secrets on a disk: {mount}"
-            );
-        }
+    of_all(&site.services, |service| {
         let inspected = engine::inspect(&site.container(service))?;
-        let image = engine::inspect(inspected["Image"].as_str().context("no image")?)?;
-        for (place, text) in [
-            ("environment", read(&report, ENVIRONMENT)?.to_owned()),
-            ("command", read(&report, COMMAND)?.to_owned()),
-            ("configuration", inspected["Config"].to_string()),
-            ("image", image["Config"].to_string()),
-        ] {
-            super::layers::holds_no_secret(&text, &canaries)
-                .with_context(|| format!("{place} of {service}"))?;
-        }
-        let variables = read(&report, ENVIRONMENT)?;
-        for variable in variables
-            .split('\0')
-            .filter_map(|entry| entry.split('=').next())
-        {
-            let name = variable.to_ascii_uppercase();
-            let suspect = ["SECRET", "PASSWORD", "TOKEN", "KEY"]
-                .iter()
-                .any(|word| name.contains(word));
-            ensure!(!suspect, "{service} has a variable {variable}");
-        }
+        keeps_secrets(&inspected, &site.probe(service, &task)?, &canaries)
+    })
+}
+
+fn keeps_secrets(inspected: &Value, report: &Report, canaries: &[String]) -> Result<()> {
+    let mounts = read(report, MOUNTS)?;
+    let delivered: Vec<&str> = mounts
+        .lines()
+        .filter(|line| line.contains(" /run/ringwall"))
+        .collect();
+    ensure!(!delivered.is_empty(), "it gets nothing");
+    for mount in delivered {
+        ensure!(
+            mount.contains(" - tmpfs "),
+            "it has its secrets on a disk: {mount}"
+        );
     }
+    let image = engine::inspect(inspected["Image"].as_str().context("no image")?)?;
+    let variables = read(report, ENVIRONMENT)?;
+    for (place, text) in [
+        ("environment", variables.to_owned()),
+        ("command", read(report, COMMAND)?.to_owned()),
+        ("configuration", inspected["Config"].to_string()),
+        ("image", image["Config"].to_string()),
+    ] {
+        super::layers::holds_no_secret(&text, canaries).with_context(|| place.to_owned())?;
+    }
+    for variable in variables
+        .split('\0')
+        .filter_map(|entry| entry.split('=').next())
+    {
+        let name = variable.to_ascii_uppercase();
+        let suspect = ["SECRET", "PASSWORD", "TOKEN", "KEY"]
+            .iter()
+            .any(|word| name.contains(word));
+        ensure!(!suspect, "a variable is named {variable}");
+    }
+    Ok(())
+}
+
+/// Looks at all of them, so that one run tells of every container that is not as it should be.
+fn of_all(services: &[String], look: impl Fn(&str) -> Result<()>) -> Result<()> {
+    let complaints: Vec<String> = services
+        .iter()
+        .filter_map(|service| Some(format!("{service}: {:#}", look(service).err()?)))
+        .collect();
+    ensure!(complaints.is_empty(), "{}", complaints.join("\n"));
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! has the label `ringwall.e2e=<pid>`, so that whose it is can be told from the outside.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// As by a shell: 128 and the number of SIGINT.
 const INTERRUPTED: i32 = 130;
 
+static INTERRUPTION: AtomicBool = AtomicBool::new(false);
 static LEFT: Mutex<Vec<(u64, Leftover)>> = Mutex::new(Vec::new());
 
 /// What must go when the run ends in any way.
@@ -88,6 +90,7 @@ pub fn on_signals() -> Result<()> {
                 _ = terminate.recv() => {}
             }
         });
+        INTERRUPTION.store(true, Ordering::SeqCst);
         eprintln!("\ninterrupted: removing the platform under test");
         // What would be made after the removal would stay.
         end_engine_commands();
@@ -95,6 +98,14 @@ pub fn on_signals() -> Result<()> {
         std::process::exit(INTERRUPTED);
     });
     Ok(())
+}
+
+/// Does not return after an interrupt: what the scenarios say of a platform that is being removed
+/// is nothing, and the exit code is the interrupt's.
+pub fn yield_to_interrupt() {
+    while INTERRUPTION.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
 }
 
 fn remove_all() {
