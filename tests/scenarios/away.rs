@@ -203,9 +203,10 @@ async fn degrades(stack: &StackInfo, watcher: &Person, effects: [Effect; 3]) -> 
             Ok(status) => bail!("{what} answers {status}"),
             Err(_) => Effect::Unreachable,
         };
+        let found = found.map_or_else(|error| format!("{error:#}"), |status| status.to_string());
         ensure!(
             effect == declared,
-            "{what}: declared {declared:?}, found {found:?}"
+            "{what}: declared {declared:?}, found {found}"
         );
     }
     Ok(())

@@ -20,6 +20,9 @@ use crate::mesh;
 pub const RECOVERY: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often a freeze that the kernel did not bring about is tried again.
+const FREEZES: usize = 3;
+
 /// The identity that may ask every component how it is.
 const OPERATOR: &str = "ringwall";
 
@@ -93,7 +96,15 @@ impl StackInfo {
             }
             Site::Containers(site) => {
                 let container = site.container(component);
-                engine::docker_async(&["pause", &container]).await?;
+                // The freezer of the first generation of control groups gives up under load.
+                let mut paused = engine::docker_async(&["pause", &container]).await;
+                for _ in 0..FREEZES {
+                    if paused.is_err() {
+                        tokio::time::sleep(PAUSE).await;
+                        paused = engine::docker_async(&["pause", &container]).await;
+                    }
+                }
+                paused?;
                 Ok(Frozen(Thaw::Container(container)))
             }
         }
