@@ -240,6 +240,9 @@ fn configure(
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "cache_size", -i64::from(cache_kib))?;
     connection.pragma_update(None, "trusted_schema", false)?;
+    // Sorts and the journals of large statements stay in memory: in a container with a read-only root there
+    // is no folder for temporary files, and the statement would fail with a disk I/O error.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // Bounds what a burst leaves behind on the disk after the next checkpoint (16 MiB).
     connection.pragma_update_and_check(None, "journal_size_limit", 16 << 20, |_| Ok(()))?;
     connection.set_prepared_statement_cache_capacity(64);
