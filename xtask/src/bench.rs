@@ -3,6 +3,7 @@
 //! Each measurement is a module below that returns a [`report::Report`]; this file only parses,
 //! dispatches and prints. Exit code 1 with `--check` where a target is missed.
 
+mod containers;
 mod gateway;
 mod order;
 pub(crate) mod report;
@@ -42,8 +43,11 @@ enum Output {
 type Measure = fn(&Config, u32) -> Result<Report>;
 
 /// The measurements by name.
-const MEASUREMENTS: &[(&str, Measure)] =
-    &[("gateway", gateway::measure), ("order", order::measure)];
+const MEASUREMENTS: &[(&str, Measure)] = &[
+    ("containers", containers::measure),
+    ("gateway", gateway::measure),
+    ("order", order::measure),
+];
 
 /// Measures, prints, and says by the exit code whether the targets are met.
 pub(crate) fn run(config: &Config, args: &BenchArgs) -> Result<ExitCode> {
