@@ -1,7 +1,8 @@
 //! The end-to-end scenarios: ONE binary that starts the platform once, attacks it, and stops it.
 //!
 //! Read [`scenarios::all`] for what is proven, and `harness/` for the clients. A scenario that stops
-//! or kills a component declares itself `Alone`; all others run beside each other.
+//! or kills a component declares itself `Alone`; all others run beside each other. In containers, where
+//! much of such a scenario is waiting, these have platforms of their own and several run at once.
 //! `--stack native|containers` chooses the platform; `cargo xtask e2e NAME` runs the scenarios whose
 //! name contains NAME. In containers only the components that the chosen scenarios need are started.
 
@@ -10,20 +11,20 @@
     reason = "serde_json answers null to an unknown key; it does not panic"
 )]
 
+mod floor;
 mod scenarios;
 
-use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
-use e2e::stack::{Kind, Stack, StackInfo, cleanup};
+use anyhow::{Context as _, Result, ensure};
+use e2e::stack::{Kind, StackInfo, cleanup};
 use e2e::{journal, options};
 use futures_util::FutureExt as _;
 use libtest_mimic::{Arguments, Failed, Trial};
-use parking_lot::RwLock;
 
+use crate::floor::Floor;
 use crate::scenarios::{Company, Scenario};
 
 fn main() -> ExitCode {
@@ -64,34 +65,17 @@ fn run(kind: Kind, arguments: &Arguments, scenarios: Vec<Scenario>) -> Result<Ex
         !chosen.is_empty(),
         "no scenario of this stack has such a name"
     );
-    let needs: BTreeSet<&str> = chosen
-        .iter()
-        .filter(|scenario| !matches!(scenario.company, Company::OwnStack))
-        .flat_map(|scenario| scenario.needs.iter().copied())
-        .collect();
-    let needs: Vec<&str> = needs.into_iter().collect();
-    let mut stack = None;
-    if !needs.is_empty() {
-        eprintln!("starting the platform under test");
-        stack = Some(Stack::start(kind, &needs)?);
-    }
-    let shared = stack.as_ref().map(|stack| Arc::new(stack.info.clone()));
-    let gate = Arc::new(RwLock::new(()));
-    let trials = chosen.into_iter().map(|scenario| {
-        let (shared, gate) = (shared.clone(), Arc::clone(&gate));
-        Trial::test(scenario.name, move || play(kind, &scenario, shared, &gate))
+    let floor = Arc::new(Floor::start(kind, &chosen)?);
+    let trials = floor.order(chosen).into_iter().map(|scenario| {
+        let floor = Arc::clone(&floor);
+        Trial::test(scenario.name, move || play(&scenario, &floor))
     });
-    let conclusion = libtest_mimic::run(arguments, trials.collect());
+    let mut arguments = arguments.clone();
+    arguments.test_threads = arguments.test_threads.or_else(|| floor.threads());
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
     cleanup::yield_to_interrupt();
-    if let Some(mut stack) = stack {
-        if conclusion.has_failed() {
-            eprintln!(
-                "the platform's state is kept in {}",
-                stack.keep_state().display()
-            );
-        }
-        stack.stop()?;
-    }
+    let floor = Arc::into_inner(floor).context("a scenario has outlived the run")?;
+    floor.stop(conclusion.has_failed())?;
     cleanup::remove_labelled(std::process::id());
     Ok(conclusion.exit_code())
 }
@@ -109,35 +93,15 @@ fn is_chosen(arguments: &Arguments, name: &str) -> bool {
 }
 
 /// Runs one scenario, with company, alone, or on a platform of its own, as it declares.
-fn play(
-    kind: Kind,
-    scenario: &Scenario,
-    shared: Option<Arc<StackInfo>>,
-    gate: &RwLock<()>,
-) -> Result<(), Failed> {
+fn play(scenario: &Scenario, floor: &Floor) -> Result<(), Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let missing = "the shared platform was not started";
+    let on = |stack: Arc<StackInfo>| runtime.block_on(story(scenario, stack));
     match scenario.company {
-        Company::Others => {
-            let _others = gate.read();
-            runtime.block_on(story(scenario, shared.ok_or(missing)?))
-        }
-        Company::Alone => {
-            let _alone = gate.write();
-            runtime.block_on(story(scenario, shared.ok_or(missing)?))
-        }
-        Company::OwnStack => {
-            let _alone = gate.write();
-            let stack = Stack::start(kind, scenario.needs)
-                .map_err(|error| Failed::from(format!("{error:#}")))?;
-            let outcome = runtime.block_on(story(scenario, Arc::new(stack.info.clone())));
-            let stopped = stack
-                .stop()
-                .map_err(|error| Failed::from(format!("{error:#}")));
-            outcome.and(stopped)
-        }
+        Company::Others => floor.with_company(on),
+        Company::Alone => floor.alone(on),
+        Company::OwnStack => floor.on_a_fresh_one(scenario.needs, on),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod away;
 mod credentials;
+mod dashboards;
 mod edge;
 mod faults;
 mod floods;
@@ -93,6 +94,20 @@ const EVERYTHING: &[&str] = &[
     "spa-proxy",
     "tokenizer",
     "valkey",
+];
+
+/// The shop and what watches it: Jaeger and Grafana need a registry, Prometheus is in Debian too.
+const WATCHED_SHOP: &[&str] = &[
+    "authz-server",
+    "gateway",
+    "inventory",
+    "notifications",
+    "orders",
+    "payments",
+    "postgres",
+    "prometheus",
+    "spa-proxy",
+    "tokenizer",
 ];
 
 macro_rules! scenarios {
@@ -254,4 +269,8 @@ fn in_containers(list: &mut Vec<Scenario>) {
         r61_stopped_and_started_backwards_all_come_back,
     );
     scenarios!(list, OwnStack, Containers, SHOP, life: r61_down_keeps_data_and_down_v_leaves_nothing);
+    // The overlay publishes its pages, which the scenarios about published ports would find.
+    scenarios!(list, OwnStack, Containers, WATCHED_SHOP, dashboards:
+        r37_every_dashboard_panel_returns_data,
+    );
 }

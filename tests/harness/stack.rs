@@ -41,7 +41,7 @@ pub struct Stack {
 
 enum Platform {
     Native(native::Platform),
-    Containers(containers::Platform),
+    Containers(Box<containers::Platform>),
 }
 
 /// What an operator knows of a running platform.
@@ -88,7 +88,7 @@ impl Stack {
             Kind::Native => Self::start_as(None),
             Kind::Containers => {
                 let (info, platform) = containers::Platform::start(needs)?;
-                let platform = Platform::Containers(platform);
+                let platform = Platform::Containers(Box::new(platform));
                 Ok(Self { info, platform })
             }
         }

@@ -64,8 +64,8 @@ enum Undo {
 const LOAD: Duration = Duration::from_millis(800);
 /// How long an answer may be remembered: introspection, by spa-proxy.
 const REMEMBERED: Duration = Duration::from_millis(1_200);
-/// How long a person waits for a page.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Past the longest limit on the way: the gateway gives a route 15 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long nothing must come back where nothing can.
 const SILENCE: Duration = Duration::from_secs(3);
 /// How long it may take from recovery to the first order.

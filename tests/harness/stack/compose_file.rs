@@ -16,6 +16,13 @@ use super::checkout;
 /// It makes what every other service is configured with.
 pub(super) const PROVISIONER: &str = "provisioner";
 
+/// Where the overlay `observability` publishes its pages.
+const UI_PORTS: [&str; 3] = [
+    "RINGWALL_PROMETHEUS_PORT",
+    "RINGWALL_JAEGER_PORT",
+    "RINGWALL_GRAFANA_PORT",
+];
+
 /// Services and their images.
 pub(super) struct Selection {
     pub text: String,
@@ -27,6 +34,8 @@ pub(super) struct Selection {
 /// The whole `compose.yaml`, its overlays included, with everything resolved.
 pub(super) fn resolved(port: u16, tag: &str) -> Result<Value> {
     let output = Command::new("docker")
+        // The engine chooses for the overlay's pages, which nobody finds by number.
+        .envs(UI_PORTS.map(|name| (name, "0")))
         .args(["compose", "--profile", "*", "-f"])
         .arg(checkout()?.join("compose.yaml"))
         // Not as JSON: that form loses limits of zero.
