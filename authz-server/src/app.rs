@@ -10,7 +10,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use ringwall_identity::SpiffeId;
 use ringwall_secret::{SealKey, SecretProvider, SecretsConfig};
-use ringwall_service::{App, Profile, Shell, StartError, Upstream};
+use ringwall_service::{App, Profile, Shell, StartError, Transport, Upstream};
 use serde::de::IgnoredAny;
 use tokio::sync::Notify;
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_http_io::client::{Client, ClientLimits};
-use ringwall_http_io::{Address, body};
+use ringwall_http_io::{Address, Client, ClientLimits, Transport, body};
 use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_tls::{IdentitySource, mesh_client_config};
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use ringwall_service::{Shell, StartError, Upstream};
+use ringwall_service::{Shell, StartError, Transport, Upstream};
 use ringwall_token::claims::AccessToken;
 use ringwall_token::{BoxError, Expectation, JwksCache, JwksLimits, TokenError};
 use tokio::runtime::Handle;

@@ -13,7 +13,7 @@ use ringwall_proto::{
     oauth::{GRANT_AUTHORIZATION_CODE, GRANT_REFRESH_TOKEN, ParResponse, TokenResponse},
     paths,
 };
-use ringwall_service::Upstream;
+use ringwall_service::{Transport, Upstream};
 use ringwall_token::{
     Expectation, JwksCache, TokenError,
     claims::{IdToken, LogoutToken},

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use ringwall_http_io::body::{self, BodyError, BoxBody};
 use ringwall_proto::{WireToken, headers, paths};
-use ringwall_service::telemetry;
+use ringwall_service::{Transport, telemetry};
 use url::form_urlencoded;
 
 use crate::{app::Ringwall, auth::CurrentSession, error::Error, sessions::Session};

@@ -6,9 +6,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use http::Method;
-use ringwall_http_io::ClientError;
-use ringwall_http_io::client::{Call, Transport};
+use ringwall_http_io::{ClientError, Transport};
 use ringwall_proto::ids::{ClientId, Subject};
 use ringwall_proto::introspection::IntrospectionResponse;
 use ringwall_proto::{WireToken, paths};
@@ -37,8 +35,8 @@ impl<T: Transport + Send + Sync> Introspect for T {
                 ("token_type_hint", "access_token"),
                 ("client_id", CLIENT_ID),
             ];
-            let call = Call::new(self, Method::POST, paths::AUTHZ_INTROSPECT).form(&form);
-            Ok(call.receive::<IntrospectionResponse>().await?.body)
+            let call = self.post(paths::AUTHZ_INTROSPECT).form(&form);
+            Ok(call.receive().await?.body)
         })
     }
 }

@@ -23,7 +23,6 @@ use hyper_util::{
 };
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use serde::{Serialize, de::DeserializeOwned};
 
 use self::connector::Connector;
 pub use self::{
@@ -205,12 +204,21 @@ impl Client {
         }
     }
 
-    /// Sends a request and returns the head of the answer with its body still streaming, whatever
-    /// its status. Scheme and authority of the request's URI are replaced by the client's.
-    pub async fn send(
-        &self,
-        mut request: Request<BoxBody>,
-    ) -> Result<Response<Incoming>, ClientError> {
+    fn absolute(&self, uri: &Uri) -> Result<Uri, ClientError> {
+        let path = uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let mut parts = Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).map_err(|error| ClientError::Request(error.to_string()))
+    }
+}
+
+impl Transport for Client {
+    async fn send(&self, mut request: Request<BoxBody>) -> Result<Response<Incoming>, ClientError> {
         if request.method() == Method::CONNECT {
             return Err(ClientError::Request("CONNECT is not forwarded".into()));
         }
@@ -237,74 +245,6 @@ impl Client {
             }),
             Ok(Ok(response)) => Ok(response),
         }
-    }
-
-    /// Starts a call: add headers and a body, then `receive` or `send`.
-    pub fn request(&self, method: Method, path: &str) -> Call<'_, Self> {
-        Call::new(self, method, path)
-    }
-
-    pub fn get(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::GET, path)
-    }
-
-    pub fn post(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::POST, path)
-    }
-
-    pub fn put(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::PUT, path)
-    }
-
-    pub fn delete(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::DELETE, path)
-    }
-
-    /// `GET` without further headers; JSON answer.
-    pub async fn get_json<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<JsonResponse<T>, ClientError> {
-        self.get(path).receive().await
-    }
-
-    /// `POST` of JSON without further headers; JSON answer.
-    pub async fn post_json<B: Serialize + ?Sized, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> Result<JsonResponse<T>, ClientError> {
-        self.post(path).json(body).receive().await
-    }
-
-    /// `POST` of a form without further headers; JSON answer.
-    pub async fn post_form<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        form: &[(&str, &str)],
-    ) -> Result<JsonResponse<T>, ClientError> {
-        self.post(path).form(form).receive().await
-    }
-
-    fn absolute(&self, uri: &Uri) -> Result<Uri, ClientError> {
-        let path = uri
-            .path_and_query()
-            .cloned()
-            .unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let mut parts = Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path);
-        Uri::from_parts(parts).map_err(|error| ClientError::Request(error.to_string()))
-    }
-}
-
-impl Transport for Client {
-    fn exchange(
-        &self,
-        request: Request<BoxBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, ClientError>> + Send {
-        self.send(request)
     }
 
     fn limits(&self) -> &ClientLimits {

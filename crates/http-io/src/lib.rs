@@ -13,5 +13,5 @@ pub mod headers;
 pub mod problem;
 
 pub use body::{BodyError, BoxBody, BoxError};
-pub use client::{Address, Client, ClientError, ClientLimits, JsonResponse};
+pub use client::{Address, Client, ClientError, ClientLimits, JsonResponse, Transport};
 pub use problem::Problem;

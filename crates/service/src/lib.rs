@@ -38,7 +38,7 @@ pub use health::Health;
 pub use listen::bind;
 pub use metrics::Metrics;
 pub use peer::Peer;
-pub use ringwall_http_io::Problem;
+pub use ringwall_http_io::{Problem, Transport};
 pub use run::run;
 pub use serve::serve;
 pub use shell::Shell;

@@ -6,15 +6,10 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use hyper::body::Incoming;
-use ringwall_http_io::{
-    BoxBody, Client, ClientError, ClientLimits, JsonResponse,
-    body::collect,
-    client::{Call, Transport},
-};
+use ringwall_http_io::{BoxBody, Client, ClientError, ClientLimits, Transport, body::collect};
 use ringwall_token::{BoxError, FetchFuture, JwksCache, JwksLimits};
-use serde::{Serialize, de::DeserializeOwned};
 use tracing::{Instrument, Span, field::Empty};
 
 use crate::{
@@ -68,12 +63,6 @@ impl Upstream {
         &self.name
     }
 
-    /// Sends a request; only the path of its URI counts. The answer's body still streams.
-    pub async fn send(&self, request: Request<BoxBody>) -> Result<Response<Incoming>, ClientError> {
-        let span = self.span(&request);
-        Box::pin(self.observed(request, span.clone()).instrument(span)).await
-    }
-
     async fn observed(
         &self,
         mut request: Request<BoxBody>,
@@ -120,61 +109,12 @@ impl Upstream {
             url.path = request.uri().path(),
         )
     }
-
-    /// Starts a call: add headers and a body, then `receive` or `send`.
-    pub fn request(&self, method: Method, path: &str) -> Call<'_, Self> {
-        Call::new(self, method, path)
-    }
-
-    pub fn get(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::GET, path)
-    }
-
-    pub fn post(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::POST, path)
-    }
-
-    pub fn put(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::PUT, path)
-    }
-
-    pub fn delete(&self, path: &str) -> Call<'_, Self> {
-        self.request(Method::DELETE, path)
-    }
-
-    /// `GET` without further headers; JSON answer.
-    pub async fn get_json<T: DeserializeOwned>(
-        &self,
-        path: &str,
-    ) -> Result<JsonResponse<T>, ClientError> {
-        self.get(path).receive().await
-    }
-
-    /// `POST` of JSON without further headers; JSON answer.
-    pub async fn post_json<B: Serialize + ?Sized, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> Result<JsonResponse<T>, ClientError> {
-        self.post(path).json(body).receive().await
-    }
-
-    /// `POST` of a form without further headers; JSON answer.
-    pub async fn post_form<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        form: &[(&str, &str)],
-    ) -> Result<JsonResponse<T>, ClientError> {
-        self.post(path).form(form).receive().await
-    }
 }
 
 impl Transport for Upstream {
-    fn exchange(
-        &self,
-        request: Request<BoxBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, ClientError>> + Send {
-        self.send(request)
+    async fn send(&self, request: Request<BoxBody>) -> Result<Response<Incoming>, ClientError> {
+        let span = self.span(&request);
+        Box::pin(self.observed(request, span.clone()).instrument(span)).await
     }
 
     fn limits(&self) -> &ClientLimits {

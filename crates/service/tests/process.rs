@@ -22,7 +22,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
-use ringwall_http_io::{Client, ClientLimits, body::collect};
+use ringwall_http_io::{Client, ClientLimits, Transport, body::collect};
 use ringwall_identity::{SpiffeId, TrustDomain, authority::Authority};
 use ringwall_secret::private_file;
 use ringwall_tls::{IdentitySource, mesh_client_config};

@@ -14,7 +14,7 @@ use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use ringwall_proto::introspection::IntrospectionResponse;
 use ringwall_secret::SecretString;
-use ringwall_service::Upstream;
+use ringwall_service::{Transport, Upstream};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, Semaphore};
 

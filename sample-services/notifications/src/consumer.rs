@@ -11,7 +11,7 @@ use ringwall_proto::events::{CloudEvent, OrderPlaced};
 use ringwall_proto::ids::Name;
 use ringwall_proto::orders::{CursorCommit, EventPage, LoggedEvent};
 use ringwall_proto::paths;
-use ringwall_service::{Upstream, telemetry};
+use ringwall_service::{Transport, Upstream, telemetry};
 use time::OffsetDateTime;
 use tracing::Instrument;
 use uuid::Uuid;

@@ -11,7 +11,7 @@ use ringwall_proto::oauth::{ACCESS_TOKEN_TYPE, GRANT_TOKEN_EXCHANGE, TokenRespon
 use ringwall_proto::paths;
 use ringwall_proto::payments::{AUDIENCE, PaymentTerms};
 use ringwall_proto::tokenizer::{SourceTokenRequest, SourceTokenResponse, TokenMethod, TokenPath};
-use ringwall_service::Upstream;
+use ringwall_service::{Transport, Upstream};
 
 use crate::error::OrderError;
 

@@ -12,7 +12,7 @@ use ringwall_proto::lines::{Line, Lines};
 use ringwall_proto::orders::Order;
 use ringwall_proto::{headers, paths, problems};
 use ringwall_secret::SecretProvider;
-use ringwall_service::Upstream;
+use ringwall_service::{Transport, Upstream};
 
 use crate::error::OrderError;
 

@@ -10,7 +10,7 @@ use ringwall_proto::ids::OrderId;
 use ringwall_proto::payments::{Payment, PaymentRequest, PaymentTerms};
 use ringwall_proto::{headers, paths, problems};
 use ringwall_secret::SecretProvider;
-use ringwall_service::Upstream;
+use ringwall_service::{Transport, Upstream};
 
 use crate::credentials::PaymentCredentials;
 use crate::error::OrderError;

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span},
 };
 use prost::Message;
-use ringwall_http_io::{Client, ClientError, ClientLimits, body};
+use ringwall_http_io::{Client, ClientError, ClientLimits, Transport, body};
 use ringwall_identity::{SpiffeId, TrustDomain, authority::Authority};
 use ringwall_secret::private_file;
 use ringwall_service::{ComponentConfig, Shell, serve};

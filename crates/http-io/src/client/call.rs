@@ -15,16 +15,46 @@ use crate::{
     problem::Problem,
 };
 
-/// What can carry a call: a plain client, or one that traces.
+/// What can carry a call, and the verbs that start one: a plain client, or one that traces.
 pub trait Transport: Sync {
-    /// Sends a request; the answer's body still streams.
-    fn exchange(
+    /// Sends a request and returns the head of the answer with its body still streaming, whatever
+    /// its status. Only path and query of the request's URI count.
+    fn send(
         &self,
         request: Request<BoxBody>,
     ) -> impl Future<Output = Result<Response<Incoming>, ClientError>> + Send;
     fn limits(&self) -> &ClientLimits;
     /// Name for errors.
     fn peer(&self) -> &Arc<str>;
+
+    /// Starts a call: add headers and a body, then `receive` or `send`. `path` may have a query.
+    fn request(&self, method: Method, path: &str) -> Call<'_, Self> {
+        Call::new(self, method, path)
+    }
+
+    fn get(&self, path: &str) -> Call<'_, Self> {
+        self.request(Method::GET, path)
+    }
+
+    fn post(&self, path: &str) -> Call<'_, Self> {
+        self.request(Method::POST, path)
+    }
+
+    fn put(&self, path: &str) -> Call<'_, Self> {
+        self.request(Method::PUT, path)
+    }
+
+    fn delete(&self, path: &str) -> Call<'_, Self> {
+        self.request(Method::DELETE, path)
+    }
+
+    /// `GET` without further headers; JSON answer.
+    fn get_json<R: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> impl Future<Output = Result<JsonResponse<R>, ClientError>> + Send {
+        self.get(path).receive()
+    }
 }
 
 /// A 2xx answer with its JSON decoded.
@@ -43,8 +73,7 @@ pub struct Call<'a, T: ?Sized> {
 }
 
 impl<'a, T: Transport + ?Sized> Call<'a, T> {
-    /// A call without headers and body. `path` may have a query.
-    pub fn new(transport: &'a T, method: Method, path: &str) -> Self {
+    fn new(transport: &'a T, method: Method, path: &str) -> Self {
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -117,7 +146,7 @@ impl<'a, T: Transport + ?Sized> Call<'a, T> {
 
     /// Sends; the answer streams, whatever its status.
     pub async fn send(self) -> Result<Response<Incoming>, ClientError> {
-        self.transport.exchange(self.request?).await
+        self.transport.send(self.request?).await
     }
 
     /// Sends and decodes a 2xx JSON answer; any other status is [`ClientError::Refused`]. An empty
@@ -132,7 +161,7 @@ impl<'a, T: Transport + ?Sized> Call<'a, T> {
             .map(|own| own.0);
         let limit = own.unwrap_or(limits.request_timeout);
         let whole = async {
-            let (parts, body) = transport.exchange(request).await?.into_parts();
+            let (parts, body) = transport.send(request).await?.into_parts();
             let bytes =
                 collect(body, limits.max_body)
                     .await

@@ -82,7 +82,9 @@ async fn a_json_call_is_sent_and_decoded() {
 async fn a_form_is_encoded() {
     let (address, seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").await;
     client(address)
-        .post_form::<Value>("/token", &[("a b", "c&d")])
+        .post("/token")
+        .form(&[("a b", "c&d")])
+        .receive::<Value>()
         .await
         .unwrap();
     assert!(seen.await.unwrap().ends_with("\r\n\r\na+b=c%26d"));

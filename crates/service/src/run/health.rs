@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use ringwall_http_io::{Client, ClientLimits, body::collect};
+use ringwall_http_io::{Client, ClientLimits, Transport, body::collect};
 use ringwall_tls::{IdentitySource, mesh_client_config};
 use serde::Deserialize;
 use tokio::runtime::Builder;

@@ -7,7 +7,7 @@ use std::{
 
 use axum::routing::{get, post};
 use ringwall_http_io::{
-    ClientError,
+    ClientError, Transport,
     body::{boxed, collect, full},
 };
 use ringwall_proto::ids::Quantity;
@@ -110,7 +110,7 @@ async fn bad_input_is_a_problem_with_its_reason() {
     let three = Wish {
         quantity: Quantity::new(3).unwrap(),
     };
-    let good = client.post_json::<_, Wish>("/wishes", &three).await;
+    let good = client.post("/wishes").json(&three).receive::<Wish>().await;
     assert_eq!(good.unwrap().body.quantity.get(), 3);
 
     let json = |text: &'static str| {

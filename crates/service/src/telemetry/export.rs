@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use http::{Request, Response};
 use opentelemetry_http::{Bytes, HttpClient, HttpError};
 use ringwall_http_io::{
-    Client,
+    Client, Transport,
     body::{collect, full},
 };
 use tokio::runtime::Handle;

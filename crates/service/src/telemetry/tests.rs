@@ -10,7 +10,7 @@ use opentelemetry_sdk::{
     error::OTelSdkResult,
     trace::{SpanData, SpanExporter as ExportSpans},
 };
-use ringwall_http_io::body::empty;
+use ringwall_http_io::{Transport, body::empty};
 use ringwall_proto::paths;
 use serde_json::Value;
 

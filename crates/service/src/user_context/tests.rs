@@ -1,6 +1,7 @@
 //! Every way in which a user context can be wrong, over real mTLS with a real key server.
 
 use axum::{Json, Router, routing::get};
+use ringwall_http_io::Transport;
 use ringwall_token::{Algorithm, JwkSet, SigningKey};
 use time::OffsetDateTime;
 

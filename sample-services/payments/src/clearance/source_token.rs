@@ -7,7 +7,7 @@
 use ringwall_proto::payments::PaymentTerms;
 use ringwall_proto::tokenizer::{self, RedeemRequest, TokenMethod, TokenPath};
 use ringwall_proto::{WireToken, paths, problems};
-use ringwall_service::Upstream;
+use ringwall_service::{Transport, Upstream};
 
 use super::KnownCaller;
 use crate::error::PaymentError;

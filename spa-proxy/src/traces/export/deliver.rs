@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::{
     common::v1::{AnyValue, KeyValue, any_value::Value},
 };
 use prost::Message;
-use ringwall_http_io::{Client, ClientError, body};
+use ringwall_http_io::{Client, ClientError, Transport, body};
 use ringwall_proto::paths;
 
 use super::{super::receive::PROTOBUF, Batch};

@@ -23,7 +23,7 @@ use opentelemetry_proto::tonic::{
 };
 use parking_lot::Mutex;
 use prost::Message;
-use ringwall_http_io::{Client, ClientLimits, body};
+use ringwall_http_io::{Client, ClientLimits, Transport, body};
 use ringwall_service::{App, Shell, serve};
 use ringwall_tls::{IdentitySource, mesh_client_config};
 use serde_json::json;
