@@ -87,6 +87,15 @@ impl JwksCache {
         }))
     }
 
+    /// A cache of keys that are at hand: for tests of a component in one process.
+    pub fn fixed(keys: JwkSet) -> Self {
+        let fetch = move || -> FetchFuture {
+            let document = serde_json::to_vec(&keys);
+            Box::pin(async move { Ok(document?.into()) })
+        };
+        Self::new(fetch, JwksLimits::default())
+    }
+
     /// Keys among which `kid` is, fetched again when they are too old or do not have it.
     ///
     /// # Errors

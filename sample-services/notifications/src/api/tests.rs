@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use ringwall_identity::SpiffeId;
 use ringwall_service::{Peer, UserContextVerifier};
 use ringwall_token::claims::UserContext;
-use ringwall_token::{Algorithm, FetchFuture, JwkSet, JwksCache, JwksLimits, SigningKey};
+use ringwall_token::{Algorithm, JwkSet, JwksCache, SigningKey};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 use tower::ServiceExt;
@@ -37,16 +37,9 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let (store, live) = (store(&directory), Live::new(limits.clone()));
         let gateway = SigningKey::generate(Algorithm::Es256).unwrap();
-        let document = serde_json::to_vec(&JwkSet {
+        let keys = JwksCache::fixed(JwkSet {
             keys: vec![gateway.public_jwk()],
-        })
-        .unwrap();
-        let document = bytes::Bytes::from(document);
-        let fetch = move || -> FetchFuture {
-            let document = document.clone();
-            Box::pin(async move { Ok(document) })
-        };
-        let keys = JwksCache::new(fetch, JwksLimits::default());
+        });
         let users = UserContextVerifier::new(keys, workload("gateway"), workload("notifications"));
         let (drain, drained) = oneshot::channel::<()>();
         let on = Notifications {

@@ -10,7 +10,7 @@ use ringwall_identity::SpiffeId;
 use ringwall_proto::problems;
 use ringwall_service::{Peer, UserContextVerifier};
 use ringwall_token::claims::UserContext;
-use ringwall_token::{Algorithm, FetchFuture, JwkSet, JwksCache, JwksLimits, SigningKey};
+use ringwall_token::{Algorithm, JwkSet, JwksCache, SigningKey};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -31,16 +31,9 @@ impl Front {
     async fn new() -> Self {
         let rig = Rig::new().await;
         let gateway = SigningKey::generate(Algorithm::Es256).unwrap();
-        let document = serde_json::to_vec(&JwkSet {
+        let keys = JwksCache::fixed(JwkSet {
             keys: vec![gateway.public_jwk()],
-        })
-        .unwrap();
-        let document = bytes::Bytes::from(document);
-        let fetch = move || -> FetchFuture {
-            let document = document.clone();
-            Box::pin(async move { Ok(document) })
-        };
-        let keys = JwksCache::new(fetch, JwksLimits::default());
+        });
         let users = UserContextVerifier::new(keys, workload("gateway"), workload("orders"));
         let router = router(rig.shop.clone()).layer(Extension(users));
         Self {

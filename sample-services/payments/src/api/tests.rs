@@ -21,7 +21,7 @@ use ringwall_service::{Peer, Upstream};
 use ringwall_store::{Database, StoreLimits};
 use ringwall_token::api_key::{self, KeyId};
 use ringwall_token::claims::{AccessToken, Actor};
-use ringwall_token::{Algorithm, JwkSet, JwksCache, JwksLimits, SigningKey};
+use ringwall_token::{Algorithm, JwkSet, JwksCache, SigningKey};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -205,16 +205,9 @@ fn api_keys(directory: &std::path::Path) -> (ApiKeys, SecretString) {
 }
 
 fn key_set(signer: &SigningKey) -> JwksCache {
-    let document = serde_json::to_vec(&JwkSet {
+    JwksCache::fixed(JwkSet {
         keys: vec![signer.public_jwk()],
     })
-    .unwrap();
-    let document = bytes::Bytes::from(document);
-    let fetch = move || -> ringwall_token::FetchFuture {
-        let document = document.clone();
-        Box::pin(async move { Ok(document) })
-    };
-    JwksCache::new(fetch, JwksLimits::default())
 }
 
 /// A tokenizer that honours each unspent token once, for exactly these terms.
