@@ -28,7 +28,7 @@ pub(crate) fn strip(admitted: Admitted, route: &Route) -> Stripped {
         websocket,
     } = admitted;
     let (mut parts, body) = request.into_parts();
-    strip_request(&mut parts.headers);
+    remove_fields(&mut parts.headers, ends_here);
     if !route.forward_access_token {
         parts.headers.remove(header::AUTHORIZATION);
     }
@@ -40,16 +40,13 @@ pub(crate) fn strip(admitted: Admitted, route: &Route) -> Stripped {
     }
 }
 
-/// One pass over the names; most requests have nothing to remove and pay no more than that.
-fn strip_request(headers: &mut HeaderMap) {
+/// Takes out the fields that end here. One pass over the names; most messages have nothing to remove
+/// and pay no more than that.
+fn remove_fields(headers: &mut HeaderMap, ends: impl Fn(&HeaderName) -> bool) {
     let mut doomed: [Option<HeaderName>; 8] = [const { None }; 8];
     loop {
         let mut found = 0;
-        for (name, slot) in headers
-            .keys()
-            .filter(|name| ends_here(name))
-            .zip(&mut doomed)
-        {
+        for (name, slot) in headers.keys().filter(|name| ends(name)).zip(&mut doomed) {
             *slot = Some(name.clone());
             found += 1;
         }
@@ -101,23 +98,7 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
         Some(b'x') => name.as_str() == "x-powered-by" || is_trusted_header(name.as_str()),
         _ => false,
     };
-    let mut doomed: [Option<HeaderName>; 8] = [const { None }; 8];
-    loop {
-        let mut found = 0;
-        for (name, slot) in headers.keys().filter(|name| ends(name)).zip(&mut doomed) {
-            *slot = Some(name.clone());
-            found += 1;
-        }
-        if found == 0 {
-            return;
-        }
-        for name in doomed.iter_mut().filter_map(Option::take) {
-            if name == header::CONNECTION {
-                strip_listed(headers);
-            }
-            headers.remove(name);
-        }
-    }
+    remove_fields(headers, ends);
 }
 
 #[cfg(test)]
@@ -156,7 +137,7 @@ mod tests {
             "idempotency-key",
             "cookie",
         ]);
-        strip_request(&mut headers);
+        remove_fields(&mut headers, ends_here);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(
@@ -173,7 +154,7 @@ mod tests {
             header::CONNECTION,
             HeaderValue::from_static("content-length"),
         );
-        strip_request(&mut headers);
+        remove_fields(&mut headers, ends_here);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length"]);
@@ -190,7 +171,7 @@ mod tests {
                 }
             }
             let mut theirs = ours.clone();
-            strip_request(&mut ours);
+            remove_fields(&mut ours, ends_here);
             ringwall_http_io::headers::strip_hop_by_hop(&mut theirs);
             ringwall_http_io::headers::strip_trusted(&mut theirs);
             prop_assert_eq!(ours, theirs);
