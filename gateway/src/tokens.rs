@@ -8,10 +8,9 @@ mod introspect;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use ringwall_service::{Shell, StartError, Transport, Upstream};
+use ringwall_service::{Shell, StartError, Upstream};
 use ringwall_token::claims::AccessToken;
-use ringwall_token::{BoxError, Expectation, JwksCache, JwksLimits, TokenError};
+use ringwall_token::{Expectation, JwksCache, JwksLimits, TokenError};
 use tokio::runtime::Handle;
 
 use self::introspect::Introspector;
@@ -21,7 +20,6 @@ use crate::token_cache::{TokenClaims, TokenKind};
 
 /// A key that the issuer withdraws stops working here after this time at the latest, whatever was cached.
 const MAX_JWT_AGE: Duration = Duration::from_secs(60);
-const MAX_JWKS_BYTES: usize = 64 * 1024;
 const REFERENCE_PREFIX: &str = "rwr_";
 
 /// The gateway's view of one authorization server.
@@ -124,21 +122,8 @@ fn refusal_of(error: &TokenError) -> Refusal {
 fn key_set(upstream: Upstream, path: String, control: Handle) -> JwksCache {
     let fetch = move || {
         let (upstream, path, control) = (upstream.clone(), path.clone(), control.clone());
-        let fetched = control.spawn(async move { fetch_key_set(&upstream, &path).await });
+        let fetched = control.spawn(async move { upstream.fetch_jwks(&path).await });
         Box::pin(async move { fetched.await? }) as ringwall_token::FetchFuture
     };
-    let limits = JwksLimits {
-        max_bytes: MAX_JWKS_BYTES,
-        ..JwksLimits::default()
-    };
-    JwksCache::new(fetch, limits)
-}
-
-async fn fetch_key_set(upstream: &Upstream, path: &str) -> Result<Bytes, BoxError> {
-    let request = http::Request::get(path).body(ringwall_http_io::body::empty())?;
-    let response = upstream.send(request).await?;
-    if response.status() != http::StatusCode::OK {
-        return Err(format!("the key set's address answered {}", response.status()).into());
-    }
-    Ok(ringwall_http_io::body::collect(response.into_body(), MAX_JWKS_BYTES).await?)
+    JwksCache::new(fetch, JwksLimits::default())
 }

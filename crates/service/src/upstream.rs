@@ -50,7 +50,8 @@ impl Upstream {
         JwksCache::new(fetch, JwksLimits::default())
     }
 
-    async fn fetch_jwks(&self, path: &str) -> Result<Bytes, BoxError> {
+    /// One fetch of that key set, for a cache that fetches in its own way.
+    pub async fn fetch_jwks(&self, path: &str) -> Result<Bytes, BoxError> {
         let response = self.get(path).send().await?;
         if !response.status().is_success() {
             return Err(format!("{} answered {}", self.name, response.status()).into());
