@@ -1,6 +1,9 @@
 //! Prometheus metrics (OpenMetrics text): the built-in ones and the component's own.
 //!
 //! Must not: take a label from a client; label values are routes, methods, statuses and peers.
+//! Read next: `metrics/process.rs`, the figures that are read at each scrape.
+
+mod process;
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,6 +73,8 @@ impl Default for Metrics {
             panics: Counter::default(),
             identity_not_after: Gauge::default(),
         };
+        let process = Box::new(process::Process::default());
+        metrics.registry.lock().register_collector(process);
         metrics.register(
             "http_server_request_duration_seconds",
             "Time from the head of a request to the head of its answer",
