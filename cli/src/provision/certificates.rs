@@ -72,12 +72,7 @@ impl Issuer {
             .issue_svid(&id, &[name.to_owned()], ttl, now)?;
         let folder = self.site.identity(name);
         files::directory(&folder, 0o700)?;
-        files::write(
-            &folder.join("bundle.pem"),
-            self.authority.cert_pem().as_bytes(),
-            0o644,
-            None,
-        )?;
+        self.bundle(&folder, None)?;
         write_pair(&folder, &issued, "svid.pem", "svid.key", None)
     }
 
@@ -102,8 +97,7 @@ impl Issuer {
         let (folder, owner) = (own.join("tls"), self.database_user);
         files::directory_of(&own, 0o700, owner)?;
         files::directory_of(&folder, 0o700, owner)?;
-        let bundle = self.authority.cert_pem().as_bytes();
-        files::write(&folder.join("bundle.pem"), bundle, 0o644, owner)?;
+        self.bundle(&folder, owner)?;
         write_pair(&folder, &issued, "server.pem", "server.key", owner)
     }
 
@@ -118,13 +112,14 @@ impl Issuer {
         let issued = self.authority.issue_client(role, ttl, now)?;
         let folder = self.site.identity(role).join(&server.name.value);
         files::directory(&folder, 0o700)?;
-        files::write(
-            &folder.join("bundle.pem"),
-            self.authority.cert_pem().as_bytes(),
-            0o644,
-            None,
-        )?;
+        self.bundle(&folder, None)?;
         write_pair(&folder, &issued, "client.pem", "client.key", None)
+    }
+
+    /// Whom the holder of the folder believes.
+    fn bundle(&self, folder: &Path, owner: Option<Owner>) -> Result<(), CliError> {
+        let authority = self.authority.cert_pem().as_bytes();
+        files::write(&folder.join("bundle.pem"), authority, 0o644, owner)
     }
 }
 
