@@ -260,8 +260,9 @@ pub(crate) struct RouteConfig {
     pub(crate) cluster: String,
 }
 
+/// Envoy's default too; longer than what components give each other, so that theirs is the answer.
 const fn default_timeout() -> Duration {
-    Duration::from_secs(30)
+    Duration::from_secs(15)
 }
 const fn default_max_body() -> u64 {
     1024 * 1024

@@ -116,8 +116,12 @@ impl Watch {
         self.moved_at.store(self.clock.now(), Ordering::Relaxed);
     }
 
+    /// One request more in flight. With the first one the wait for a head is over: an HTTP/2 connection
+    /// hands the request to a task of its own, and may read nothing more until the answer is there.
     pub(crate) fn begin(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.read_whenever();
+        }
     }
 
     /// One request less in flight; with the last one the keep-alive time begins.
@@ -233,7 +237,6 @@ mod tests {
     fn a_request_in_flight_is_not_idle_and_keep_alive_begins_after_it() {
         let watch = watch();
         watch.begin();
-        watch.read_whenever();
         assert_eq!(watch.expired(19_000), None);
         watch.end();
         assert_eq!(watch.expired(5000), None);
@@ -244,7 +247,6 @@ mod tests {
     fn a_request_on_which_nothing_moves_expires() {
         let watch = watch();
         watch.begin();
-        watch.read_whenever();
         assert_eq!(watch.expired(20_001), Some(Expired::Stall));
     }
 
@@ -252,7 +254,6 @@ mod tests {
     fn a_client_that_takes_nothing_expires() {
         let watch = watch();
         watch.begin();
-        watch.read_whenever();
         watch.write_within(Duration::from_secs(2));
         assert_eq!(watch.expired(2001), Some(Expired::Write));
         watch.write_whenever();

@@ -110,6 +110,23 @@ async fn http2_becomes_canonical_http1() {
     assert_eq!(field("x-forwarded-for").as_deref(), Some("127.0.0.1"));
 }
 
+/// The time for a request's head is over when it has come, though an HTTP/2 connection reads nothing more meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_http2_request_outlives_the_limit_of_heads() {
+    let world = World::start_with(&[
+        ("header_timeout: 10s", "header_timeout: 1s"),
+        (
+            "policy: everybody, timeout: 1s",
+            "policy: everybody, timeout: 3s",
+        ),
+    ])
+    .await;
+    let mut sender = http2(&world).await;
+    let request = h2_request("https://api.localhost/never").body(Full::default());
+    let response = sender.send_request(request.expect("request")).await;
+    assert_eq!(response.expect("an answer").status(), 504);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http2_refusals_end_the_stream_alone() {
     let world = World::start().await;
