@@ -55,8 +55,8 @@ impl Daemon {
             "engine: starting dockerd, log in {}",
             places.log.display()
         ));
-        let own = std::env::current_exe().context("finding xtask's own executable")?;
-        let keeper = Command::new(own)
+        // The name of our own file may be another file's by now: a build of the workspace replaces it.
+        let keeper = Command::new("/proc/self/exe")
             .arg("keep-engine")
             .stdin(Stdio::piped())
             // The lock is held as long as somebody has this file open: by the keeper to its end.
