@@ -42,6 +42,7 @@
 mod compile;
 pub mod engine;
 pub mod error;
+pub mod mesh;
 pub mod request;
 
 pub use compile::{ActionClass, ActionDecl, PolicySource};

@@ -1,0 +1,3 @@
+//! agent of the mesh.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! control-plane of the mesh.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! proxy of the mesh.
+
+fn main() {}

@@ -1,0 +1,121 @@
+//! What this proxy knows of the mesh: one immutable value, swapped whole.
+//!
+//! Owns: the shape in which the parts of the proxy see services, endpoints, policy and revocations. An old snapshot lives
+//! until its requests end. Must not: talk to the control plane (`control.rs`) or decide (`ringwall-policy`).
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringwall_identity::SpiffeId;
+use ringwall_policy::mesh::MeshPolicy;
+
+/// The state of one revision.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) revision: u64,
+    /// Services that this workload may call, by name.
+    pub(crate) services: BTreeMap<Arc<str>, Arc<Service>>,
+    /// `None` until a signed bundle has arrived: everything is denied.
+    pub(crate) policy: Option<Arc<MeshPolicy>>,
+    pub(crate) revocations: Arc<Revocations>,
+}
+
+/// A service and where it is served.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) name: Arc<str>,
+    pub(crate) identity: SpiffeId,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) tier: String,
+    pub(crate) traffic: TrafficPolicy,
+    /// Speaks its own TLS and has no proxy: dialled as it is.
+    pub(crate) direct: Vec<String>,
+    pub(crate) endpoints: Vec<Arc<Endpoint>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    pub(crate) protocol: Protocol,
+}
+
+/// How bytes on a port are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1 and HTTP/2, told apart by the client's first bytes.
+    Http,
+    Http2,
+    /// Opaque; servers may speak first, so that nothing is waited for.
+    Tcp,
+}
+
+/// One proxy that serves a service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    /// Port of the application, as callers name it.
+    pub(crate) port: u16,
+    pub(crate) zone: Box<str>,
+    pub(crate) weight: u32,
+    pub(crate) instance: Box<str>,
+}
+
+/// How a service is treated by its callers; defaults are those of `config.proto`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct TrafficPolicy {
+    pub(crate) timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) retries: Retries,
+    pub(crate) outlier: Outlier,
+    pub(crate) breaker: Breaker,
+    /// A second attempt of an idempotent request after this time; off by default.
+    pub(crate) hedge: Option<Duration>,
+    pub(crate) routes: Vec<RoutePolicy>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Retries {
+    pub(crate) attempts: u32,
+    pub(crate) per_try_timeout: Option<Duration>,
+    pub(crate) budget_permille: u32,
+    pub(crate) budget_floor: u32,
+    pub(crate) statuses: Vec<u16>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outlier {
+    pub(crate) consecutive_failures: u32,
+    pub(crate) ejection: Duration,
+    pub(crate) max_ejected_percent: u32,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Breaker {
+    pub(crate) max_connections: u32,
+    pub(crate) max_requests: u32,
+    pub(crate) max_pending: u32,
+    pub(crate) failure_permille: u32,
+    pub(crate) min_requests: u32,
+    pub(crate) open: Duration,
+}
+
+/// Overrides for requests whose method and path prefix match; the first match counts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RoutePolicy {
+    pub(crate) method: Option<http::Method>,
+    pub(crate) prefix: String,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retries: Option<Retries>,
+    pub(crate) hedge: Option<Duration>,
+}
+
+/// Who is no longer believed.
+#[derive(Debug, Default)]
+pub(crate) struct Revocations {
+    pub(crate) revision: u64,
+    pub(crate) serials: HashSet<Vec<u8>>,
+    pub(crate) spiffe_ids: HashSet<String>,
+    pub(crate) spki_sha256: HashSet<[u8; 32]>,
+}
