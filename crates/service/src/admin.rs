@@ -34,10 +34,11 @@ async fn readyz(State(shell): State<Shell>) -> Response {
 }
 
 async fn metrics(State(shell): State<Shell>) -> Result<Response, Problem> {
-    shell
-        .metrics
-        .identity_not_after
-        .set(shell.identity.not_after().unix_timestamp());
+    // Behind a service proxy there is no certificate here; the proxy tells of its own.
+    if let Ok(identity) = shell.identity() {
+        let not_after = identity.not_after().unix_timestamp();
+        shell.metrics.identity_not_after.set(not_after);
+    }
     match shell.metrics.encode() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()),
         Err(_) => Err(Problem::new(

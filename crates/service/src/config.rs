@@ -1,12 +1,14 @@
 //! Configuration that all components share: the `service:` section.
 //!
 //! Owns: its shape and validation. `config/load.rs` reads files, `config/production.rs` says what a
-//! production profile refuses. This is the only place where a component's surroundings are named.
+//! production profile refuses, `config/sidecar.rs` is the part of a component behind a service proxy.
+//! This is the only place where a component's surroundings are named.
 //! Must not: read the environment; secrets come through `ringwall-secret`.
 
 mod error;
 mod load;
 mod production;
+mod sidecar;
 
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration,
@@ -22,6 +24,7 @@ pub use self::{
     error::ConfigError,
     load::{load_yaml, parse_yaml, place, read},
     production::{Refusal, validate_production},
+    sidecar::SidecarConfig,
 };
 
 /// A component's whole configuration file.
@@ -53,8 +56,9 @@ pub struct ServiceConfig {
     pub listen: SocketAddr,
     /// Admin listener (mTLS): `/healthz`, `/readyz`, `/metrics`.
     pub admin: SocketAddr,
-    /// Directory of `svid.pem`, `svid.key` and `bundle.pem`.
-    pub identity: PathBuf,
+    /// Directory of `svid.pem`, `svid.key` and `bundle.pem`. Behind a service proxy there may be none.
+    #[serde(default)]
+    pub identity: Option<PathBuf>,
     /// Workloads that may connect to the mesh listener; nobody else completes the handshake.
     #[serde(default)]
     pub callers: Vec<String>,
@@ -80,6 +84,9 @@ pub struct ServiceConfig {
     /// Worker threads. One is enough where many components share a machine.
     #[serde(default = "default_workers")]
     pub workers: NonZeroUsize,
+    /// The service proxy that stands before this component; absent: the component speaks mTLS itself.
+    #[serde(default)]
+    pub sidecar: Option<SidecarConfig>,
 }
 
 /// How strict the component is about its own configuration.
@@ -196,6 +203,7 @@ impl ServiceConfig {
                 "choose another port, such as the mesh port plus 100",
             ));
         }
+        self.validate_way()?;
         for workload in self.callers.iter().chain(&self.admin_callers) {
             self.workload(workload)?;
         }

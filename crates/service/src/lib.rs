@@ -21,6 +21,7 @@ mod fixture;
 mod health;
 mod listen;
 mod logs;
+mod loopback;
 mod metrics;
 mod middleware;
 mod peer;

@@ -119,7 +119,9 @@ where
     let shell = Shell::open(name, config.service().clone())?;
     let telemetry = Telemetry::init(&shell)?;
     log_panics();
-    let _reload = shell.identity.spawn_reload(IDENTITY_RELOAD);
+    if let Ok(identity) = shell.identity() {
+        identity.spawn_reload(IDENTITY_RELOAD);
+    }
     watch_signals(&shell)?;
     if cli.exit_on_stdin_eof {
         watch_stdin(&shell);

@@ -19,8 +19,9 @@ use crate::{
     app::App,
     error::StartError,
     listen::bind,
+    loopback::Door,
     middleware,
-    server::{Server, ServerLimits},
+    server::{Entrance, Server, ServerLimits},
     shell::Shell,
 };
 
@@ -60,10 +61,7 @@ pub(crate) async fn serve_on(
     };
     let admin_server = Server {
         listener: admin,
-        tls: mesh_server_config(
-            &shell.identity,
-            policy(&shell, &shell.config.admin_callers)?,
-        )?,
+        entrance: entrance(&shell, &shell.config.admin_callers)?,
         router: admin::router(shell.clone()),
         limits: admin_limits,
         metrics: shell.metrics.clone(),
@@ -78,7 +76,7 @@ pub(crate) async fn serve_on(
         mesh_address = Some(listener.local_addr()?);
         let server = Server {
             listener,
-            tls: mesh_server_config(&shell.identity, policy(&shell, &shell.config.callers)?)?,
+            entrance: entrance(&shell, &shell.config.callers)?,
             router: observed(&shell, router, app.users, app.max_body),
             limits: ServerLimits {
                 max_body: app.max_body,
@@ -157,12 +155,18 @@ async fn method_not_allowed() -> Problem {
     )
 }
 
-fn policy(shell: &Shell, names: &[String]) -> Result<PeerPolicy, StartError> {
-    let ids: Result<Vec<_>, _> = names
+/// How those in `callers` come in: by mTLS, or by way of the service proxy.
+fn entrance(shell: &Shell, callers: &[String]) -> Result<Entrance, StartError> {
+    if let Some(token) = &shell.loopback_token {
+        let door = Door::new(&shell.config, shell.spiffe_id(), token.clone(), callers)?;
+        return Ok(Entrance::Loopback(Arc::new(door)));
+    }
+    let ids: Result<Vec<_>, _> = callers
         .iter()
         .map(|name| shell.config.workload(name))
         .collect();
-    Ok(PeerPolicy::AnyOf(ids?))
+    let config = mesh_server_config(shell.identity()?, PeerPolicy::AnyOf(ids?))?;
+    Ok(Entrance::Mesh(config))
 }
 
 /// Work beside the routes. Dropping it aborts all of it.

@@ -1,11 +1,12 @@
-//! One mTLS listener: accept → handshake → identity → HTTP, and the drain of what is open.
+//! One listener: accept → handshake → identity → HTTP, and the drain of what is open. Behind a service
+//! proxy the handshake is the proxy's, and each request says who calls (`loopback.rs`).
 //!
 //! Owns: the limits of connections. Used for the mesh port and the admin port alike.
 //! Must not: look at requests; `middleware.rs` does.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, response::IntoResponse};
 use http_body_util::Limited;
 use hyper::{
     body::Incoming,
@@ -16,14 +17,19 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use ringwall_tls::peer_spiffe_id;
 use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::{metrics::Metrics, peer::Peer};
+use crate::{
+    loopback::{self, Door},
+    metrics::Metrics,
+    peer::Peer,
+};
 
 /// Named limits of a listener.
 #[derive(Debug, Clone)]
@@ -60,11 +66,19 @@ impl Default for ServerLimits {
     }
 }
 
+/// How a listener learns who calls.
+pub(crate) enum Entrance {
+    /// By the certificate of the handshake.
+    Mesh(Arc<ServerConfig>),
+    /// From the service proxy beside us, in plaintext.
+    Loopback(Arc<Door>),
+}
+
 /// Accepts until `stop`; every connection then gets a graceful shutdown. `open` counts connections:
 /// wait for it to drain. Cancelling `kill` ends what has not drained.
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) entrance: Entrance,
     pub(crate) router: Router,
     pub(crate) limits: ServerLimits,
     pub(crate) metrics: Metrics,
@@ -77,7 +91,7 @@ impl Server {
     pub(crate) async fn run(self) {
         let permits = Arc::new(Semaphore::new(self.limits.max_connections));
         let shared = Arc::new(Shared {
-            acceptor: TlsAcceptor::from(self.tls),
+            entrance: self.entrance,
             router: self.router,
             limits: self.limits,
             metrics: self.metrics,
@@ -128,7 +142,7 @@ async fn accept(
 }
 
 struct Shared {
-    acceptor: TlsAcceptor,
+    entrance: Entrance,
     router: Router,
     limits: ServerLimits,
     metrics: Metrics,
@@ -139,7 +153,26 @@ impl Shared {
     async fn connection(self: Arc<Self>, stream: TcpStream) {
         // Delayed small answers would cost more than the packets they save.
         let _unsupported = stream.set_nodelay(true);
-        let handshake = self.acceptor.accept(stream);
+        match &self.entrance {
+            Entrance::Mesh(config) => {
+                let acceptor = TlsAcceptor::from(Arc::clone(config));
+                Box::pin(self.encrypted(acceptor, stream)).await;
+            }
+            Entrance::Loopback(door) => {
+                let caller = Caller::Named(Arc::clone(door));
+                let speaks = speaks_http2(&stream);
+                match tokio::time::timeout(self.limits.handshake_timeout, speaks).await {
+                    Ok(Ok(true)) => self.http2(stream, caller).await,
+                    Ok(Ok(false)) => self.http1(stream, caller).await,
+                    // Gone, or silent: there is nobody to answer.
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+        }
+    }
+
+    async fn encrypted(&self, acceptor: TlsAcceptor, stream: TcpStream) {
+        let handshake = acceptor.accept(stream);
         let tls = match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return self.refused(&error.to_string()),
@@ -149,11 +182,11 @@ impl Shared {
             return self.refused("the peer has no workload identity");
         };
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let peer = Peer(id);
+        let caller = Caller::Known(Peer(id));
         if is_h2 {
-            self.http2(tls, peer).await
+            self.http2(tls, caller).await
         } else {
-            self.http1(tls, peer).await
+            self.http1(tls, caller).await
         }
     }
 
@@ -162,14 +195,14 @@ impl Shared {
         tracing::warn!(reason, "connection refused in the handshake");
     }
 
-    async fn http1(&self, tls: TlsStream<TcpStream>, peer: Peer) {
-        let service = service_fn(|request| self.serve(request, peer.clone()));
+    async fn http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
+        let service = service_fn(|request| self.serve(request, caller.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read_timeout)
             .max_buf_size(self.limits.max_header_bytes)
             .max_headers(self.limits.max_headers)
-            .serve_connection(TokioIo::new(tls), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -181,8 +214,8 @@ impl Shared {
         closed(result);
     }
 
-    async fn http2(&self, tls: TlsStream<TcpStream>, peer: Peer) {
-        let service = service_fn(|request| self.serve(request, peer.clone()));
+    async fn http2(&self, stream: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
+        let service = service_fn(|request| self.serve(request, caller.clone()));
         let max_header_list = u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -192,7 +225,7 @@ impl Shared {
             .max_local_error_reset_streams(self.limits.h2_max_local_resets)
             .keep_alive_interval(self.limits.h2_keep_alive)
             .keep_alive_timeout(self.limits.h2_keep_alive)
-            .serve_connection(TokioIo::new(tls), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
@@ -208,12 +241,64 @@ impl Shared {
     fn serve(
         &self,
         request: http::Request<Incoming>,
-        peer: Peer,
+        caller: Caller,
     ) -> impl Future<Output = Result<axum::response::Response, Infallible>> + Send + use<> {
         let max_body = self.limits.max_body;
         let mut request = request.map(|body| Body::new(Limited::new(body, max_body)));
-        request.extensions_mut().insert(peer);
-        self.router.clone().oneshot(request)
+        let admitted = caller.admit(&mut request);
+        let (router, refusals) = (self.router.clone(), self.metrics.loopback_refusals.clone());
+        async move {
+            match admitted {
+                Ok(peer) => {
+                    request.extensions_mut().insert(peer);
+                    router.oneshot(request).await
+                }
+                Err(reason) => {
+                    refusals.inc();
+                    tracing::warn!(%reason, "request refused on loopback");
+                    Ok(loopback::refusal().into_response())
+                }
+            }
+        }
+    }
+}
+
+/// Who calls on a connection: known from the handshake, or named by each request.
+#[derive(Clone)]
+enum Caller {
+    Known(Peer),
+    Named(Arc<Door>),
+}
+
+impl Caller {
+    fn admit<B>(&self, request: &mut http::Request<B>) -> Result<Peer, loopback::Refused> {
+        match self {
+            Self::Known(peer) => Ok(peer.clone()),
+            Self::Named(door) => door.admit(request),
+        }
+    }
+}
+
+/// Whether the connection begins with HTTP/2's preface (RFC 9113 §3.4): its first letters are no
+/// method of HTTP/1.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI ";
+    /// A preface in several packets is rare; meanwhile the socket stays readable.
+    const PAUSE: Duration = Duration::from_millis(2);
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        let seen = first.get(..seen).unwrap_or_default();
+        if seen == PREFACE {
+            return Ok(true);
+        }
+        if seen.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(seen) {
+            return Ok(false);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

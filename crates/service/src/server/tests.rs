@@ -28,8 +28,13 @@ impl Listening {
         let stop = CancellationToken::new();
         let server = Server {
             listener,
-            tls: mesh_server_config(&shell.identity, PeerPolicy::AnyOf(vec![id("orders")]))
+            entrance: Entrance::Mesh(
+                mesh_server_config(
+                    shell.identity().unwrap(),
+                    PeerPolicy::AnyOf(vec![id("orders")]),
+                )
                 .unwrap(),
+            ),
             router: Router::new().route("/", get(|| async { "hello" })),
             limits,
             metrics: shell.metrics.clone(),
@@ -179,7 +184,7 @@ async fn the_connection_cap_queues_instead_of_serving_more() {
 async fn a_caller_outside_the_policy_never_reaches_http() {
     let server = Listening::start(ServerLimits::default()).await;
     let shell = server.mesh.shell("payments", &[], "");
-    let config = mesh_client_config(&shell.identity, id("inventory")).unwrap();
+    let config = mesh_client_config(shell.identity().unwrap(), id("inventory")).unwrap();
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let connected = TlsConnector::from(config)
         .connect(mesh_server_name(server.address), tcp)
