@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::{IdentityError, SpiffeId, TrustDomain};
 
 /// Machines disagree about the time: a new certificate must already be valid where it arrives.
-const BACKDATE: time::Duration = time::Duration::MINUTE;
+pub(crate) const BACKDATE: time::Duration = time::Duration::MINUTE;
 /// A root outlives the state directory that it stands in; rotation replaces the bundle instead.
 const ROOT_LIFETIME: time::Duration = time::Duration::days(3650);
 /// RFC 5280 Appendix A.1, `ub-common-name`.
