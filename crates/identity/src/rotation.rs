@@ -23,10 +23,14 @@ const JITTER: f64 = 0.1;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait between attempts; certificates of a few minutes retry more often than that.
 const MAX_RETRY: Duration = Duration::from_secs(30);
+/// How far clocks may be apart before a certificate from the future is taken for a mistake: a holder
+/// whose clock is behind would only get another such certificate, but one that was issued under a
+/// clock that has since been set back must be replaced.
+pub const TOLERATED_SKEW: time::Duration = time::Duration::minutes(5);
 /// Attempts that must fit into a life, whatever the backoff says.
 const RETRIES_IN_A_LIFE: u32 = 20;
 
-/// The renewal of one certificate. A new certificate gets a new `Rotation`.
+/// The renewal of one certificate; [`Rotation::renewed`] goes on with the next one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotation {
     not_before: OffsetDateTime,
@@ -79,8 +83,9 @@ impl Rotation {
 
     /// Whether to attempt a renewal now.
     ///
-    /// True from half of the life on, and whenever the certificate is not valid by this clock. After
-    /// a failure it is false until the backoff has passed, or the clock has gone back.
+    /// True from half of the life on, and when the certificate begins further in the future than
+    /// [`TOLERATED_SKEW`]. After a failure it is false until the backoff has passed, or the clock has
+    /// gone back.
     #[must_use]
     pub fn due(&self, now: OffsetDateTime) -> bool {
         if let Some(retry) = self.retry
@@ -88,7 +93,28 @@ impl Rotation {
         {
             return false;
         }
-        now >= self.renew_at || now < self.not_before
+        now >= self.renew_at || self.is_from_the_future(now)
+    }
+
+    /// Goes on with the certificate that an attempt has brought. When it begins in the future like
+    /// the last one, then it is this clock that is wrong: the next attempt waits as after a failure.
+    pub fn renewed(
+        &mut self,
+        not_before: OffsetDateTime,
+        not_after: OffsetDateTime,
+        jitter: f64,
+        now: OffsetDateTime,
+    ) {
+        let failures = self.failures;
+        *self = Self::new(not_before, not_after, jitter);
+        if self.due(now) {
+            self.failures = failures;
+            self.failed(now);
+        }
+    }
+
+    fn is_from_the_future(&self, now: OffsetDateTime) -> bool {
+        now.saturating_add(TOLERATED_SKEW) < self.not_before
     }
 
     /// Takes note of an attempt that failed: the next one is 1 s away, then 2, 4, … up to 30 s, or to
@@ -207,9 +233,38 @@ mod tests {
     #[test]
     fn r33_a_certificate_from_the_future_is_renewed() {
         let hour = rotation(3600, 0.0);
-        assert!(hour.due(ISSUED - BACKDATE - SECOND));
-        assert!(!hour.due(ISSUED - BACKDATE));
+        let limit = ISSUED - BACKDATE - TOLERATED_SKEW;
+        assert!(hour.due(limit - SECOND));
+        assert!(!hour.due(limit));
         assert!(!hour.expired(ISSUED));
+    }
+
+    /// Its clock is ten minutes behind the authority's: renewing again and again would not help.
+    #[test]
+    fn r33_a_clock_that_is_behind_makes_no_storm() {
+        let behind = SECOND * 600;
+        let mut held = rotation(3600, 0.0);
+        let mut now = ISSUED - behind;
+        let mut attempts = 0;
+        while now < ISSUED + SECOND * 600 - behind {
+            if held.due(now) {
+                attempts += 1;
+                let issued = now + behind;
+                held.renewed(issued - BACKDATE, issued + SECOND * 3600, 0.0, now);
+            }
+            now += held.next_check(now).max(Duration::from_millis(1));
+        }
+        assert!((15..30).contains(&attempts), "{attempts}");
+    }
+
+    #[test]
+    fn r33_a_good_renewal_forgets_earlier_failures() {
+        let mut hour = rotation(3600, 0.0);
+        let now = hour.renew_at();
+        hour.failed(now);
+        hour.renewed(now - BACKDATE, now + SECOND * 3600, 0.0, now);
+        assert_eq!(hour.failures(), 0);
+        assert_eq!(hour.renew_at(), now + SECOND * 1800);
     }
 
     #[test]
@@ -234,7 +289,7 @@ mod tests {
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
             20 => Just(Event::Tick),
-            1 => (-300..7200i32).prop_map(Event::Jump),
+            1 => (-7200..7200i32).prop_map(Event::Jump),
             2 => (1..400u32).prop_map(Event::AuthorityDown),
         ]
     }
@@ -273,8 +328,7 @@ mod tests {
         ) {
             let cap = MAX_RETRY.mul_f64(1.0 + JITTER) + MAX_CHECK * 2;
             let mut now = ISSUED;
-            let issue = |now: OffsetDateTime| Rotation::new(now - BACKDATE, now + SECOND * life, jitter);
-            let mut held = issue(now);
+            let mut held = Rotation::new(now - BACKDATE, now + SECOND * life, jitter);
             let (mut down_until, mut invalid_since) = (now, None::<OffsetDateTime>);
             let mut attempts = 0_u32;
             for event in events {
@@ -292,12 +346,12 @@ mod tests {
                     if held.due(now) {
                         attempts += 1;
                         if now >= down_until {
-                            held = issue(now);
+                            held.renewed(now - BACKDATE, now + SECOND * life, jitter, now);
                         } else {
                             held.failed(now);
                         }
                     }
-                    let valid = !held.expired(now) && now >= held.not_before;
+                    let valid = !held.expired(now) && !held.is_from_the_future(now);
                     if valid || now < down_until {
                         invalid_since = None;
                     } else {
