@@ -15,12 +15,12 @@ use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    SignatureScheme,
+    RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::IdentitySource;
-use crate::chain::{self, Usage};
+use crate::chain::{self, RevocationLists, Usage};
 use crate::provider::provider;
 
 /// Which workloads may connect.
@@ -136,6 +136,30 @@ macro_rules! check_signatures {
     };
 }
 
+/// Verifies the server that a node dials before it has an identity: roots from a file, one exact id.
+#[derive(Debug)]
+pub(crate) struct JoinVerifier {
+    pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) expected: SpiffeId,
+}
+
+impl ServerCertVerifier for JoinVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let none = RevocationLists::default();
+        chain::verify(leaf, intermediates, &self.roots, &none, Usage::Server, now)?;
+        expect(identity(leaf)?, &self.expected)
+    }
+
+    check_signatures!();
+}
+
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
@@ -148,11 +172,7 @@ impl ServerCertVerifier for ServerVerifier {
         let seen = self
             .source
             .genuine(leaf, intermediates, Usage::Server, now)?;
-        if seen != self.expected {
-            let expected = self.expected.clone();
-            return Err(refused(PeerRefused::WrongServer { seen, expected }));
-        }
-        Ok(ServerCertVerified::assertion())
+        expect(seen, &self.expected)
     }
 
     check_signatures!();
@@ -219,6 +239,14 @@ impl IdentitySource {
         chain::verify(leaf, intermediates, roots, revoked, usage, now)?;
         identity(leaf)
     }
+}
+
+fn expect(seen: SpiffeId, expected: &SpiffeId) -> Result<ServerCertVerified, Error> {
+    if seen != *expected {
+        let expected = expected.clone();
+        return Err(refused(PeerRefused::WrongServer { seen, expected }));
+    }
+    Ok(ServerCertVerified::assertion())
 }
 
 fn identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {
