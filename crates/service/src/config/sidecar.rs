@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, ServiceConfig};
+use super::{ConfigError, IdentityFrom, ServiceConfig};
 
 /// The service proxy beside a component. It speaks mTLS in the component's name; between the two
 /// there is plaintext HTTP on loopback and a shared secret.
@@ -28,8 +28,10 @@ impl ServiceConfig {
     pub(super) fn validate_way(&self) -> Result<(), ConfigError> {
         let Some(sidecar) = &self.sidecar else {
             return match &self.identity {
-                Some(_) => Ok(()),
-                None => Err(ConfigError::invalid(
+                IdentityFrom::Directory(_) | IdentityFrom::WorkloadApi(_) | IdentityFrom::Own => {
+                    Ok(())
+                }
+                IdentityFrom::Proxy => Err(ConfigError::invalid(
                     "service",
                     "neither `identity` nor `sidecar`",
                     "a workload identity, or a service proxy that has it",

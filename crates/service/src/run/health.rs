@@ -14,10 +14,11 @@ use std::{
 use ringwall_http_io::{Client, ClientLimits, Transport, body::collect};
 use ringwall_identity::SpiffeId;
 use ringwall_secret::SecretProvider;
-use ringwall_tls::{IdentitySource, mesh_client_config};
+use ringwall_tls::mesh_client_config;
 use serde::Deserialize;
 use tokio::runtime::Builder;
 
+use super::identity;
 use crate::{
     config::{ServiceConfig, parse_yaml, place, read},
     error::StartError,
@@ -68,13 +69,11 @@ fn load(name: &str, path: &Path) -> Result<ServiceConfig, StartError> {
 }
 
 async fn ready(service: &ServiceConfig) -> Result<(), String> {
-    let own = service
-        .workload(&service.name)
-        .map_err(|error| error.to_string())?;
-    let client = client(service, &own)?;
-    let (name, value) = loopback::named(&own);
+    let own = service.own_id().map_err(|error| error.to_string())?;
+    let client = client(service, &own).await?;
     let mut question = client.get("/readyz");
     if service.sidecar.is_some() {
+        let (name, value) = loopback::named(&own);
         question = question.header(name, value);
     }
     let response = question.send().await.map_err(|error| error.to_string())?;
@@ -92,12 +91,11 @@ async fn ready(service: &ServiceConfig) -> Result<(), String> {
 }
 
 /// The way to our own admin listener.
-fn client(service: &ServiceConfig, own: &SpiffeId) -> Result<Client, String> {
+async fn client(service: &ServiceConfig, own: &SpiffeId) -> Result<Client, String> {
     let (admin, limits) = (own_address(service.admin), ClientLimits::default());
     let Some(sidecar) = &service.sidecar else {
         ringwall_tls::install_crypto_provider();
-        let directory = service.identity.as_deref().unwrap_or(Path::new(""));
-        let identity = IdentitySource::load(directory).map_err(|error| error.to_string())?;
+        let identity = identity::of_running(service, PATIENCE / 2).await?;
         let tls = mesh_client_config(&identity, own.clone()).map_err(|error| error.to_string())?;
         return Ok(Client::mesh(admin, tls, limits).named(&service.name));
     };
