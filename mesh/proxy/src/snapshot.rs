@@ -22,8 +22,20 @@ pub(crate) struct Snapshot {
     pub(crate) revocations: Arc<Revocations>,
 }
 
+impl Snapshot {
+    /// What is known before anybody said anything: nothing, so that everything is denied.
+    pub(crate) fn empty() -> Self {
+        Self {
+            revision: 0,
+            services: BTreeMap::new(),
+            policy: None,
+            revocations: Arc::default(),
+        }
+    }
+}
+
 /// A service and where it is served.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub(crate) name: Arc<str>,
     pub(crate) identity: SpiffeId,
