@@ -64,7 +64,7 @@ pub(crate) async fn serve_on(
             &shell.identity,
             policy(&shell, &shell.config.admin_callers)?,
         )?,
-        router: admin::router(shell.clone()),
+        router: admin::router(shell.clone(), app.admin),
         limits: admin_limits,
         metrics: shell.metrics.clone(),
         stop: admin_stop.clone(),
