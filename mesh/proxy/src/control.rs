@@ -1,8 +1,12 @@
 //! The proxy's side of the control plane: what it knows, where from, and since when.
 //!
 //! Owns: [`State`], which every other part reads. Must not: decide about a request.
-//! Read next: `snapshot.rs` for what is in the state; `control/usage.rs`.
+//! Read next: `snapshot.rs` for what is in the state; `control/machine.rs` for what becomes of a message; `control/client.rs`
+//! for the connection; `control/saved.rs` for what survives this process.
 
+mod machine;
+mod policy;
+mod saved;
 mod usage;
 
 use std::sync::Arc;
