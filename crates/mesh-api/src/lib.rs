@@ -6,8 +6,10 @@
 #![allow(
     unreachable_pub,
     missing_docs,
+    clippy::allow_attributes_without_reason,
     clippy::indexing_slicing,
     clippy::large_futures,
+    clippy::too_many_lines,
     reason = "generated code"
 )]
 

@@ -5,11 +5,12 @@ use std::{path::PathBuf, sync::Arc};
 use ringwall_http_io::{Client, ClientLimits};
 use ringwall_identity::SpiffeId;
 use ringwall_secret::SecretProvider;
-use ringwall_tls::{IdentitySource, mesh_client_config};
+use ringwall_tls::{IdentitySource, TlsError, mesh_client_config, mesh_grpc_client_config};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::Channel;
 
 use crate::{
-    config::{ConfigError, ServiceConfig},
+    config::{ConfigError, ServiceConfig, UpstreamConfig},
     error::StartError,
     health::Health,
     metrics::Metrics,
@@ -29,26 +30,51 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Opens identity and secrets as configured. Starts no task and touches no global state, so that
-    /// a test can have several.
+    /// Opens an identity in files, and secrets, as configured. Starts no task and touches no global
+    /// state, so that a test can have several.
     pub fn open(name: &'static str, config: ServiceConfig) -> Result<Self, StartError> {
         ringwall_tls::install_crypto_provider();
-        let identity = IdentitySource::load(&config.identity)?;
-        let expected = config.workload(name)?;
+        let Some(directory) = config.identity.directory() else {
+            return Err(StartError::software(format!(
+                "the identity {} is not one of files",
+                config.identity
+            )));
+        };
+        let identity = IdentitySource::load(directory)?;
+        Self::with_identity(name, config, identity)
+    }
+
+    /// A shell around an identity that is there already, which must be the configured one.
+    pub fn with_identity(
+        name: &'static str,
+        config: ServiceConfig,
+        identity: Arc<IdentitySource>,
+    ) -> Result<Self, StartError> {
+        let secrets = Arc::new(SecretProvider::open(&config.secrets)?);
+        Self::assemble(name, Arc::new(config), secrets, identity)
+    }
+
+    pub(crate) fn assemble(
+        name: &'static str,
+        config: Arc<ServiceConfig>,
+        secrets: Arc<SecretProvider>,
+        identity: Arc<IdentitySource>,
+    ) -> Result<Self, StartError> {
+        let expected = config.own_id()?;
         if identity.spiffe_id() != expected {
             return Err(StartError::config(format!(
-                "{} holds the identity {}, but this component is {expected}\n  fix: point service.identity at the directory of {name}",
-                config.identity.display(),
+                "{} holds the identity {}, but this component is {expected}\n  fix: point service.identity at that of {}",
+                config.identity,
                 identity.spiffe_id(),
+                expected.path(),
             )));
         }
-        let secrets = SecretProvider::open(&config.secrets)?;
         let shutdown = CancellationToken::new();
         Ok(Self {
             name,
-            config: Arc::new(config),
+            config,
             identity,
-            secrets: Arc::new(secrets),
+            secrets,
             metrics: Metrics::default(),
             health: Health::new(shutdown.clone()),
             shutdown,
@@ -64,28 +90,35 @@ impl Shell {
     /// Client of a declared upstream without spans and trace context: for telemetry itself and for
     /// data paths that trace by themselves.
     pub fn client(&self, name: &str) -> Result<Client, ConfigError> {
-        let Some(upstream) = self.config.upstreams.get(name) else {
-            return Err(ConfigError::invalid(
-                "service.upstreams",
-                "no upstream of this name",
-                &format!("a declared upstream `{name}`"),
-                &format!("add `{name}: {{ address: \"127.0.0.1:PORT\", identity: {name} }}`"),
-            ));
-        };
+        let upstream = self.declared(name)?;
         let peer = self.config.workload(&upstream.identity)?;
-        let tls = mesh_client_config(&self.identity, peer).map_err(|error| {
-            ConfigError::invalid(
-                "service.identity",
-                &error.to_string(),
-                "an identity that can dial TLS 1.3",
-                "issue the identity again",
-            )
-        })?;
+        let tls = mesh_client_config(&self.identity, peer).map_err(|error| unusable(&error))?;
         let mut limits = ClientLimits::default();
         if let Some(timeout) = upstream.timeout {
             limits.request_timeout = timeout;
         }
         Ok(Client::mesh(upstream.address.clone(), tls, limits).named(name))
+    }
+
+    /// gRPC channel to a declared upstream: mTLS with our identity, HTTP/2, connected at first use and
+    /// again when it must. See [`crate::grpc::channel`] for its limits.
+    pub fn grpc(&self, name: &str) -> Result<Channel, ConfigError> {
+        let upstream = self.declared(name)?;
+        let peer = self.config.workload(&upstream.identity)?;
+        let tls =
+            mesh_grpc_client_config(&self.identity, peer).map_err(|error| unusable(&error))?;
+        Ok(crate::grpc::channel(upstream.address.clone(), tls))
+    }
+
+    fn declared(&self, name: &str) -> Result<&UpstreamConfig, ConfigError> {
+        self.config.upstreams.get(name).ok_or_else(|| {
+            ConfigError::invalid(
+                "service.upstreams",
+                "no upstream of this name",
+                &format!("a declared upstream `{name}`"),
+                &format!("add `{name}: {{ address: \"127.0.0.1:PORT\", identity: {name} }}`"),
+            )
+        })
     }
 
     /// Directory for the component's own durable files; made if missing, readable by its owner only.
@@ -122,4 +155,13 @@ impl Shell {
     pub fn begin_shutdown(&self) {
         self.shutdown.cancel();
     }
+}
+
+fn unusable(error: &TlsError) -> ConfigError {
+    ConfigError::invalid(
+        "service.identity",
+        &error.to_string(),
+        "an identity that can dial TLS 1.3",
+        "issue the identity again",
+    )
 }

@@ -69,7 +69,7 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
         error("  listen:", "  listn:"),
         "orders.yaml:5:3: the configuration is not valid
   seen:     the unknown key `listn`
-  expected: one of `name`, `trust_domain`, `profile`, `listen`, `admin`, `identity`, `callers`, `admin_callers`, `upstreams`, `secrets`, `logs`, `telemetry`, `drain`, `state`, `workers`
+  expected: one of `name`, `workload`, `trust_domain`, `profile`, `listen`, `admin`, `identity`, `callers`, `admin_callers`, `upstreams`, `secrets`, `logs`, `telemetry`, `drain`, `state`, `workers`
   fix:      write `listen`, or remove `listn`"
     );
 }

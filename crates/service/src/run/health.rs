@@ -11,10 +11,11 @@ use std::{
 };
 
 use ringwall_http_io::{Client, ClientLimits, Transport, body::collect};
-use ringwall_tls::{IdentitySource, mesh_client_config};
+use ringwall_tls::mesh_client_config;
 use serde::Deserialize;
 use tokio::runtime::Builder;
 
+use super::identity;
 use crate::{
     config::{ServiceConfig, parse_yaml, place, read},
     error::StartError,
@@ -65,10 +66,8 @@ fn load(name: &str, path: &Path) -> Result<ServiceConfig, StartError> {
 
 async fn ready(service: &ServiceConfig) -> Result<(), String> {
     ringwall_tls::install_crypto_provider();
-    let identity = IdentitySource::load(&service.identity).map_err(|error| error.to_string())?;
-    let own = service
-        .workload(&service.name)
-        .map_err(|error| error.to_string())?;
+    let identity = identity::of_running(service, PATIENCE / 2).await?;
+    let own = service.own_id().map_err(|error| error.to_string())?;
     let tls = mesh_client_config(&identity, own).map_err(|error| error.to_string())?;
     let client =
         Client::mesh(own_address(service.admin), tls, ClientLimits::default()).named(&service.name);

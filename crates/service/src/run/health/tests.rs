@@ -105,7 +105,7 @@ async fn a_component_that_does_not_let_itself_in_is_not_ready() {
 async fn an_identity_that_cannot_be_read_is_named() {
     let mesh = Mesh::new();
     let shell = mesh.shell("inventory", &[], LETS_ITSELF_IN);
-    std::fs::remove_file(shell.config.identity.join("svid.key")).unwrap();
+    std::fs::remove_file(shell.config.identity.directory().unwrap().join("svid.key")).unwrap();
     let why = reason(asked(&file(&shell, "127.0.0.1:9".parse().unwrap())).await);
     assert!(why.contains("svid.key"), "{why}");
 }
