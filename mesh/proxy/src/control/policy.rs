@@ -8,14 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ringwall_mesh_api::v1;
-use ringwall_policy::mesh::{Bundle, MeshPolicy};
+use ringwall_policy::mesh::{Bundle, JWS_TYPE, MeshPolicy};
 use ringwall_token::{JwkSet, TokenError, VerifyingKeys, verify_bytes};
 use serde::{Deserialize, Serialize};
 
 use crate::snapshot::compile::{Fault, brief};
 
-/// `typ` of a signed bundle (RFC 7515 §4.1.9): no other token of the same keys is one.
-pub(crate) const JWS_TYPE: &str = "ringwall-policy";
 /// Longest signed bundle, in bytes.
 const MAX_JWS_BYTES: usize = 2 * 1024 * 1024;
 const MAX_JWKS_BYTES: usize = 256 * 1024;
@@ -163,7 +161,7 @@ fn digest_of(bundle: &Bundle) -> Result<String, Refused> {
 pub(crate) mod tests {
     use std::collections::BTreeMap;
 
-    use ringwall_policy::mesh::Edge;
+    use ringwall_policy::mesh::{Edge, ServiceFacts};
     use ringwall_token::{KeyRing, SigningKey};
 
     use super::*;
@@ -206,10 +204,15 @@ pub(crate) mod tests {
             policies: BTreeMap::new(),
             dry_run: Vec::new(),
             examples: Vec::new(),
-            services: [("orders", ()), (callee, ())]
-                .into_iter()
-                .map(|(name, ())| (name.to_owned(), Default::default()))
-                .collect(),
+            services: ["orders", callee]
+                .map(|name| {
+                    let facts = ServiceFacts {
+                        ports: vec![7106],
+                        ..ServiceFacts::default()
+                    };
+                    (name.to_owned(), facts)
+                })
+                .into(),
         }
     }
 

@@ -107,12 +107,15 @@ impl Counter {
 
 #[cfg(test)]
 mod tests {
+    use ringwall_policy::mesh::MeshOutcome;
+
     use super::*;
 
     fn decision(allowed: bool, reasons: &[&str], dry: &[&str]) -> MeshDecision {
         let owned = |list: &[&str]| list.iter().map(|id| (*id).to_owned()).collect();
         MeshDecision {
             allowed,
+            outcome: MeshOutcome::Permitted,
             reasons: owned(reasons),
             dry_run: (!dry.is_empty()).then_some(false),
             dry_run_reasons: owned(dry),
