@@ -62,7 +62,7 @@ pub(crate) async fn serve_on(
     let admin_server = Server {
         listener: admin,
         entrance: entrance(&shell, &shell.config.admin_callers)?,
-        router: admin::router(shell.clone()),
+        router: admin::router(shell.clone(), app.admin),
         limits: admin_limits,
         metrics: shell.metrics.clone(),
         stop: admin_stop.clone(),
