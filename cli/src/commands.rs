@@ -116,6 +116,7 @@ impl CompositionArgs {
         }
         let (given, binaries) = (self.web_dir.as_deref(), self.bin_dir.as_deref());
         composition.web = config::web(given, binaries, self.file.as_deref())?;
+        composition.policy = config::policy(self.file.as_deref(), &composition)?;
         Ok((composition, source))
     }
 }

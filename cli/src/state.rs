@@ -42,6 +42,11 @@ impl StateDir {
         self.root.join("ca")
     }
 
+    /// The sealed key of the root; absent where the root is somebody else's.
+    pub(crate) fn root_key(&self) -> PathBuf {
+        self.authority().join("root.key")
+    }
+
     /// The trust bundle that browsers and clients are pointed at.
     pub(crate) fn ca_bundle(&self) -> PathBuf {
         self.authority().join("root.pem")
@@ -103,6 +108,16 @@ impl StateDir {
     /// Folder of PostgreSQL's unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.run().join("postgres")
+    }
+
+    /// The agent's socket for workloads.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        self.run().join("agent.sock")
+    }
+
+    /// The agent's socket for the supervisor.
+    pub(crate) fn agent_control(&self) -> PathBuf {
+        self.run().join("agent-control.sock")
     }
 
     /// `run/state.json`.

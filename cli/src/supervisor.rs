@@ -27,7 +27,7 @@ use crate::output::say;
 use crate::postgres::Server;
 use crate::probe::Prober;
 use crate::processes::ProcessId;
-use crate::provision::certificates::Issuer;
+use crate::provision::Provisioned;
 use crate::provision::rotation::{HOUSEKEEPING, Rotation};
 use crate::record::{Condition, Phase, Record};
 use crate::signals::{Signals, Wish};
@@ -68,7 +68,7 @@ pub(crate) struct Parts {
     pub(crate) site: Site,
     pub(crate) binaries: std::path::PathBuf,
     pub(crate) server: Option<Server>,
-    pub(crate) issuer: Issuer,
+    pub(crate) provisioned: Provisioned,
     pub(crate) prober: Prober,
     pub(crate) record: Record,
     pub(crate) restarts: bool,
@@ -104,7 +104,7 @@ impl Supervisor {
             running: BTreeMap::new(),
             restarts,
             may_restart: parts.restarts,
-            rotation: Rotation::new(parts.issuer),
+            rotation: Rotation::new(parts.provisioned),
             prober: parts.prober,
             record: parts.record,
             composition: parts.composition,
@@ -273,6 +273,7 @@ impl Supervisor {
     /// Log files that grew, and certificates at half of their life.
     async fn keep_house(&mut self) {
         logs::turn(&self.units, &self.composition.logs);
+        self.rotation.renew_token(OffsetDateTime::now_utc());
         if self.rotation.is_due(OffsetDateTime::now_utc()) {
             self.rotate().await;
         }

@@ -8,12 +8,13 @@ use std::time::Instant;
 use clap::Args;
 
 use super::{CompositionArgs, StateArgs, check, detach, down, runtime, status};
-use crate::composition::{Component, Composition, Profile};
+use crate::composition::{Component, Composition, Profile, policy};
 use crate::config::Source;
 use crate::error::CliError;
 use crate::output::{self, Format, say};
 use crate::postgres::Server;
 use crate::probe::Prober;
+use crate::provision::intermediate::ExternalRoot;
 use crate::record::{Condition, Phase, Record};
 use crate::site::Site;
 use crate::state::{Lock, StateDir};
@@ -26,6 +27,8 @@ pub(super) struct UpArgs {
     pub(super) composition: CompositionArgs,
     #[command(flatten)]
     pub(super) state: StateArgs,
+    #[command(flatten)]
+    pub(super) external: ExternalRoot,
     /// How to print what runs, once it does
     #[arg(long, short, value_enum, default_value_t)]
     pub(super) output: Format,
@@ -78,9 +81,10 @@ fn prepare(
         .map(|component| Server::find(component, &state))
         .transpose()?;
     ports::check(&composition)?;
+    policy::check(&composition)?;
     let database_user = server.as_ref().and_then(Server::user);
     let site = Site::native(&state, &composition);
-    let issuer = provision::run(&composition, &site, profile, database_user)?;
+    let provisioned = provision::run(&composition, &site, profile, database_user, &args.external)?;
     check::configs(&composition, &source.name, &state, &binaries)?;
     files::write(&state.composition(), source.text.as_bytes(), 0o600, None)?;
     if let Some(server) = &server {
@@ -98,7 +102,7 @@ fn prepare(
         site,
         binaries,
         server,
-        issuer,
+        provisioned,
         prober,
         record,
         restarts,

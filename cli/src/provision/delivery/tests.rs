@@ -10,6 +10,7 @@ use time::Duration as Span;
 use super::*;
 use crate::composition::Profile;
 use crate::config::Source;
+use crate::provision::intermediate::ExternalRoot;
 use crate::state::StateDir;
 
 const SMALL: &str = include_str!("../../../testdata/small.yaml");
@@ -54,7 +55,15 @@ impl Place {
 
     fn deliver(&self) {
         self.site.state().create_own().unwrap();
-        crate::provision::run(&self.composition, &self.site, Profile::Demo, None).unwrap();
+        let external = ExternalRoot::default();
+        crate::provision::run(
+            &self.composition,
+            &self.site,
+            Profile::Demo,
+            None,
+            &external,
+        )
+        .unwrap();
     }
 
     fn complaint_in(&self, span: Span) -> Option<String> {
