@@ -78,7 +78,14 @@ pub(crate) async fn serve_on(
         mesh_address = Some(listener.local_addr()?);
         let server = Server {
             listener,
-            tls: mesh_server_config(&shell.identity, policy(&shell, &shell.config.callers)?)?,
+            tls: mesh_server_config(
+                &shell.identity,
+                if app.any_workload {
+                    PeerPolicy::AnyInTrustDomain(shell.config.trust_domain.clone())
+                } else {
+                    policy(&shell, &shell.config.callers)?
+                },
+            )?,
             router: observed(&shell, router, app.users, app.max_body),
             limits: ServerLimits {
                 max_body: app.max_body,
