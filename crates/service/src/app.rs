@@ -13,6 +13,7 @@ pub(crate) const DEFAULT_MAX_BODY: usize = 1024 * 1024;
 /// A started component.
 pub struct App {
     pub(crate) router: Option<Router>,
+    pub(crate) admin: Option<Router>,
     pub(crate) users: Option<Arc<UserContextVerifier>>,
     pub(crate) checks: Vec<(&'static str, Check)>,
     pub(crate) background: Vec<(&'static str, BoxFuture<'static, ()>)>,
@@ -38,6 +39,7 @@ impl App {
     fn bare() -> Self {
         Self {
             router: None,
+            admin: None,
             users: None,
             checks: Vec::new(),
             background: Vec::new(),
@@ -45,6 +47,12 @@ impl App {
             max_body: DEFAULT_MAX_BODY,
             any_workload: false,
         }
+    }
+
+    /// Adds routes to the admin listener, for the operator alone: every other admin caller gets `403`.
+    pub fn admin(mut self, router: Router) -> Self {
+        self.admin = Some(router);
+        self
     }
 
     /// Lets handlers use the [`crate::User`] extractor.

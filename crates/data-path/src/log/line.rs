@@ -2,34 +2,45 @@
 //!
 //! Owns: JSON escaping (RFC 8259 §7). Must not: know what is logged.
 
+use std::io::Write as _;
+
 /// One line under construction.
 #[derive(Debug)]
-pub(crate) struct Line<'buffer> {
+pub struct Line<'buffer> {
     out: &'buffer mut Vec<u8>,
 }
 
 impl<'buffer> Line<'buffer> {
     /// Begins a line with its time stamp.
-    pub(crate) fn begin(out: &'buffer mut Vec<u8>, stamp: &str) -> Self {
+    pub fn begin(out: &'buffer mut Vec<u8>, stamp: &str) -> Self {
         out.extend_from_slice(b"{\"ts\":\"");
         out.extend_from_slice(stamp.as_bytes());
         out.extend_from_slice(b"\",\"kind\":\"access\"");
         Self { out }
     }
 
-    pub(crate) fn text(&mut self, name: &str, value: &str) {
+    pub fn text(&mut self, name: &str, value: &str) {
         self.name(name);
         self.out.push(b'"');
         escape(self.out, value.as_bytes());
         self.out.push(b'"');
     }
 
-    pub(crate) fn number(&mut self, name: &str, value: u64) {
+    pub fn number(&mut self, name: &str, value: u64) {
         self.name(name);
         decimal(self.out, value);
     }
 
-    pub(crate) fn end(self) {
+    /// A value whose text holds nothing to escape, such as an address.
+    pub fn display(&mut self, name: &str, value: &impl std::fmt::Display) {
+        self.name(name);
+        self.out.push(b'"');
+        // Writing into a vector does not fail.
+        let _written = write!(self.out, "{value}");
+        self.out.push(b'"');
+    }
+
+    pub fn end(self) {
         self.out.extend_from_slice(b"}\n");
     }
 

@@ -12,7 +12,7 @@ const MAX_CHUNK_META: usize = 8 * 1024;
 
 /// Why a connection's bytes were refused. The text is the `refusal` of the access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Violation {
+pub enum Violation {
     BareLf,
     ObsFold,
     LengthAndEncoding,
@@ -25,7 +25,7 @@ pub(crate) enum Violation {
 }
 
 impl Violation {
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::BareLf => "bare-lf",
             Self::ObsFold => "obs-fold",
@@ -42,16 +42,16 @@ impl Violation {
 
 /// A violation and where in the inspected bytes the offending message begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Offence {
-    pub(crate) violation: Violation,
+pub struct Offence {
+    pub violation: Violation,
     /// Bytes before this offset belong to sound messages and may be passed on; `None` when the
     /// offending message began in an earlier read.
-    pub(crate) message_start: Option<usize>,
+    pub message_start: Option<usize>,
 }
 
 /// The framing of one HTTP/1.1 connection, as far as it was read.
 #[derive(Debug)]
-pub(crate) struct HeadGuard {
+pub struct HeadGuard {
     state: State,
     scan: HeadScan,
     /// The head's bytes so far, only when it did not arrive in one read.
@@ -68,7 +68,7 @@ enum State {
 
 impl HeadGuard {
     /// `max_head` is a second fence: hyper answers 431 at its own, lower limit.
-    pub(crate) fn new(max_head: usize) -> Self {
+    pub fn new(max_head: usize) -> Self {
         Self {
             state: State::Head,
             scan: HeadScan::default(),
@@ -78,17 +78,17 @@ impl HeadGuard {
     }
 
     /// Whether the last byte read belongs to an unfinished head.
-    pub(crate) fn head_is_partial(&self) -> bool {
+    pub fn head_is_partial(&self) -> bool {
         !self.partial.is_empty()
     }
 
     /// Whether more bytes of a message body are due.
-    pub(crate) fn in_body(&self) -> bool {
+    pub fn in_body(&self) -> bool {
         !matches!(self.state, State::Head)
     }
 
     /// Follows `bytes`, the next bytes of the connection.
-    pub(crate) fn inspect(&mut self, bytes: &[u8]) -> Result<(), Offence> {
+    pub fn inspect(&mut self, bytes: &[u8]) -> Result<(), Offence> {
         let mut at = 0;
         let mut message_start = (!self.in_body() && self.partial.is_empty()).then_some(0);
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::guard::{HeadGuard, Violation};
-use super::watch::{Watch, millis};
+use crate::guard::{HeadGuard, Violation};
+use crate::watch::{Watch, millis};
 
 /// Cannot stand in a request head or in chunk framing; with the empty line it makes hyper look at once.
 const POISON: &[u8] = b"\0\r\n\r\n";
@@ -23,18 +23,18 @@ const BODY_GRACE: Duration = Duration::from_secs(10);
 
 /// Limits that the connection's I/O enforces.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct IoLimits {
-    pub(crate) header: Duration,
-    pub(crate) body_idle: Duration,
+pub struct IoLimits {
+    pub header: Duration,
+    pub body_idle: Duration,
     /// Bytes per second.
-    pub(crate) body_min_rate: u64,
-    pub(crate) write: Duration,
-    pub(crate) max_head: usize,
+    pub body_min_rate: u64,
+    pub write: Duration,
+    pub max_head: usize,
 }
 
 /// The bytes of one client connection.
 #[derive(Debug)]
-pub(crate) struct GuardedStream<S> {
+pub struct GuardedStream<S> {
     inner: S,
     watch: Arc<Watch>,
     limits: IoLimits,
@@ -56,10 +56,10 @@ struct Trickle {
 
 /// The offence of a connection, still readable when hyper has swallowed the stream.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Offended(Arc<OnceLock<Violation>>);
+pub struct Offended(Arc<OnceLock<Violation>>);
 
 impl Offended {
-    pub(crate) fn get(&self) -> Option<Violation> {
+    pub fn get(&self) -> Option<Violation> {
         self.0.get().copied()
     }
 
@@ -70,11 +70,11 @@ impl Offended {
 }
 
 impl<S> GuardedStream<S> {
-    pub(crate) fn offence(&self) -> Offended {
+    pub fn offence(&self) -> Offended {
         self.offence.clone()
     }
 
-    pub(crate) fn http1(inner: S, watch: Arc<Watch>, limits: IoLimits) -> Self {
+    pub fn http1(inner: S, watch: Arc<Watch>, limits: IoLimits) -> Self {
         // hyper answers 431 at `max_head`; the guard is the fence behind it.
         let guard = HeadGuard::new(limits.max_head * 2);
         Self {
@@ -83,7 +83,7 @@ impl<S> GuardedStream<S> {
         }
     }
 
-    pub(crate) fn http2(inner: S, watch: Arc<Watch>, limits: IoLimits) -> Self {
+    pub fn http2(inner: S, watch: Arc<Watch>, limits: IoLimits) -> Self {
         Self {
             inner,
             watch,

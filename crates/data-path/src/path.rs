@@ -5,7 +5,7 @@
 
 /// Why a path was refused. The text is the `refusal` of the access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PathFault {
+pub enum PathFault {
     NotAbsolute,
     ForbiddenByte,
     DotSegment,
@@ -18,7 +18,7 @@ pub(crate) enum PathFault {
 }
 
 impl PathFault {
-    pub(crate) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::NotAbsolute => "path-not-absolute",
             Self::ForbiddenByte => "path-forbidden-byte",
@@ -38,7 +38,7 @@ impl PathFault {
 /// Refused: dot segments raw or encoded, empty segments, `%2f`, `%5c`, `\`, `%25` (double encoding),
 /// encoded controls, escapes of unreserved letters (RFC 3986 §6.2.2.2 calls them equivalent, so two
 /// routers could differ), and bytes outside `pchar`.
-pub(crate) fn check(path: &str) -> Result<(), PathFault> {
+pub fn check(path: &str) -> Result<(), PathFault> {
     let bytes = path.as_bytes();
     if bytes.first() != Some(&b'/') {
         return Err(PathFault::NotAbsolute);

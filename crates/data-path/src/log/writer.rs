@@ -12,18 +12,29 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
+use thiserror::Error;
 use time::OffsetDateTime;
-
-use crate::error::GatewayError;
 
 /// Bytes that one worker may hold back.
 const BUFFER_LIMIT: usize = 4 * 1024 * 1024;
 /// How often the thread looks.
 const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Why the log cannot be written.
+#[derive(Debug, Error)]
+pub enum LogError {
+    #[error("open access log {path}: {source}")]
+    Open {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("start the thread of the access log: {0}")]
+    Thread(std::io::Error),
+}
+
 /// A worker's end of the log.
 #[derive(Debug, Default)]
-pub(crate) struct LogBuffer {
+pub struct LogBuffer {
     lines: Mutex<Lines>,
     enabled: bool,
     dropped: AtomicU64,
@@ -43,7 +54,7 @@ struct Stamp {
 }
 
 impl LogBuffer {
-    pub(crate) fn new(enabled: bool) -> Self {
+    pub fn new(enabled: bool) -> Self {
         Self {
             enabled,
             ..Self::default()
@@ -51,7 +62,7 @@ impl LogBuffer {
     }
 
     /// Lets `line` append one line; skipped when the log is off or the buffer full.
-    pub(crate) fn write(&self, line: impl FnOnce(&mut Vec<u8>, &str)) {
+    pub fn write(&self, line: impl FnOnce(&mut Vec<u8>, &str)) {
         if !self.enabled {
             return;
         }
@@ -65,11 +76,12 @@ impl LogBuffer {
     }
 
     /// Lines dropped since the last call.
-    pub(crate) fn take_dropped(&self) -> u64 {
+    pub fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
     }
 
-    fn take(&self, spare: &mut Vec<u8>) {
+    /// Exchanges what was written so far for the empty `spare`.
+    pub fn take(&self, spare: &mut Vec<u8>) {
         std::mem::swap(&mut self.lines.lock().bytes, spare);
     }
 }
@@ -105,7 +117,7 @@ impl Stamp {
 
 /// The thread that writes; dropping it flushes and ends it.
 #[derive(Debug)]
-pub(crate) struct LogWriter {
+pub struct LogWriter {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -115,10 +127,7 @@ impl LogWriter {
     ///
     /// # Errors
     /// When the file cannot be opened or the thread not started.
-    pub(crate) fn start(
-        buffers: Vec<Arc<LogBuffer>>,
-        file: Option<&Path>,
-    ) -> Result<Self, GatewayError> {
+    pub fn start(buffers: Vec<Arc<LogBuffer>>, file: Option<&Path>) -> Result<Self, LogError> {
         let sink: Box<dyn Write + Send> = match file {
             None => Box::new(std::io::stdout()),
             Some(path) => Box::new(
@@ -126,7 +135,7 @@ impl LogWriter {
                     .create(true)
                     .append(true)
                     .open(path)
-                    .map_err(|source| GatewayError::AccessLog {
+                    .map_err(|source| LogError::Open {
                         path: path.display().to_string(),
                         source,
                     })?,
@@ -137,7 +146,7 @@ impl LogWriter {
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || write_all(&buffers, sink, &stopped))
-            .map_err(GatewayError::Worker)?;
+            .map_err(LogError::Thread)?;
         Ok(Self {
             stop,
             thread: Some(thread),

@@ -7,14 +7,14 @@
 use http::{HeaderMap, HeaderValue};
 use tracing::Span;
 
-use crate::worker::Worker;
+use crate::random::Random;
 
 /// The field's name.
-pub(crate) const TRACEPARENT: &str = "traceparent";
+pub const TRACEPARENT: &str = "traceparent";
 
 /// The trace that a request belongs to.
 #[derive(Debug)]
-pub(crate) struct Trace {
+pub struct Trace {
     /// `00-<trace id>-<span id>-<flags>`: what the upstream receives.
     text: [u8; 55],
     continued: bool,
@@ -22,17 +22,18 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    pub(crate) fn start(worker: &Worker, headers: &HeaderMap, telemetry: bool) -> Self {
+    /// Continues the trace that `headers` name, or begins one; `telemetry`: somebody collects spans.
+    pub fn start(random: &Random, headers: &HeaderMap, telemetry: bool) -> Self {
         let parent = headers
             .get(TRACEPARENT)
             .and_then(|value| parse(value.as_bytes()));
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
         match parent {
             Some(parent) => text = parent,
-            None => hex(text.get_mut(3..35), &[worker.random(), worker.random()]),
+            None => hex(text.get_mut(3..35), &[random.next(), random.next()]),
         }
         // Our own span id: the upstream's parent is this hop.
-        hex(text.get_mut(36..52), &[worker.random() | 1]);
+        hex(text.get_mut(36..52), &[random.next() | 1]);
         let mut trace = Self {
             text,
             continued: parent.is_some(),
@@ -46,7 +47,7 @@ impl Trace {
     }
 
     /// The 32 digits of the trace id.
-    pub(crate) fn id(&self) -> &str {
+    pub fn id(&self) -> &str {
         self.text
             .get(3..35)
             .and_then(|id| std::str::from_utf8(id).ok())
@@ -54,16 +55,16 @@ impl Trace {
     }
 
     /// Whether the client's context was taken over; if not, its `tracestate` means nothing.
-    pub(crate) const fn is_continued(&self) -> bool {
+    pub const fn is_continued(&self) -> bool {
         self.continued
     }
 
-    pub(crate) fn header(&self) -> HeaderValue {
+    pub fn header(&self) -> HeaderValue {
         HeaderValue::from_bytes(&self.text).unwrap_or(HeaderValue::from_static(""))
     }
 
     /// Names the span once the route is known.
-    pub(crate) fn routed(&self, method: &str, route: &str, cluster: &str) {
+    pub fn routed(&self, method: &str, route: &str, cluster: &str) {
         if let Some(span) = &self.span {
             span.record("otel.name", format_args!("{method} {route}"));
             span.record("http.route", route);
@@ -72,7 +73,7 @@ impl Trace {
     }
 
     /// Ends the span with the response's status.
-    pub(crate) fn finish(&mut self, status: u16, refusal: Option<&'static str>) {
+    pub fn finish(&mut self, status: u16, refusal: Option<&'static str>) {
         let Some(span) = self.span.take() else { return };
         span.record("http.response.status_code", status);
         if let Some(refusal) = refusal {

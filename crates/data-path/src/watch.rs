@@ -14,27 +14,27 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 /// How often connections are looked at.
-pub(crate) const SWEEP: Duration = Duration::from_millis(500);
+pub const SWEEP: Duration = Duration::from_millis(500);
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
 /// A clock that moves with the sweep: milliseconds since the worker began.
 #[derive(Debug)]
-pub(crate) struct CoarseClock {
+pub struct CoarseClock {
     began: Instant,
     millis: AtomicU64,
 }
 
 impl CoarseClock {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             began: Instant::now(),
             millis: AtomicU64::new(0),
         }
     }
 
-    pub(crate) fn now(&self) -> u64 {
+    pub fn now(&self) -> u64 {
         self.millis.load(Ordering::Relaxed)
     }
 
@@ -47,7 +47,7 @@ impl CoarseClock {
 
 /// Why a connection was ended by the sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expired {
+pub enum Expired {
     /// Nothing, or half a request head, for too long; or a request body that trickled.
     Read,
     /// The client does not take its response.
@@ -58,8 +58,8 @@ pub(crate) enum Expired {
 
 /// What the sweep watches of one connection.
 #[derive(Debug)]
-pub(crate) struct Watch {
-    pub(crate) clock: Arc<CoarseClock>,
+pub struct Watch {
+    pub clock: Arc<CoarseClock>,
     read_by: AtomicU64,
     write_by: AtomicU64,
     moved_at: AtomicU64,
@@ -71,7 +71,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(
+    pub fn new(
         clock: Arc<CoarseClock>,
         handshake: Duration,
         idle: Duration,
@@ -90,57 +90,57 @@ impl Watch {
         }
     }
 
-    pub(crate) fn read_within(&self, limit: Duration) {
+    pub fn read_within(&self, limit: Duration) {
         self.read_by
             .store(self.clock.now() + millis(limit), Ordering::Relaxed);
     }
 
-    pub(crate) fn read_until(&self, at: u64) {
+    pub fn read_until(&self, at: u64) {
         self.read_by.store(at, Ordering::Relaxed);
     }
 
-    pub(crate) fn read_whenever(&self) {
+    pub fn read_whenever(&self) {
         self.read_by.store(NEVER, Ordering::Relaxed);
     }
 
-    pub(crate) fn write_within(&self, limit: Duration) {
+    pub fn write_within(&self, limit: Duration) {
         self.write_by
             .store(self.clock.now() + millis(limit), Ordering::Relaxed);
     }
 
-    pub(crate) fn write_whenever(&self) {
+    pub fn write_whenever(&self) {
         self.write_by.store(NEVER, Ordering::Relaxed);
     }
 
-    pub(crate) fn moved(&self) {
+    pub fn moved(&self) {
         self.moved_at.store(self.clock.now(), Ordering::Relaxed);
     }
 
     /// One request more in flight. With the first one the wait for a head is over: an HTTP/2 connection
     /// hands the request to a task of its own, and may read nothing more until the answer is there.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
             self.read_whenever();
         }
     }
 
     /// One request less in flight; with the last one the keep-alive time begins.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         if self.in_flight.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.read_within(self.idle);
         }
     }
 
-    pub(crate) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn set_upgraded(&self) {
+    pub fn set_upgraded(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
         self.read_whenever();
     }
 
-    pub(crate) fn is_upgraded(&self) -> bool {
+    pub fn is_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed)
     }
 
@@ -162,31 +162,31 @@ impl Watch {
     }
 }
 
-pub(crate) fn millis(duration: Duration) -> u64 {
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(NEVER / 2)
 }
 
 /// The connections of one worker.
 #[derive(Debug, Default)]
-pub(crate) struct Watches {
+pub struct Watches {
     open: Mutex<HashMap<u64, (Arc<Watch>, AbortHandle), foldhash::fast::RandomState>>,
 }
 
 impl Watches {
-    pub(crate) fn add(&self, id: u64, watch: Arc<Watch>, task: AbortHandle) {
+    pub fn add(&self, id: u64, watch: Arc<Watch>, task: AbortHandle) {
         self.open.lock().insert(id, (watch, task));
     }
 
-    pub(crate) fn remove(&self, id: u64) {
+    pub fn remove(&self, id: u64) {
         self.open.lock().remove(&id);
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.open.lock().len()
     }
 
     /// Ends what has expired; `told` hears of each.
-    pub(crate) fn sweep(&self, clock: &CoarseClock, mut told: impl FnMut(Expired)) {
+    pub fn sweep(&self, clock: &CoarseClock, mut told: impl FnMut(Expired)) {
         let now = clock.advance();
         self.open
             .lock()
@@ -201,7 +201,7 @@ impl Watches {
     }
 
     /// Ends connections without a request in flight: the drain has begun.
-    pub(crate) fn end_idle(&self) {
+    pub fn end_idle(&self) {
         self.open.lock().retain(|_, (watch, task)| {
             let busy = watch.is_busy();
             if !busy {
