@@ -97,6 +97,8 @@ pub(crate) async fn serve_on(
 
     let mut work = Work::start(app.background, app.data_paths);
     let outcome = tokio::select! {
+        // First: a data path that ends because of it has not ended by itself.
+        biased;
         () = shell.shutdown() => Ok(()),
         failure = work.failure() => Err(failure),
     };

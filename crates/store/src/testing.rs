@@ -27,7 +27,8 @@ use time::OffsetDateTime;
 use crate::postgres::{Postgres, PostgresConfig};
 
 const BIN: &str = "/usr/lib/postgresql/15/bin";
-const PASSWORD: &str = "a password for tests";
+/// Password of the role.
+pub const PASSWORD: &str = "a password for tests";
 
 /// A running server; it ends when the last test that uses it has ended.
 pub struct Server {
@@ -36,6 +37,7 @@ pub struct Server {
     directory: tempfile::TempDir,
     databases: AtomicU32,
     role: &'static str,
+    authority: Authority,
 }
 
 impl Server {
@@ -82,7 +84,7 @@ impl Server {
         );
 
         let authority = issue(directory.path(), &run, role);
-        fs::write(run.join("root.pem"), authority).unwrap();
+        fs::write(run.join("root.pem"), authority.cert_pem()).unwrap();
         fs::write(
             data.join("pg_hba.conf"),
             format!(
@@ -103,12 +105,25 @@ impl Server {
             directory,
             databases: AtomicU32::new(0),
             role,
+            authority,
         };
         server.wait_until_ready();
         server.sql(&format!(
             "CREATE ROLE \"{role}\" LOGIN PASSWORD '{PASSWORD}'"
         ));
         server
+    }
+
+    /// The root whose certificates the server takes, and that has issued its own.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where it listens, on 127.0.0.1; its certificate is for the name `postgres`.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// A pool on a new, empty database.
@@ -249,8 +264,8 @@ fn give_to_server(path: &Path) {
     }
 }
 
-/// Certificates of the server (in `run`) and of the role (in `client`); answers the root.
-fn issue(directory: &Path, run: &Path, role: &str) -> String {
+/// Certificates of the server (in `run`) and of the role (in `client`); answers the root that issued both.
+fn issue(directory: &Path, run: &Path, role: &str) -> Authority {
     let (now, hour) = (OffsetDateTime::now_utc(), Duration::from_secs(3600));
     let domain = TrustDomain::parse("ringwall.local").unwrap();
     let authority = Authority::generate(&domain, now).unwrap();
@@ -267,5 +282,5 @@ fn issue(directory: &Path, run: &Path, role: &str) -> String {
     fs::write(client.join("client.pem"), &role.chain_pem).unwrap();
     private_file::write(&client.join("client.key"), role.key_pem.as_bytes()).unwrap();
     fs::write(client.join("bundle.pem"), authority.cert_pem()).unwrap();
-    authority.cert_pem().to_owned()
+    authority
 }

@@ -153,7 +153,7 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
     let alive = Arc::clone(&authority.issuer);
     let own_id = shell.spiffe_id();
     let leadership = Arc::clone(&control_plane.leadership);
-    let mut app = App::new(router(&control_plane, &begun.config))
+    let mut app = App::new(router(&shell, &control_plane, &begun.config))
         .any_workload()
         // Streams last as long as proxies do; each message has its own limit.
         .max_body(usize::MAX)
@@ -197,10 +197,10 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
 }
 
 /// The one place where services and routes are added.
-fn router(control_plane: &ControlPlane, config: &Config) -> Router {
+fn router(shell: &Shell, control_plane: &ControlPlane, config: &Config) -> Router {
     let authority = control_plane.authority.clone();
     let identity = IdentityApi {
-        trust: Trust::new(authority.now()),
+        trust: Trust::new(shell.clone(), authority.now()),
         authority: authority.clone(),
     };
     let operator = OperatorApi {

@@ -16,6 +16,8 @@ mod registry;
 mod store;
 
 #[cfg(test)]
+mod flows;
+#[cfg(test)]
 mod testing;
 
 use std::process::ExitCode;

@@ -178,9 +178,4 @@ impl Audit {
     pub(crate) fn leads(&self, leads: bool) {
         self.leads.set(leads.into());
     }
-
-    #[cfg(test)]
-    pub(crate) fn issued_total(&self, kind: &'static str) -> u64 {
-        self.issued.get_or_create(&KindLabel { kind }).get()
-    }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ringwall_identity::SpiffeId;
 use ringwall_mesh_api::v1;
+use ringwall_service::Shell;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -30,6 +31,7 @@ const MAX_STREAMS: u64 = 4096;
 /// All streams of this process. Clones share the counts.
 #[derive(Clone)]
 pub(crate) struct Trust {
+    shell: Shell,
     revision: Arc<AtomicU64>,
     streams: Arc<AtomicU64>,
 }
@@ -49,16 +51,17 @@ struct Place(Arc<AtomicU64>);
 
 impl Trust {
     /// Revisions grow over restarts too: they begin with the time.
-    pub(crate) fn new(now: OffsetDateTime) -> Self {
+    pub(crate) fn new(shell: Shell, now: OffsetDateTime) -> Self {
         let begin = u64::try_from(now.unix_timestamp()).unwrap_or(0) * 1000;
         Self {
+            shell,
             revision: Arc::new(AtomicU64::new(begin)),
             streams: Arc::default(),
         }
     }
 
-    /// The stream of the agent `id` of `node`. It ends when the agent is revoked or its node is
-    /// declared no more.
+    /// The stream of the agent `id` of `node`. It ends when the agent is revoked, when its node is
+    /// declared no more, and when this process drains: then the agent asks another replica.
     pub(crate) fn watch(
         &self,
         authority: &Authority,
@@ -80,8 +83,10 @@ impl Trust {
             revision: Arc::clone(&self.revision),
         };
         let (answers, stream) = mpsc::channel(WAITING);
+        let draining = self.shell.shutdown();
         tokio::spawn(async move {
             let _place = place;
+            tokio::pin!(draining);
             loop {
                 let next = watched.next(&id);
                 let ends = next.is_err();
@@ -90,6 +95,7 @@ impl Trust {
                 }
                 tokio::select! {
                     () = answers.closed() => return,
+                    () = &mut draining => return,
                     changed = watched.changed() => if !changed { return },
                 }
             }
