@@ -5,7 +5,7 @@ mod identity;
 
 use std::{
     io::{self, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -41,6 +41,8 @@ const MAX_BLOCKING_THREADS: usize = 16;
 /// What a component has while it gets its identity in its own way.
 pub struct Seed {
     pub config: Arc<ServiceConfig>,
+    /// The configuration file, for a component that reads a part of it again while it runs.
+    pub file: PathBuf,
     pub secrets: Arc<SecretProvider>,
 }
 
@@ -183,6 +185,7 @@ where
     let secrets = Arc::new(SecretProvider::open(&service.secrets)?);
     let seed = Seed {
         config: Arc::clone(&service),
+        file: cli.config().to_owned(),
         secrets: Arc::clone(&secrets),
     };
     let (identity, ready) = Box::pin(identify(seed, config)).await?;

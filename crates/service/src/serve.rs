@@ -61,7 +61,7 @@ pub(crate) async fn serve_on(
     };
     let admin_server = Server {
         listener: admin,
-        entrance: entrance(&shell, &shell.config.admin_callers)?,
+        entrance: entrance(&shell, &shell.config.admin_callers, false)?,
         router: admin::router(shell.clone(), app.admin),
         limits: admin_limits,
         metrics: shell.metrics.clone(),
@@ -76,7 +76,7 @@ pub(crate) async fn serve_on(
         mesh_address = Some(listener.local_addr()?);
         let server = Server {
             listener,
-            entrance: entrance(&shell, &shell.config.callers)?,
+            entrance: entrance(&shell, &shell.config.callers, app.any_workload)?,
             router: observed(&shell, router, app.users, app.max_body),
             limits: ServerLimits {
                 max_body: app.max_body,
@@ -97,6 +97,8 @@ pub(crate) async fn serve_on(
 
     let mut work = Work::start(app.background, app.data_paths);
     let outcome = tokio::select! {
+        // First: a data path that ends because of it has not ended by itself.
+        biased;
         () = shell.shutdown() => Ok(()),
         failure = work.failure() => Err(failure),
     };
@@ -155,8 +157,9 @@ async fn method_not_allowed() -> Problem {
     )
 }
 
-/// How those in `callers` come in: by mTLS, or by way of the service proxy.
-fn entrance(shell: &Shell, callers: &[String]) -> Result<Entrance, StartError> {
+/// How those in `callers` (or `any_workload` of the trust domain) come in: by mTLS, or by way of the
+/// service proxy.
+fn entrance(shell: &Shell, callers: &[String], any_workload: bool) -> Result<Entrance, StartError> {
     if let Some(token) = &shell.loopback_token {
         let door = Door::new(&shell.config, shell.spiffe_id(), token.clone(), callers)?;
         return Ok(Entrance::Loopback(Arc::new(door)));
@@ -165,8 +168,14 @@ fn entrance(shell: &Shell, callers: &[String]) -> Result<Entrance, StartError> {
         .iter()
         .map(|name| shell.config.workload(name))
         .collect();
-    let config = mesh_server_config(shell.identity()?, PeerPolicy::AnyOf(ids?))?;
-    Ok(Entrance::Mesh(config))
+    let policy = if any_workload {
+        PeerPolicy::AnyInTrustDomain(shell.config.trust_domain.clone())
+    } else {
+        PeerPolicy::AnyOf(ids?)
+    };
+    let identity = Arc::clone(shell.identity()?);
+    let config = mesh_server_config(&identity, policy)?;
+    Ok(Entrance::Mesh { config, identity })
 }
 
 /// Work beside the routes. Dropping it aborts all of it.

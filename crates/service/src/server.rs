@@ -1,8 +1,10 @@
 //! One listener: accept → handshake → identity → HTTP, and the drain of what is open. Behind a service
 //! proxy the handshake is the proxy's, and each request says who calls (`loopback.rs`).
 //!
-//! Owns: the limits of connections. Used for the mesh port and the admin port alike.
+//! Owns: the limits of connections, and their end when the peer is believed no more (R34). Used for the mesh port and the admin port alike.
 //! Must not: look at requests; `middleware.rs` does.
+
+mod standing;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -14,7 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use ringwall_tls::peer_spiffe_id;
+use ringwall_tls::{IdentitySource, peer_spiffe_id};
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -25,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use self::standing::Standing;
 use crate::{
     loopback::{self, Door},
     metrics::Metrics,
@@ -68,8 +71,11 @@ impl Default for ServerLimits {
 
 /// How a listener learns who calls.
 pub(crate) enum Entrance {
-    /// By the certificate of the handshake.
-    Mesh(Arc<ServerConfig>),
+    /// By the certificate of the handshake, as long as `identity` finds it genuine.
+    Mesh {
+        config: Arc<ServerConfig>,
+        identity: Arc<IdentitySource>,
+    },
     /// From the service proxy beside us, in plaintext.
     Loopback(Arc<Door>),
 }
@@ -154,16 +160,16 @@ impl Shared {
         // Delayed small answers would cost more than the packets they save.
         let _unsupported = stream.set_nodelay(true);
         match &self.entrance {
-            Entrance::Mesh(config) => {
+            Entrance::Mesh { config, identity } => {
                 let acceptor = TlsAcceptor::from(Arc::clone(config));
-                Box::pin(self.encrypted(acceptor, stream)).await;
+                Box::pin(self.encrypted(acceptor, identity, stream)).await;
             }
             Entrance::Loopback(door) => {
                 let caller = Caller::Named(Arc::clone(door));
                 let speaks = speaks_http2(&stream);
                 match tokio::time::timeout(self.limits.handshake_timeout, speaks).await {
-                    Ok(Ok(true)) => self.http2(stream, caller).await,
-                    Ok(Ok(false)) => self.http1(stream, caller).await,
+                    Ok(Ok(true)) => self.http2(stream, caller, &self.stop).await,
+                    Ok(Ok(false)) => self.http1(stream, caller, &self.stop).await,
                     // Gone, or silent: there is nobody to answer.
                     Ok(Err(_)) | Err(_) => {}
                 }
@@ -171,7 +177,13 @@ impl Shared {
         }
     }
 
-    async fn encrypted(&self, acceptor: TlsAcceptor, stream: TcpStream) {
+    async fn encrypted(
+        &self,
+        acceptor: TlsAcceptor,
+        identity: &Arc<IdentitySource>,
+        stream: TcpStream,
+    ) {
+        let changes = identity.subscribe();
         let handshake = acceptor.accept(stream);
         let tls = match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
             Ok(Ok(tls)) => tls,
@@ -182,11 +194,23 @@ impl Shared {
             return self.refused("the peer has no workload identity");
         };
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let caller = Caller::Known(Peer(id));
-        if is_h2 {
-            self.http2(tls, caller).await
-        } else {
-            self.http1(tls, caller).await
+        let standing = Standing::of(identity, changes, tls.get_ref().1);
+        let caller = Caller::Known(Peer(id.clone()));
+        // The end of a certificate lets open requests finish; the end of trust does not.
+        let stop = self.stop.child_token();
+        let serving = async {
+            if is_h2 {
+                self.http2(tls, caller, &stop).await
+            } else {
+                self.http1(tls, caller, &stop).await
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            why = standing.lost(&stop) => {
+                self.metrics.handshake_failures.inc();
+                tracing::warn!(peer = %id, reason = %why, "a live connection was cut: its peer is believed no more");
+            }
         }
     }
 
@@ -195,7 +219,12 @@ impl Shared {
         tracing::warn!(reason, "connection refused in the handshake");
     }
 
-    async fn http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
+    async fn http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        caller: Caller,
+        stop: &CancellationToken,
+    ) {
         let service = service_fn(|request| self.serve(request, caller.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -206,7 +235,7 @@ impl Shared {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
+            () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -214,7 +243,12 @@ impl Shared {
         closed(result);
     }
 
-    async fn http2(&self, stream: impl AsyncRead + AsyncWrite + Unpin, caller: Caller) {
+    async fn http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        caller: Caller,
+        stop: &CancellationToken,
+    ) {
         let service = service_fn(|request| self.serve(request, caller.clone()));
         let max_header_list = u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -229,7 +263,7 @@ impl Shared {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
+            () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
