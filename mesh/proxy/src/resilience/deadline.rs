@@ -132,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn r30_a_deadline_never_grows_on_its_way(nanos in 0u64..u64::MAX) {
+        fn r30_a_deadline_never_grows_on_its_way(nanos in 0u64..99_999_999_000_000_000) {
             let left = Duration::from_nanos(nanos);
             let told = told(left);
             prop_assert!(told.len() <= MAX_DIGITS + 1);
