@@ -119,3 +119,58 @@ fn r71_a_start_without_a_good_intermediate_is_refused() {
     files.put(&mine.issue_intermediate(MONTH, NOW).unwrap());
     assert!(refusal(NOW).contains("not PEM"));
 }
+
+/// A signing certificate of an authority that knows nothing of SPIFFE.
+fn external(name: &str, above: Option<(&str, &str)>) -> (String, String) {
+    use rcgen::{
+        BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+        KeyUsagePurpose,
+    };
+    let mut params = CertificateParams::default();
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, name);
+    params.distinguished_name = subject;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = NOW - time::Duration::DAY;
+    params.not_after = NOW + time::Duration::days(90);
+    let key = KeyPair::generate().unwrap();
+    let certificate = match above {
+        None => params.self_signed(&key).unwrap(),
+        Some((pem, above)) => {
+            let above = KeyPair::from_pem(above).unwrap();
+            let issuer = Issuer::from_ca_cert_pem(pem, above).unwrap();
+            params.signed_by(&key, &issuer).unwrap()
+        }
+    };
+    (certificate.pem(), key.serialize_pem())
+}
+
+/// Chain and key are all that an external authority gives us; its root's key is never here.
+#[test]
+fn an_external_root_needs_nothing_but_chain_and_key() {
+    let files = Files::new(&root());
+    let (root, root_key) = external("Example root", None);
+    let (middle, middle_key) = external("Example middle", Some((&root, &root_key)));
+    let (own, own_key) = external("Example mesh", Some((&middle, &middle_key)));
+    files.bundle(&root);
+    let put = |chain: String| {
+        for (name, text) in [
+            ("intermediate-cert", chain.as_str()),
+            ("intermediate-key", own_key.as_str()),
+        ] {
+            let path = files.path().join("secrets").join(name);
+            private_file::write(&path, text.as_bytes()).unwrap();
+        }
+    };
+    put(own.clone());
+    let error = files.open(NOW).err().unwrap().to_string();
+    assert!(error.contains("no root of the trust bundle"), "{error}");
+    put(format!("{own}{middle}"));
+    let issuer = files.open(NOW).unwrap();
+    let material = issuer.current();
+    let id = ringwall_identity::SpiffeId::workload(&domain(), "orders").unwrap();
+    let hour = Duration::from_secs(3600);
+    let issued = material.intermediate.issue_svid(&id, &[], hour, NOW);
+    assert_eq!(issued.unwrap().0.chain.len(), 3);
+}
