@@ -1,1 +1,4 @@
-//! outbound
+//! The application's calls, on their way to other services.
+
+mod attempts;
+mod replay;

@@ -205,10 +205,7 @@ impl Balancer {
     }
 
     fn node(&mut self, id: NodeId) -> Option<&mut Node> {
-        let index = self
-            .nodes
-            .binary_search_by_key(&id, |node| node.id)
-            .ok()?;
+        let index = self.nodes.binary_search_by_key(&id, |node| node.id).ok()?;
         self.nodes.get_mut(index)
     }
 

@@ -19,6 +19,8 @@ const MAX_VALUE: u128 = 99_999_999;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     at: Duration,
+    /// It is the caller's wish, and shorter than the policy's.
+    callers: bool,
 }
 
 /// What the caller said is not a time.
@@ -26,10 +28,17 @@ pub(crate) struct Deadline {
 pub(crate) struct NoTimeout;
 
 impl Deadline {
-    pub(crate) fn after(now: Duration, time: Duration) -> Self {
+    /// The policy's `timeout`, or what the caller asked for where that is less.
+    pub(crate) fn new(now: Duration, timeout: Duration, asked: Option<Duration>) -> Self {
+        let callers = asked.filter(|asked| *asked < timeout);
         Self {
-            at: now.saturating_add(time),
+            at: now.saturating_add(callers.unwrap_or(timeout)),
+            callers: callers.is_some(),
         }
+    }
+
+    pub(crate) const fn is_callers(self) -> bool {
+        self.callers
     }
 
     /// Time that is left; `None` when there is none.
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn r30_an_attempt_gets_its_share_and_never_more_than_is_left() {
-        let deadline = Deadline::after(Duration::from_secs(5), Duration::from_secs(2));
+        let deadline = Deadline::new(Duration::from_secs(5), Duration::from_secs(2), None);
         let share = |now, per_try| {
             deadline.share(
                 Duration::from_millis(now),
@@ -108,8 +117,32 @@ mod tests {
     }
 
     #[test]
+    fn r30_the_shorter_of_policy_and_wish_counts() {
+        let (now, timeout) = (Duration::from_secs(1), Duration::from_secs(15));
+        let left = |asked| {
+            let deadline = Deadline::new(now, timeout, asked);
+            (deadline.left(now), deadline.is_callers())
+        };
+        let (short, long) = (Duration::from_secs(2), Duration::from_secs(60));
+        assert_eq!(left(None), (Some(timeout), false));
+        assert_eq!(left(Some(short)), (Some(short), true));
+        assert_eq!(left(Some(long)), (Some(timeout), false));
+        assert_eq!(left(Some(Duration::ZERO)), (None, true));
+    }
+
+    #[test]
     fn what_is_no_timeout_is_refused() {
-        for text in ["", "5", "m", "123456789m", "-1S", "1s", "1.5S", "1 S", "1S,2S"] {
+        for text in [
+            "",
+            "5",
+            "m",
+            "123456789m",
+            "-1S",
+            "1s",
+            "1.5S",
+            "1 S",
+            "1S,2S",
+        ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
         let mut headers = HeaderMap::new();

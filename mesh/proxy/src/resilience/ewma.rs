@@ -64,7 +64,9 @@ mod tests {
         ewma.observe(Duration::from_millis(1010), Duration::from_millis(10));
         assert!(ewma.expect(Duration::from_millis(1010)) > 0.49);
         let later = Duration::from_secs(11);
-        assert!((ewma.expect(later) / ewma.expect(Duration::from_millis(1010)) - 0.368).abs() < 0.01);
+        assert!(
+            (ewma.expect(later) / ewma.expect(Duration::from_millis(1010)) - 0.368).abs() < 0.01
+        );
     }
 
     proptest! {

@@ -24,7 +24,9 @@ impl<'a> Rules<'a> {
         };
         let route = traffic.routes.iter().find(matches);
         Self {
-            timeout: route.and_then(|route| route.timeout).unwrap_or(traffic.timeout),
+            timeout: route
+                .and_then(|route| route.timeout)
+                .unwrap_or(traffic.timeout),
             retries: route
                 .and_then(|route| route.retries.as_ref())
                 .unwrap_or(&traffic.retries),

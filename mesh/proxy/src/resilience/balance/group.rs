@@ -41,7 +41,11 @@ impl Group {
             }
         }
         if second == first {
-            second = self.members.len().checked_sub(1).map(|last| (first + 1).min(last))?;
+            second = self
+                .members
+                .len()
+                .checked_sub(1)
+                .map(|last| (first + 1).min(last))?;
         }
         if second == first {
             second = 0;

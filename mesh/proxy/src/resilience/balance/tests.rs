@@ -130,7 +130,10 @@ fn r30_equals_get_equal_shares() {
         });
         for port in 1000..1005 {
             let share = sim.share(port) / 0.2;
-            assert!((0.95..=1.05).contains(&share), "{port}: {share} of seed {seed}");
+            assert!(
+                (0.95..=1.05).contains(&share),
+                "{port}: {share} of seed {seed}"
+            );
         }
     }
 }
@@ -142,7 +145,11 @@ fn r30_shares_follow_weights_until_a_node_is_slow() {
     sim.run(10_000, Duration::from_millis(20), |port| {
         Duration::from_millis(10 + u64::from(port % 2) * 3)
     });
-    assert!((0.87..0.93).contains(&sim.share(1000)), "{}", sim.share(1000));
+    assert!(
+        (0.87..0.93).contains(&sim.share(1000)),
+        "{}",
+        sim.share(1000)
+    );
     sim.picks.clear();
     sim.run(10_000, Duration::from_millis(20), |port| {
         Duration::from_millis(if port == 1000 { 200 } else { 10 })
@@ -252,7 +259,11 @@ fn r30_the_own_zone_is_preferred_and_spills_over_with_its_health() {
     let mut balancer = Balancer::new("a");
     balancer.update(now, &endpoints);
     let in_zone = |counts: &HashMap<u16, usize>| -> usize {
-        counts.iter().filter(|(port, _)| **port < 1004).map(|(_, n)| n).sum()
+        counts
+            .iter()
+            .filter(|(port, _)| **port < 1004)
+            .map(|(_, n)| n)
+            .sum()
     };
     assert_eq!(in_zone(&counts(&mut balancer, now, 1000)), 1000);
     // 3 of 4 healthy: 1.4 × 75 % is still all.
@@ -268,7 +279,10 @@ fn r30_the_own_zone_is_preferred_and_spills_over_with_its_health() {
         ..policy()
     };
     for port in [1002, 1003] {
-        let node = balancer.nodes.iter().find(|n| n.endpoint.address.port() == port);
+        let node = balancer
+            .nodes
+            .iter()
+            .find(|n| n.endpoint.address.port() == port);
         let id = node.unwrap().id;
         for _ in 0..5 {
             balancer.record(now, &policy, id, Duration::ZERO, Outcome::Failure);
@@ -298,18 +312,15 @@ fn r30_a_retry_goes_elsewhere_while_there_is_an_elsewhere() {
 #[test]
 fn r30_quick_failures_do_not_attract() {
     let mut sim = Sim::new(2, &nodes(2));
-    sim.run(500, Duration::from_millis(5), |_| {
-        Duration::from_millis(10)
-    });
+    sim.run(500, Duration::from_millis(5), |_| Duration::from_millis(10));
     let id = sim.balancer.nodes[0].id;
     for _ in 0..2 {
         let took = Duration::from_micros(100);
-        sim.balancer.record(sim.now, &policy(), id, took, Outcome::Failure);
+        sim.balancer
+            .record(sim.now, &policy(), id, took, Outcome::Failure);
     }
     sim.picks.clear();
-    sim.run(200, Duration::from_millis(5), |_| {
-        Duration::from_millis(10)
-    });
+    sim.run(200, Duration::from_millis(5), |_| Duration::from_millis(10));
     assert!(sim.share(1000) < 0.1, "{}", sim.share(1000));
 }
 
