@@ -319,6 +319,11 @@ impl Attempt {
         self.callee.now().saturating_sub(self.started)
     }
 
+    /// Its time begins now, after a pause.
+    pub(crate) fn restart(&mut self) {
+        self.started = self.callee.now();
+    }
+
     /// Gives the verdict; later ones are not heard. The endpoint stays busy until the attempt is dropped.
     pub(crate) fn verdict(&mut self, outcome: Outcome) {
         let Some(ticket) = self.ticket.take() else {
