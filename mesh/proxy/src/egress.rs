@@ -18,6 +18,9 @@ mod response;
 mod rules;
 mod target;
 
+#[cfg(test)]
+mod tests;
+
 use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

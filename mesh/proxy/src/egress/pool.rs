@@ -101,6 +101,9 @@ impl Pool {
         mut sender: http1::SendRequest<BoxBody>,
         born: Instant,
     ) {
+        if sender.is_ready() {
+            return self.put(key, sender, born);
+        }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
