@@ -5,6 +5,7 @@
 //! 74 a file cannot be used · 77 a privilege is missing · 78 a configuration is refused · 130
 //! stopped before the platform was up.
 
+mod cert;
 mod check;
 mod detach;
 mod down;
@@ -12,6 +13,7 @@ mod launch;
 mod logs;
 mod provision;
 mod status;
+mod token;
 mod up;
 mod upgrade;
 
@@ -47,6 +49,10 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Certificates in use, and taking them out of use
+    Cert(cert::CertArgs),
+    /// Join tokens for agents
+    Token(token::TokenArgs),
     /// Replace the process of a service proxy on the same sockets; no connection is refused
     Upgrade(upgrade::UpgradeArgs),
     /// Join a control group, take over sockets and become another program
@@ -136,6 +142,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Cert(args) => cert::run(&args),
+        Command::Token(args) => token::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Launch(args) => launch::run(&args),
         Command::Provision(args) => provision::run(&args),

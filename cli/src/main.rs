@@ -14,6 +14,7 @@ mod engine;
 mod error;
 mod files;
 mod output;
+mod plane;
 mod ports;
 mod postgres;
 mod probe;

@@ -194,6 +194,13 @@ impl Record {
             .map_err(|error| CliError::internal("writing the record", error))
     }
 
+    /// Whether there is a control plane.
+    pub(crate) fn has_mesh(&self) -> bool {
+        self.components
+            .iter()
+            .any(|component| component.before.is_some())
+    }
+
     /// The supervisor's process.
     pub(crate) fn supervisor(&self) -> ProcessId {
         ProcessId {
