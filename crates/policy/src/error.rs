@@ -6,6 +6,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::mesh::FailedExample;
+
 /// Policies are loaded whole or not at all.
 #[derive(Debug, Error)]
 pub enum PolicyError {
@@ -23,6 +25,9 @@ pub enum PolicyError {
     /// The schema with the declared actions could not be built.
     #[error("the policy schema is not usable: {0}")]
     Schema(String),
+    /// Cases that a mesh bundle carries do not hold; all of them.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Examples(Vec<FailedExample>),
 }
 
 impl PolicyError {
@@ -31,7 +36,7 @@ impl PolicyError {
     pub fn faults(&self) -> &[Fault] {
         match self {
             Self::Policies(faults) => faults,
-            Self::Action { .. } | Self::Schema(_) => &[],
+            Self::Action { .. } | Self::Schema(_) | Self::Examples(_) => &[],
         }
     }
 }
