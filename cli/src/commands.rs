@@ -8,10 +8,12 @@
 mod check;
 mod detach;
 mod down;
+mod launch;
 mod logs;
 mod provision;
 mod status;
 mod up;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +47,11 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Replace the process of a service proxy on the same sockets; no connection is refused
+    Upgrade(upgrade::UpgradeArgs),
+    /// Join a control group, take over sockets and become another program
+    #[command(hide = true)]
+    Launch(launch::LaunchArgs),
     /// Make and renew what the components in containers read; runs in a container itself
     Provision(provision::ProvisionArgs),
 }
@@ -116,6 +123,7 @@ impl CompositionArgs {
         }
         let (given, binaries) = (self.web_dir.as_deref(), self.bin_dir.as_deref());
         composition.web = config::web(given, binaries, self.file.as_deref())?;
+        composition.policy = config::policy(self.file.as_deref(), &composition)?;
         Ok((composition, source))
     }
 }
@@ -128,6 +136,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
+        Command::Launch(args) => launch::run(&args),
         Command::Provision(args) => provision::run(&args),
     }
 }

@@ -101,7 +101,7 @@ impl Running {
         let log = LogWriter::start(buffers.clone(), config.access_log.file.as_deref())?;
         let mut threads = Vec::with_capacity(count);
         for (index, buffer) in buffers.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(&shared), Arc::clone(&shell.identity), buffer);
+            let worker = Worker::new(Arc::clone(&shared), Arc::clone(shell.identity()?), buffer);
             threads.push(worker.start(index, sockets.pop().unwrap_or_default())?);
         }
         Ok(Self {

@@ -19,9 +19,10 @@ use crate::files;
 use crate::output::{Format, print};
 use crate::postgres::Server;
 use crate::record::Record;
+use crate::render::Rendering;
 use crate::site::Site;
 use crate::state::StateDir;
-use crate::{config, ports, render};
+use crate::{config, ports};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct CheckArgs {
@@ -134,13 +135,10 @@ fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> 
 
 /// Refuses when a component's binary is not there.
 pub(super) fn binaries_exist(composition: &Composition, folder: &Path) -> Result<(), CliError> {
-    for binary in composition
-        .binaries()
-        .filter_map(|component| component.binary.as_ref())
-    {
-        if !folder.join(binary).is_file() {
+    for (_, binary) in composition.programs() {
+        if !folder.join(&binary).is_file() {
             return Err(CliError::ToolMissing {
-                what: format!("the binary {}", folder.join(binary).display()),
+                what: format!("the binary {}", folder.join(&binary).display()),
                 fix: "build it (cargo xtask up does), or name its folder: --bin-dir DIRECTORY"
                     .into(),
             });
@@ -156,10 +154,8 @@ pub(super) fn configs(
     state: &StateDir,
     binaries: &Path,
 ) -> Result<(), CliError> {
-    let checks = composition.binaries().map(|component| {
-        let name = component.name.value.clone();
-        let program = binaries.join(component.binary.as_deref().unwrap_or_default());
-        let config = state.config(&name);
+    let checks = composition.programs().into_iter().map(|(name, binary)| {
+        let (program, config) = (binaries.join(binary), state.config(&name));
         (name, thread::spawn(move || ask(&program, &config)))
     });
     // All are started before the first is waited for.
@@ -302,12 +298,11 @@ fn configurations(
     files::directory(&folder, 0o700)?;
     let site = Site::native(state, composition);
     let mut findings = Vec::new();
-    for component in composition.binaries() {
-        let subject = component.name.value.clone();
+    for rendered in Rendering::new(composition, &site, profile).all()? {
+        let subject = rendered.name;
         let path = folder.join(format!("{subject}.yaml"));
-        let program = binaries.join(component.binary.as_deref().unwrap_or_default());
-        let answer = render::config(composition, component, &site, profile)
-            .and_then(|text| files::write(&path, text.as_bytes(), 0o600, None))
+        let program = binaries.join(&rendered.binary);
+        let answer = files::write(&path, rendered.text.as_bytes(), 0o600, None)
             .map_err(|error| error.to_string())
             .and_then(|()| ask(&program, &path));
         findings.push(match answer {

@@ -80,7 +80,9 @@ pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<SecretBytes, SecretEr
     let capacity = usize::try_from(meta.size().min(max_bytes)).unwrap_or(0);
     // One byte to spare, so that reading to the end never moves the buffer and leaves a copy.
     let mut bytes = Vec::with_capacity(capacity + 1);
-    let read = file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes);
+    let read = file
+        .take(max_bytes.saturating_add(1))
+        .read_to_end(&mut bytes);
     let bytes = Secret::new(bytes);
     read.map_err(|source| read_error(path, source))?;
     if bytes.expose().len() as u64 > max_bytes {

@@ -12,7 +12,7 @@ use axum::{
 };
 use http::{StatusCode, header};
 use ringwall_http_io::Problem;
-use ringwall_proto::problems;
+use ringwall_proto::{headers, problems};
 
 use crate::{peer::Peer, shell::Shell};
 
@@ -46,14 +46,16 @@ async fn readyz(State(shell): State<Shell>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, Json(readiness)).into_response()
+    let process = [(headers::PROCESS, std::process::id().to_string())];
+    (status, process, Json(readiness)).into_response()
 }
 
 async fn metrics(State(shell): State<Shell>) -> Result<Response, Problem> {
-    shell
-        .metrics
-        .identity_not_after
-        .set(shell.identity.not_after().unix_timestamp());
+    // Behind a service proxy there is no certificate here; the proxy tells of its own.
+    if let Ok(identity) = shell.identity() {
+        let not_after = identity.not_after().unix_timestamp();
+        shell.metrics.identity_not_after.set(not_after);
+    }
     match shell.metrics.encode() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response()),
         Err(_) => Err(Problem::new(

@@ -19,6 +19,7 @@ pub struct App {
     pub(crate) background: Vec<(&'static str, BoxFuture<'static, ()>)>,
     pub(crate) data_paths: Vec<BoxFuture<'static, ()>>,
     pub(crate) max_body: usize,
+    pub(crate) any_workload: bool,
 }
 
 impl App {
@@ -44,6 +45,7 @@ impl App {
             background: Vec::new(),
             data_paths: Vec::new(),
             max_body: DEFAULT_MAX_BODY,
+            any_workload: false,
         }
     }
 
@@ -85,6 +87,13 @@ impl App {
     /// [`crate::Shell::shutdown`], within the drain time; ending earlier ends the process.
     pub fn data_path(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
         self.data_paths.push(Box::pin(work));
+        self
+    }
+
+    /// Lets every workload of the trust domain connect to the mesh listener, whatever
+    /// `service.callers` says: for a component that knows by itself, at each request, whom it serves.
+    pub fn any_workload(mut self) -> Self {
+        self.any_workload = true;
         self
     }
 

@@ -1,5 +1,8 @@
 //! The application's calls, on their way to other services.
 
+mod attempts;
+mod replay;
+
 use std::sync::Arc;
 
 use crate::worker::Accepted;

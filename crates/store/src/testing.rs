@@ -1,4 +1,13 @@
-//! A throw-away PostgreSQL as orders meets it in earnest: TLS, client certificate and SCRAM.
+//! A throw-away PostgreSQL as components meet it in earnest: TLS, client certificate and SCRAM.
+//!
+//! Owns: the server of a test process. Only with the feature `testing`, which no shipped package names.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "support of tests: a failure here is a failed test"
+)]
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -13,23 +22,28 @@ use std::time::Duration;
 use ringwall_identity::TrustDomain;
 use ringwall_identity::authority::Authority;
 use ringwall_secret::{Secret, private_file};
-use ringwall_store::postgres::{Postgres, PostgresConfig};
 use time::OffsetDateTime;
 
+use crate::postgres::{Postgres, PostgresConfig};
+
 const BIN: &str = "/usr/lib/postgresql/15/bin";
-const PASSWORD: &str = "a password for tests";
+/// Password of the role.
+pub const PASSWORD: &str = "a password for tests";
 
 /// A running server; it ends when the last test that uses it has ended.
-pub(crate) struct Server {
+pub struct Server {
     process: Child,
     port: u16,
     directory: tempfile::TempDir,
     databases: AtomicU32,
+    role: &'static str,
+    authority: Authority,
 }
 
 impl Server {
-    /// The server of this test process, started by the first test that asks.
-    pub(crate) fn shared() -> Arc<Self> {
+    /// The server of this test process, started by the first test that asks, for the one `role` that the
+    /// process tests with.
+    pub fn shared(role: &'static str) -> Arc<Self> {
         static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
         assert!(
             Path::new(BIN).join("initdb").exists(),
@@ -41,12 +55,12 @@ impl Server {
         if let Some(server) = shared.upgrade() {
             return server;
         }
-        let server = Arc::new(Self::start());
+        let server = Arc::new(Self::start(role));
         *shared = Arc::downgrade(&server);
         server
     }
 
-    fn start() -> Self {
+    fn start(role: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
         let run = directory.path().join("run");
@@ -69,12 +83,14 @@ impl Server {
             String::from_utf8_lossy(&output.stderr)
         );
 
-        let authority = issue(directory.path(), &run);
-        fs::write(run.join("root.pem"), authority).unwrap();
+        let authority = issue(directory.path(), &run, role);
+        fs::write(run.join("root.pem"), authority.cert_pem()).unwrap();
         fs::write(
             data.join("pg_hba.conf"),
-            "local all postgres trust\n\
-             hostssl all orders 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n",
+            format!(
+                "local all postgres trust\n\
+                 hostssl all \"{role}\" 127.0.0.1/32 scram-sha-256 clientcert=verify-full\n"
+            ),
         )
         .unwrap();
         let port = TcpListener::bind("127.0.0.1:0")
@@ -88,21 +104,47 @@ impl Server {
             port,
             directory,
             databases: AtomicU32::new(0),
+            role,
+            authority,
         };
         server.wait_until_ready();
-        server.sql(&format!("CREATE ROLE orders LOGIN PASSWORD '{PASSWORD}'"));
+        server.sql(&format!(
+            "CREATE ROLE \"{role}\" LOGIN PASSWORD '{PASSWORD}'"
+        ));
         server
     }
 
+    /// The root whose certificates the server takes, and that has issued its own.
+    #[must_use]
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Where it listens, on 127.0.0.1; its certificate is for the name `postgres`.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A pool on a new, empty database.
-    pub(crate) async fn database(&self) -> Postgres {
-        let name = format!("orders{}", self.databases.fetch_add(1, Ordering::Relaxed));
-        self.sql(&format!("CREATE DATABASE {name} OWNER orders"));
+    pub async fn database(&self) -> Postgres {
+        self.connect(&self.create_database()).await
+    }
+
+    /// The name of a new, empty database.
+    pub fn create_database(&self) -> String {
+        let name = format!("test{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        self.sql(&format!("CREATE DATABASE {name} OWNER \"{}\"", self.role));
+        name
+    }
+
+    /// One more pool on a database that is there: as another replica has.
+    pub async fn connect(&self, name: &str) -> Postgres {
         let config: PostgresConfig = serde_json::from_value(serde_json::json!({
             "address": format!("127.0.0.1:{}", self.port),
             "server_name": "postgres",
             "database": name,
-            "user": "orders",
+            "user": self.role,
             "tls": self.directory.path().join("client"),
             "connect_timeout": "30s",
             "wait_timeout": "30s",
@@ -222,15 +264,15 @@ fn give_to_server(path: &Path) {
     }
 }
 
-/// Certificates of the server (in `run`) and of the role (in `client`); answers the root.
-fn issue(directory: &Path, run: &Path) -> String {
+/// Certificates of the server (in `run`) and of the role (in `client`); answers the root that issued both.
+fn issue(directory: &Path, run: &Path, role: &str) -> Authority {
     let (now, hour) = (OffsetDateTime::now_utc(), Duration::from_secs(3600));
     let domain = TrustDomain::parse("ringwall.local").unwrap();
     let authority = Authority::generate(&domain, now).unwrap();
     let server = authority
         .issue_server(&["postgres".to_owned()], &[], hour, now)
         .unwrap();
-    let role = authority.issue_client("orders", hour, now).unwrap();
+    let role = authority.issue_client(role, hour, now).unwrap();
 
     fs::write(run.join("server.pem"), &server.chain_pem).unwrap();
     private_file::write(&run.join("server.key"), server.key_pem.as_bytes()).unwrap();
@@ -240,5 +282,5 @@ fn issue(directory: &Path, run: &Path) -> String {
     fs::write(client.join("client.pem"), &role.chain_pem).unwrap();
     private_file::write(&client.join("client.key"), role.key_pem.as_bytes()).unwrap();
     fs::write(client.join("bundle.pem"), authority.cert_pem()).unwrap();
-    authority.cert_pem().to_owned()
+    authority
 }
