@@ -15,7 +15,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::control::State;
+use crate::control::{self, State};
+use crate::egress::Egress;
 use crate::inbound::{Inbound, Users};
 use crate::listen::{self, Role};
 use crate::metrics::ProxyMetrics;
@@ -31,11 +32,18 @@ use crate::worker::{Shared, Worker};
 pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartError> {
     let config = Arc::new(config);
     let state = State::new();
+    // The last good state is in use before the first connection is accepted.
+    let control = control::open(&shell, &config, Arc::clone(&state)).await?;
     let running = Running::start(&shell, &config, &state, ListenFd::from_env())?;
     running.tell();
     let observer = Arc::clone(&running.shared.observe);
     let mut app = App::custom(running.until_drained(shell.clone()));
     app = app.admin(observe::router(observer));
+    app = app.background("control", control.run(shell.shutdown()));
+    app = app.ready_check("policy", move || {
+        let ready = state.ready();
+        async move { ready }
+    });
     Ok(app)
 }
 
@@ -128,6 +136,12 @@ fn shared(shell: &Shell, config: &Arc<Config>, state: &Arc<State>) -> Result<Sha
         .as_ref()
         .map(|users| Users::new(shell, users, Handle::current()))
         .transpose()?;
+    let observe = Observer::new(&config.service.name, &config.redact);
+    let egress = config
+        .egress
+        .as_ref()
+        .map(|egress| Egress::open(egress, Arc::clone(&shell.secrets), Arc::clone(&observe)))
+        .transpose()?;
     Ok(Shared {
         config: Arc::clone(config),
         state: Arc::clone(state),
@@ -136,7 +150,8 @@ fn shared(shell: &Shell, config: &Arc<Config>, state: &Arc<State>) -> Result<Sha
         id,
         loopback,
         metrics: ProxyMetrics::register(&shell.metrics),
-        observe: Observer::new(&config.service.name, &[]),
+        observe,
+        egress,
         users,
         telemetry: config.service.telemetry.is_some(),
         open: Arc::default(),

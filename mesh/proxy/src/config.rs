@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringwall_service::{ComponentConfig, ConfigError, ServiceConfig};
+use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,13 @@ pub(crate) struct Config {
     /// Verify the gateway's statement about the user, so that policies may ask for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) user_context: Option<UserContextConfig>,
+    /// How to ask the application whether it can serve. Default: `GET /readyz` of the second inbound port where that is
+    /// HTTP, else whether the first one accepts connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<HealthConfig>,
+    /// Headers whose values `ringwall tap` never shows, beside those that sound like secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) redact: Vec<String>,
     /// The egress gateway only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) egress: Option<EgressConfig>,
@@ -65,6 +72,16 @@ pub(crate) struct InboundConfig {
     pub(crate) port: u16,
     #[serde(default)]
     pub(crate) protocol: ProtocolConfig,
+}
+
+/// Where the application is asked whether it can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HealthConfig {
+    pub(crate) address: SocketAddr,
+    /// Answers 2xx when it can; absent: whether a connection opens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
 }
 
 /// How the application reads bytes.
@@ -277,6 +294,9 @@ impl ComponentConfig for Config {
                 "leave the key out for the default of 64 KiB",
             ));
         }
+        if let Some(egress) = &self.egress {
+            egress.validate()?;
+        }
         let mut ports: Vec<u16> = self.inbound.iter().map(|inbound| inbound.port).collect();
         ports.sort_unstable();
         if let Some(twice) = ports.windows(2).find(|pair| pair.first() == pair.last()) {
@@ -288,5 +308,10 @@ impl ComponentConfig for Config {
             ));
         }
         Ok(())
+    }
+
+    fn production_refusals(&self) -> Vec<Refusal> {
+        let egress = self.egress.as_ref();
+        egress.map_or_else(Vec::new, EgressConfig::production_refusals)
     }
 }

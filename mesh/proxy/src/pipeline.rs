@@ -10,6 +10,7 @@ pub(crate) mod authorize;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 pub(crate) mod identify;
+mod leave;
 pub(crate) mod limit;
 pub(crate) mod loopback;
 pub(crate) mod respond;
@@ -48,6 +49,9 @@ async fn proxy(
     let identified = identify::identify(&caller, stripped, exchange).await;
     let authorized = authorize::authorize(&caller, identified, exchange)?;
     let limited = limit::limit(&caller, authorized)?;
+    if let Some(egress) = &caller.session.worker.shared.egress {
+        return Box::pin(leave::leave(&caller, egress, limited, exchange)).await;
+    }
     let outgoing = speak::speak(&caller, limited, exchange);
     forward::forward(&caller, outgoing, exchange).await
 }

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::access_log::Flow;
 use crate::config::Config;
 use crate::control::State;
+use crate::egress::Egress;
 use crate::error::ProxyError;
 use crate::inbound;
 use crate::listen::{Listener, accept};
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: ProxyMetrics,
     pub(crate) observe: Arc<Observer>,
     pub(crate) users: Option<inbound::Users>,
+    /// The egress gateway has no application: requests leave the platform.
+    pub(crate) egress: Option<Arc<Egress>>,
     /// Spans are made only where somebody collects them.
     pub(crate) telemetry: bool,
     pub(crate) open: Arc<AtomicUsize>,

@@ -98,6 +98,10 @@ fn target(caller: &Caller, parts: &Parts) -> Result<AppPort, Refusal> {
     if parts.version != Version::HTTP_2 {
         return Err(Refusal::Upgrade);
     }
+    if caller.session.worker.shared.egress.is_some() {
+        // What it names is outside; the egress gateway's own rules decide about that.
+        return caller.port.ok_or(Refusal::UnknownPort);
+    }
     let number = parts
         .uri
         .authority()
