@@ -29,4 +29,4 @@ pub use identity_source::{IdentityMaterial, IdentitySource};
 pub use join::{join_client_config, join_server_config};
 pub use mesh::{mesh_client_config, mesh_grpc_client_config, mesh_server_config, mesh_server_name};
 pub use provider::install_crypto_provider;
-pub use verify::{PeerPolicy, PeerRefused, PeerSide, peer_spiffe_id};
+pub use verify::{Gatekeeper, PeerPolicy, PeerRefused, PeerSide, peer_refused, peer_spiffe_id};

@@ -28,7 +28,7 @@ use crate::snapshot::Snapshot;
 pub(crate) use client::Client;
 pub(crate) use health::{HealthCheck, Question};
 pub(crate) use saved::Store;
-pub(crate) use usage::Usage;
+pub(crate) use usage::{Counter, Usage};
 
 use machine::Machine;
 

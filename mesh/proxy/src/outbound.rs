@@ -20,8 +20,6 @@ mod replay;
 mod respond;
 mod switch;
 mod tcp;
-#[cfg(test)]
-mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -78,8 +78,8 @@ fn check_form(parts: &Parts) -> Result<(), Refusal> {
     if parts.method == Method::TRACE {
         return Err(Refusal::Malformed("trace"));
     }
-    let plain_connect = parts.method == Method::CONNECT
-        && parts.extensions.get::<h2::ext::Protocol>().is_none();
+    let plain_connect =
+        parts.method == Method::CONNECT && parts.extensions.get::<h2::ext::Protocol>().is_none();
     match uri.scheme_str() {
         None if plain_connect && uri.authority().is_some() => Ok(()),
         _ if plain_connect => Err(Refusal::Malformed("connect-without-authority")),

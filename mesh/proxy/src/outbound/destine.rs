@@ -155,7 +155,12 @@ mod tests {
 
     #[test]
     fn names_without_a_dot_are_services() {
-        for host in ["api.example.com", "10.0.0.1", "[::1]", "localhost.localdomain"] {
+        for host in [
+            "api.example.com",
+            "10.0.0.1",
+            "[::1]",
+            "localhost.localdomain",
+        ] {
             assert!(is_outside(host), "{host}");
         }
         for host in ["inventory", "spa-proxy", "localhost"] {

@@ -38,8 +38,8 @@ pub(super) fn enter(
         .shared
         .callees
         .of(snapshot, &service, port.number);
-    let asked = deadline::asked(&admitted.parts.headers)
-        .map_err(|_| Refusal::Malformed("grpc-timeout"))?;
+    let asked =
+        deadline::asked(&admitted.parts.headers).map_err(|_| Refusal::Malformed("grpc-timeout"))?;
     let rules = Rules::of(
         &service.traffic,
         &admitted.parts.method,

@@ -163,7 +163,9 @@ impl Exchange {
         if !self.grpc {
             return;
         }
-        let status = fields.get(GRPC_STATUS).and_then(|value| value.to_str().ok());
+        let status = fields
+            .get(GRPC_STATUS)
+            .and_then(|value| value.to_str().ok());
         if let Some(status) = status.filter(|status| status.len() <= MAX_GRPC_STATUS) {
             self.grpc_status = Some(status.into());
         }

@@ -74,7 +74,11 @@ impl OutboundMetrics {
             "0 closed, 1 half-open, 2 open",
             &own.breaker,
         );
-        gauge("mesh_endpoints_ejected", "Endpoints left alone", &own.ejected);
+        gauge(
+            "mesh_endpoints_ejected",
+            "Endpoints left alone",
+            &own.ejected,
+        );
         gauge(
             "mesh_endpoints_panic",
             "1 while all endpoints are ejected, and so all are used",

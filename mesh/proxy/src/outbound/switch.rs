@@ -245,11 +245,7 @@ impl Carrier for Opaque<'_> {
         false
     }
 
-    async fn send(
-        &self,
-        endpoint: &Arc<Endpoint>,
-        (): (),
-    ) -> Result<TunnelStream, Fault<Refusal>> {
+    async fn send(&self, endpoint: &Arc<Endpoint>, (): ()) -> Result<TunnelStream, Fault<Refusal>> {
         connected(self.tunnels, self.callee, self.service, endpoint).await?;
         let opening = self.tunnels.connect(self.service, endpoint, self.authority);
         opening.await.map_err(not_open)
@@ -309,9 +305,18 @@ mod tests {
             service("orders", http(7105), &[]),
         );
         let foreign = target("api.example.com:443");
-        assert_eq!(authority(&egress, http(7109), &foreign), "api.example.com:443");
-        assert_eq!(authority(&egress, http(7109), &target("egress:7109")), "egress:7109");
-        assert_eq!(authority(&orders, http(7105), &target("orders:7105")), "orders:7105");
+        assert_eq!(
+            authority(&egress, http(7109), &foreign),
+            "api.example.com:443"
+        );
+        assert_eq!(
+            authority(&egress, http(7109), &target("egress:7109")),
+            "egress:7109"
+        );
+        assert_eq!(
+            authority(&orders, http(7105), &target("orders:7105")),
+            "orders:7105"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use tokio::net::TcpStream;
@@ -34,6 +34,8 @@ pub(crate) struct TcpTarget {
     pub(crate) service: Arc<str>,
     /// Default: the service's first `tcp` port.
     pub(crate) port: Option<u16>,
+    /// Default: a connection may be silent for ever.
+    pub(crate) idle: Option<Duration>,
 }
 
 /// The open way to a service.
