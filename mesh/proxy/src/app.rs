@@ -21,8 +21,9 @@ use crate::inbound::{Inbound, Users};
 use crate::listen::{self, Role};
 use crate::metrics::ProxyMetrics;
 use crate::observe::{self, Observer};
-use crate::outbound::TcpTarget;
+use crate::outbound::{OutboundMetrics, TcpTarget};
 use crate::pipeline::loopback::LoopbackToken;
+use crate::resilience::Callees;
 use crate::worker::{Shared, Worker};
 
 /// Starts the proxy inside the shell.
@@ -152,6 +153,10 @@ fn shared(shell: &Shell, config: &Arc<Config>, state: &Arc<State>) -> Result<Sha
         metrics: ProxyMetrics::register(&shell.metrics),
         observe,
         egress,
+        callees: Callees::new(
+            &config.zone,
+            Arc::new(OutboundMetrics::register(&shell.metrics)),
+        ),
         users,
         telemetry: config.service.telemetry.is_some(),
         open: Arc::default(),
@@ -173,6 +178,7 @@ fn roles(config: &Config, shared: &Arc<Shared>) -> Result<Vec<(SocketAddr, Role)
         let target = TcpTarget {
             service: tcp.service.as_str().into(),
             port: tcp.port,
+            idle: tcp.idle_timeout,
         };
         roles.push((tcp.listen, Role::OutboundTcp(Arc::new(target))));
     }

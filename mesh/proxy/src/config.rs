@@ -123,6 +123,14 @@ pub(crate) struct OutboundTcp {
     /// Which of the service's ports; default: its first `tcp` port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) port: Option<u16>,
+    /// Ends connections on which nothing moves for so long; default: never.
+    #[serde(
+        default,
+        with = "humantime_serde",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(crate) idle_timeout: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -136,15 +136,17 @@ fn begin(
         return;
     }
     let limits = &worker.shared.config.limits;
-    let first = match role {
-        Role::Inbound(_) => limits.handshake_timeout,
-        Role::OutboundHttp | Role::OutboundTcp(_) => limits.idle_timeout,
+    let (first, stall) = match role {
+        Role::Inbound(_) => (limits.handshake_timeout, limits.stall_timeout),
+        Role::OutboundHttp => (limits.idle_timeout, limits.stall_timeout),
+        // Opaque bytes may be silent for as long as their ends like, unless somebody says otherwise.
+        Role::OutboundTcp(target) => (Duration::MAX, target.idle.unwrap_or(Duration::MAX)),
     };
     let watch = Arc::new(Watch::new(
         Arc::clone(&worker.clock),
         first,
         limits.idle_timeout,
-        limits.stall_timeout,
+        stall,
     ));
     let id = worker.next_id();
     let gone = Gone {

@@ -29,6 +29,10 @@ pub(crate) enum Refusal {
     Denied(Arc<str>),
     /// No policy has arrived yet: nobody is let through.
     NoPolicy,
+    /// Nothing is known of the mesh yet: nobody is called.
+    NotReady,
+    /// The workload has no edge to the service; the text is for its developers.
+    NoEdge(Arc<str>),
     /// The tunnel's target is none of the declared ports.
     UnknownPort,
     /// The workload asks for a service that it does not know.
@@ -55,6 +59,8 @@ impl Refusal {
             Self::Loopback => "loopback-token",
             Self::Denied(_) => "policy-denied",
             Self::NoPolicy => "no-policy",
+            Self::NotReady => "not-ready",
+            Self::NoEdge(_) => "edge-not-declared",
             Self::UnknownPort => "port-not-declared",
             Self::UnknownService(_) => "unknown-service",
             Self::NoEndpoint(_) => "no-endpoint",
@@ -70,6 +76,7 @@ impl Refusal {
     pub(crate) fn reason(&self) -> Option<Arc<str>> {
         match self {
             Self::Denied(reason)
+            | Self::NoEdge(reason)
             | Self::UnknownService(reason)
             | Self::NoEndpoint(reason)
             | Self::CircuitOpen(reason)
@@ -84,7 +91,8 @@ impl Refusal {
     pub(crate) const fn flag(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Upgrade | Self::BodyTooLarge => "DPE",
-            Self::Loopback | Self::Denied(_) | Self::NoPolicy => "UAEX",
+            Self::Loopback | Self::Denied(_) | Self::NoPolicy | Self::NoEdge(_) => "UAEX",
+            Self::NotReady => "NC",
             Self::UnknownPort | Self::UnknownService(_) => "NR",
             Self::NoEndpoint(_) => "UH",
             Self::Overloaded(_) | Self::CircuitOpen(_) => "UO",
@@ -99,9 +107,11 @@ impl Refusal {
         match self {
             Self::Malformed(_) | Self::Upgrade => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Loopback | Self::Denied(_) | Self::NoPolicy => StatusCode::FORBIDDEN,
+            Self::Loopback | Self::Denied(_) | Self::NoPolicy | Self::NoEdge(_) => {
+                StatusCode::FORBIDDEN
+            }
             Self::UnknownPort | Self::UnknownService(_) => StatusCode::NOT_FOUND,
-            Self::NoEndpoint(_) | Self::Overloaded(_) | Self::CircuitOpen(_) => {
+            Self::NotReady | Self::NoEndpoint(_) | Self::Overloaded(_) | Self::CircuitOpen(_) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Connect(_) | Self::Failed(_) => StatusCode::BAD_GATEWAY,
@@ -115,7 +125,7 @@ impl Refusal {
         match self {
             Self::Malformed(_) | Self::Upgrade => "13",
             Self::BodyTooLarge => "8",
-            Self::Loopback | Self::Denied(_) | Self::NoPolicy => "7",
+            Self::Loopback | Self::Denied(_) | Self::NoPolicy | Self::NoEdge(_) => "7",
             Self::UnknownPort | Self::UnknownService(_) => "12",
             Self::Timeout => "4",
             Self::Internal(_) => "13",
@@ -134,6 +144,8 @@ impl Refusal {
                 "Only the workload beside this proxy is served",
             ),
             Self::Denied(_) | Self::NoPolicy => ("denied", "Denied by policy"),
+            Self::NotReady => ("not-ready", "The proxy knows no services yet"),
+            Self::NoEdge(_) => ("edge-not-declared", "This call is not declared"),
             Self::UnknownPort => ("port-not-declared", "This port is not declared"),
             Self::UnknownService(_) => ("unknown-service", "There is no such service"),
             Self::NoEndpoint(_) => ("no-endpoint", "The service has no endpoint"),
@@ -142,6 +154,14 @@ impl Refusal {
             Self::Connect(_) | Self::Failed(_) => ("upstream-failed", "The service did not answer"),
             Self::Timeout => ("upstream-timeout", "The service did not answer in time"),
             Self::Internal(_) => ("internal", "The proxy failed"),
+        }
+    }
+
+    /// What the workload's own developers are told of a call that it may not make.
+    fn detail(&self) -> Option<&str> {
+        match self {
+            Self::NoEdge(detail) | Self::UnknownService(detail) => Some(detail),
+            _ => None,
         }
     }
 
@@ -159,8 +179,13 @@ impl Refusal {
             return response;
         }
         let status = self.status();
+        let detail = self.detail().map_or_else(String::new, |detail| {
+            // A string has no way not to be JSON.
+            let text = serde_json::to_string(detail).unwrap_or_default();
+            format!(r#","detail":{text}"#)
+        });
         let body = format!(
-            r#"{{"type":"{TYPE_PREFIX}{slug}","title":"{title}","status":{}}}"#,
+            r#"{{"type":"{TYPE_PREFIX}{slug}","title":"{title}","status":{}{detail}}}"#,
             status.as_u16(),
         );
         let mut response = Response::new(ProxyBody::full(Bytes::from(body)));

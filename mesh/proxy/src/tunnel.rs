@@ -162,6 +162,20 @@ impl Tunnels {
         known.is_some_and(|pool| pool.is_connected())
     }
 
+    /// Waits until there is a connection to `endpoint` with room for a stream.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub(crate) async fn ready(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+    ) -> Result<(), SendError> {
+        // The place is given back at once: whoever waited goes on to take it.
+        let _place = self.pool(service, endpoint).stream().await?;
+        Ok(())
+    }
+
     /// Opens a connection to `endpoint` before it is needed.
     pub(crate) fn warm(&self, service: &Service, endpoint: &Endpoint) {
         self.pool(service, endpoint).warm();

@@ -29,6 +29,7 @@ use crate::metrics::ProxyMetrics;
 use crate::observe::Observer;
 use crate::outbound;
 use crate::pipeline::loopback::LoopbackToken;
+use crate::resilience::Callees;
 use crate::serve::live::Live;
 use crate::tunnel::Tunnels;
 
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) workload: Arc<str>,
     pub(crate) loopback: Option<LoopbackToken>,
     pub(crate) metrics: ProxyMetrics,
+    /// What is known of the services that the workload calls.
+    pub(crate) callees: Callees,
     pub(crate) observe: Arc<Observer>,
     pub(crate) users: Option<inbound::Users>,
     /// The egress gateway has no application: requests leave the platform.
