@@ -1,3 +1,5 @@
 //! control-plane of the mesh.
 
+mod discovery;
+
 fn main() {}
