@@ -81,5 +81,6 @@ pub mod sds {
     pub const SECRET_TYPE: &str =
         "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     /// Type of the validator that checks SPIFFE ids.
-    pub const SPIFFE_VALIDATOR_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+    pub const SPIFFE_VALIDATOR_TYPE: &str =
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
 }

@@ -1,13 +1,15 @@
 //! Configuration that all components share: the `service:` section.
 //!
 //! Owns: its shape and validation. `config/load.rs` reads files, `config/production.rs` says what a
-//! production profile refuses. This is the only place where a component's surroundings are named.
+//! production profile refuses, `config/sidecar.rs` is the part of a component behind a service proxy.
+//! This is the only place where a component's surroundings are named.
 //! Must not: read the environment; secrets come through `ringwall-secret`.
 
 mod error;
 mod identity;
 mod load;
 mod production;
+mod sidecar;
 
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration,
@@ -24,6 +26,7 @@ pub use self::{
     identity::IdentityFrom,
     load::{load_yaml, parse_yaml, place, read},
     production::{Refusal, validate_production},
+    sidecar::SidecarConfig,
 };
 
 /// A component's whole configuration file.
@@ -59,7 +62,9 @@ pub struct ServiceConfig {
     /// Admin listener (mTLS): `/healthz`, `/readyz`, `/metrics`.
     pub admin: SocketAddr,
     /// A directory of `svid.pem`, `svid.key` and `bundle.pem`; or `unix:PATH`, the socket of a SPIFFE
-    /// Workload API; or `self`, for components that get an identity in their own way.
+    /// Workload API; or `self`, for components that get an identity in their own way. Behind a service
+    /// proxy there is none here.
+    #[serde(default)]
     pub identity: IdentityFrom,
     /// Workloads that may connect to the mesh listener; nobody else completes the handshake.
     #[serde(default)]
@@ -86,6 +91,9 @@ pub struct ServiceConfig {
     /// Worker threads. One is enough where many components share a machine.
     #[serde(default = "default_workers")]
     pub workers: NonZeroUsize,
+    /// The service proxy that stands before this component; absent: the component speaks mTLS itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<SidecarConfig>,
 }
 
 /// How strict the component is about its own configuration.
@@ -218,6 +226,7 @@ impl ServiceConfig {
             ));
         }
         self.own_id()?;
+        self.validate_way()?;
         for workload in self.callers.iter().chain(&self.admin_callers) {
             self.workload(workload)?;
         }

@@ -22,6 +22,7 @@ mod fixture;
 mod health;
 mod listen;
 mod logs;
+mod loopback;
 mod metrics;
 mod middleware;
 mod peer;

@@ -5,7 +5,7 @@ mod identity;
 
 use std::{
     io::{self, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -41,6 +41,8 @@ const MAX_BLOCKING_THREADS: usize = 16;
 /// What a component has while it gets its identity in its own way.
 pub struct Seed {
     pub config: Arc<ServiceConfig>,
+    /// The configuration file, for a component that reads a part of it again while it runs.
+    pub file: PathBuf,
     pub secrets: Arc<SecretProvider>,
 }
 
@@ -56,7 +58,7 @@ where
         let identity = identity::configured(&seed.config).await?;
         Ok((identity, config))
     };
-    run_with_identity(name, identify, start)
+    run_as(name, identify, start)
 }
 
 /// [`run`] for a component whose `service.identity` is `self`: `identify` gets the identity, and
@@ -73,6 +75,21 @@ where
     C: ComponentConfig,
     I: FnOnce(Seed, C) -> IFut,
     IFut: Future<Output = Result<(Arc<IdentitySource>, R), StartError>>,
+    F: FnOnce(Shell, R) -> Fut,
+    Fut: Future<Output = Result<App, StartError>>,
+{
+    let identify = |seed: Seed, config: C| async move {
+        let (identity, ready) = identify(seed, config).await?;
+        Ok((Some(identity), ready))
+    };
+    run_as(name, identify, start)
+}
+
+fn run_as<C, I, IFut, R, F, Fut>(name: &'static str, identify: I, start: F) -> ExitCode
+where
+    C: ComponentConfig,
+    I: FnOnce(Seed, C) -> IFut,
+    IFut: Future<Output = Result<(Option<Arc<IdentitySource>>, R), StartError>>,
     F: FnOnce(Shell, R) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
@@ -97,7 +114,7 @@ fn execute<C, I, IFut, R, F, Fut>(
 where
     C: ComponentConfig,
     I: FnOnce(Seed, C) -> IFut,
-    IFut: Future<Output = Result<(Arc<IdentitySource>, R), StartError>>,
+    IFut: Future<Output = Result<(Option<Arc<IdentitySource>>, R), StartError>>,
     F: FnOnce(Shell, R) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
@@ -159,7 +176,7 @@ async fn live<C, I, IFut, R, F, Fut>(
 where
     C: ComponentConfig,
     I: FnOnce(Seed, C) -> IFut,
-    IFut: Future<Output = Result<(Arc<IdentitySource>, R), StartError>>,
+    IFut: Future<Output = Result<(Option<Arc<IdentitySource>>, R), StartError>>,
     F: FnOnce(Shell, R) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
@@ -168,13 +185,16 @@ where
     let secrets = Arc::new(SecretProvider::open(&service.secrets)?);
     let seed = Seed {
         config: Arc::clone(&service),
+        file: cli.config().to_owned(),
         secrets: Arc::clone(&secrets),
     };
     let (identity, ready) = Box::pin(identify(seed, config)).await?;
     let shell = Shell::assemble(name, service, secrets, identity)?;
     let telemetry = Telemetry::init(&shell)?;
     log_panics();
-    let _reload = shell.identity.spawn_reload(IDENTITY_RELOAD);
+    if let Ok(identity) = shell.identity() {
+        identity.spawn_reload(IDENTITY_RELOAD);
+    }
     watch_signals(&shell)?;
     if cli.exit_on_stdin_eof {
         watch_stdin(&shell);
@@ -323,7 +343,10 @@ mod tests {
         }
     }
 
-    async fn nobody(_: Seed, _: Config) -> Result<(Arc<IdentitySource>, Config), StartError> {
+    async fn nobody(
+        _: Seed,
+        _: Config,
+    ) -> Result<(Option<Arc<IdentitySource>>, Config), StartError> {
         Err(StartError::software("not started in these tests"))
     }
 

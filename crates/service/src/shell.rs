@@ -4,15 +4,16 @@ use std::{path::PathBuf, sync::Arc};
 
 use ringwall_http_io::{Client, ClientLimits};
 use ringwall_identity::SpiffeId;
-use ringwall_secret::SecretProvider;
+use ringwall_secret::{SecretProvider, SecretString};
 use ringwall_tls::{IdentitySource, TlsError, mesh_client_config, mesh_grpc_client_config};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::Channel;
 
 use crate::{
-    config::{ConfigError, ServiceConfig, UpstreamConfig},
+    config::{ConfigError, IdentityFrom, ServiceConfig, UpstreamConfig},
     error::StartError,
     health::Health,
+    loopback,
     metrics::Metrics,
     upstream::Upstream,
 };
@@ -22,26 +23,31 @@ use crate::{
 pub struct Shell {
     pub name: &'static str,
     pub config: Arc<ServiceConfig>,
-    pub identity: Arc<IdentitySource>,
     pub secrets: Arc<SecretProvider>,
     pub metrics: Metrics,
     pub health: Health,
+    /// What the component shares with the service proxy before it; none without such a proxy.
+    pub(crate) loopback_token: Option<SecretString>,
     pub(crate) shutdown: CancellationToken,
+    id: SpiffeId,
+    identity: Option<Arc<IdentitySource>>,
 }
 
 impl Shell {
-    /// Opens an identity in files, and secrets, as configured. Starts no task and touches no global
-    /// state, so that a test can have several.
+    /// Opens an identity in files or none (behind a service proxy), and secrets, as configured. Starts
+    /// no task and touches no global state, so that a test can have several.
     pub fn open(name: &'static str, config: ServiceConfig) -> Result<Self, StartError> {
         ringwall_tls::install_crypto_provider();
-        let Some(directory) = config.identity.directory() else {
-            return Err(StartError::software(format!(
-                "the identity {} is not one of files",
-                config.identity
-            )));
+        let identity = match &config.identity {
+            IdentityFrom::Directory(directory) => Some(IdentitySource::load(directory)?),
+            IdentityFrom::Proxy => None,
+            other => {
+                let what = format!("the identity {other} is not one of files");
+                return Err(StartError::software(what));
+            }
         };
-        let identity = IdentitySource::load(directory)?;
-        Self::with_identity(name, config, identity)
+        let secrets = Arc::new(SecretProvider::open(&config.secrets)?);
+        Self::assemble(name, Arc::new(config), secrets, identity)
     }
 
     /// A shell around an identity that is there already, which must be the configured one.
@@ -51,33 +57,52 @@ impl Shell {
         identity: Arc<IdentitySource>,
     ) -> Result<Self, StartError> {
         let secrets = Arc::new(SecretProvider::open(&config.secrets)?);
-        Self::assemble(name, Arc::new(config), secrets, identity)
+        Self::assemble(name, Arc::new(config), secrets, Some(identity))
     }
 
     pub(crate) fn assemble(
         name: &'static str,
         config: Arc<ServiceConfig>,
         secrets: Arc<SecretProvider>,
-        identity: Arc<IdentitySource>,
+        identity: Option<Arc<IdentitySource>>,
     ) -> Result<Self, StartError> {
-        let expected = config.own_id()?;
-        if identity.spiffe_id() != expected {
+        let id = config.own_id()?;
+        let seen = identity.as_ref().map(|identity| identity.spiffe_id());
+        if let Some(seen) = seen.filter(|seen| *seen != id) {
             return Err(StartError::config(format!(
-                "{} holds the identity {}, but this component is {expected}\n  fix: point service.identity at that of {}",
+                "{} holds the identity {seen}, but this component is {id}\n  fix: point service.identity at that of {}",
                 config.identity,
-                identity.spiffe_id(),
-                expected.path(),
+                id.path(),
             )));
         }
+        let sidecar = config.sidecar.as_ref();
+        let loopback_token = sidecar.map(|sidecar| loopback::token(sidecar, &secrets));
         let shutdown = CancellationToken::new();
         Ok(Self {
             name,
             config,
-            identity,
             secrets,
             metrics: Metrics::default(),
             health: Health::new(shutdown.clone()),
+            loopback_token: loopback_token.transpose()?,
             shutdown,
+            id,
+            identity,
+        })
+    }
+
+    /// This component's own certificates.
+    ///
+    /// # Errors
+    /// Behind a service proxy, which has them, there are none.
+    pub fn identity(&self) -> Result<&Arc<IdentitySource>, ConfigError> {
+        self.identity.as_ref().ok_or_else(|| {
+            ConfigError::invalid(
+                "service.identity",
+                "nothing: the service proxy has it",
+                "a workload identity of the component's own",
+                "add `identity: unix:PATH` of the agent's socket",
+            )
         })
     }
 
@@ -91,12 +116,24 @@ impl Shell {
     /// data paths that trace by themselves.
     pub fn client(&self, name: &str) -> Result<Client, ConfigError> {
         let upstream = self.declared(name)?;
-        let peer = self.config.workload(&upstream.identity)?;
-        let tls = mesh_client_config(&self.identity, peer).map_err(|error| unusable(&error))?;
         let mut limits = ClientLimits::default();
         if let Some(timeout) = upstream.timeout {
             limits.request_timeout = timeout;
         }
+        if let (Some(sidecar), Some(token)) = (&self.config.sidecar, &self.loopback_token) {
+            let (proxy, pass) = (sidecar.outbound, loopback::pass(token)?);
+            let client = Client::through(proxy, &upstream.identity, pass, limits);
+            return client.map(|client| client.named(name)).map_err(|error| {
+                ConfigError::invalid(
+                    "service.upstreams",
+                    &error.to_string(),
+                    "a workload's name",
+                    "name the workload as the mesh knows it",
+                )
+            });
+        }
+        let peer = self.config.workload(&upstream.identity)?;
+        let tls = mesh_client_config(self.identity()?, peer).map_err(|error| unusable(&error))?;
         Ok(Client::mesh(upstream.address.clone(), tls, limits).named(name))
     }
 
@@ -106,7 +143,7 @@ impl Shell {
         let upstream = self.declared(name)?;
         let peer = self.config.workload(&upstream.identity)?;
         let tls =
-            mesh_grpc_client_config(&self.identity, peer).map_err(|error| unusable(&error))?;
+            mesh_grpc_client_config(self.identity()?, peer).map_err(|error| unusable(&error))?;
         Ok(crate::grpc::channel(upstream.address.clone(), tls))
     }
 
@@ -139,7 +176,7 @@ impl Shell {
 
     /// This component's own SPIFFE id.
     pub fn spiffe_id(&self) -> SpiffeId {
-        self.identity.spiffe_id()
+        self.id.clone()
     }
 
     /// Resolves when the process begins to drain.

@@ -1,4 +1,4 @@
-//! Where a component's own identity comes from: one string of three forms.
+//! Where a component's own identity comes from: one string of four forms.
 
 use std::{
     borrow::Cow,
@@ -13,9 +13,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 const UNIX: &str = "unix:";
 /// The word for components that get an identity in their own way.
 const OWN: &str = "self";
+/// The word for components behind a service proxy.
+const PROXY: &str = "proxy";
 
 /// `service.identity`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum IdentityFrom {
     /// Files, replaced by whoever issues them.
     Directory(PathBuf),
@@ -24,10 +26,13 @@ pub enum IdentityFrom {
     /// The component gets its identity in its own way: the control plane issues it, the agent joins.
     /// It is started by [`crate::run_with_identity`].
     Own,
+    /// The service proxy before the component has it.
+    #[default]
+    Proxy,
 }
 
 impl IdentityFrom {
-    /// Reads one of the three forms.
+    /// Reads one of the four forms.
     ///
     /// # Errors
     /// Why the text is none of them.
@@ -36,6 +41,7 @@ impl IdentityFrom {
             Some(path) if Path::new(path).is_absolute() => Ok(Self::WorkloadApi(path.into())),
             Some(_) => Err("`unix:` must be followed by an absolute path"),
             None if text == OWN => Ok(Self::Own),
+            None if text == PROXY => Ok(Self::Proxy),
             None if text.is_empty() => Err("it is empty"),
             None => Ok(Self::Directory(text.into())),
         }
@@ -57,6 +63,7 @@ impl fmt::Display for IdentityFrom {
             Self::Directory(path) => write!(f, "{}", path.display()),
             Self::WorkloadApi(path) => write!(f, "{UNIX}{}", path.display()),
             Self::Own => f.write_str(OWN),
+            Self::Proxy => f.write_str(PROXY),
         }
     }
 }
@@ -72,7 +79,7 @@ impl<'de> Deserialize<'de> for IdentityFrom {
         let text = Cow::<'de, str>::deserialize(deserializer)?;
         Self::parse(&text).map_err(|why| {
             D::Error::custom(format!(
-                "the identity `{text}` is not a directory, `unix:PATH` or `self`: {why}"
+                "the identity `{text}` is not a directory, `unix:PATH`, `self` or `proxy`: {why}"
             ))
         })
     }
@@ -87,7 +94,7 @@ impl JsonSchema for IdentityFrom {
         json_schema!({
             "type": "string",
             "minLength": 1,
-            "description": "A directory, `unix:PATH` of a Workload API, or `self`"
+            "description": "A directory, `unix:PATH` of a Workload API, `self` or `proxy`"
         })
     }
 }
@@ -97,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_forms_are_read_and_written() {
+    fn the_four_forms_are_read_and_written() {
         for (text, expected) in [
             ("/i/orders", IdentityFrom::Directory("/i/orders".into())),
             ("run/orders", IdentityFrom::Directory("run/orders".into())),
@@ -106,6 +113,7 @@ mod tests {
                 IdentityFrom::WorkloadApi("/run/a.sock".into()),
             ),
             ("self", IdentityFrom::Own),
+            ("proxy", IdentityFrom::Proxy),
         ] {
             let read: IdentityFrom = serde_json::from_value(text.into()).unwrap();
             assert_eq!(read, expected);
@@ -119,7 +127,7 @@ mod tests {
             let read = serde_json::from_value::<IdentityFrom>(text.into());
             let why = read.unwrap_err().to_string();
             assert!(
-                why.contains("is not a directory, `unix:PATH` or `self`"),
+                why.contains("is not a directory, `unix:PATH`, `self` or `proxy`"),
                 "{why}"
             );
         }

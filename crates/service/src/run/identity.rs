@@ -15,14 +15,18 @@ pub(super) const AGENT_PATIENCE: Duration = Duration::from_secs(30);
 const OWN_DIRECTORY: &str = "identity";
 
 /// Reads or fetches the identity.
-pub(super) async fn configured(config: &ServiceConfig) -> Result<Arc<IdentitySource>, StartError> {
+pub(super) async fn configured(
+    config: &ServiceConfig,
+) -> Result<Option<Arc<IdentitySource>>, StartError> {
     match &config.identity {
-        IdentityFrom::Directory(directory) => Ok(IdentitySource::load(directory)?),
+        IdentityFrom::Directory(directory) => Ok(Some(IdentitySource::load(directory)?)),
         IdentityFrom::WorkloadApi(socket) => {
             ringwall_workload_api::identity(socket, AGENT_PATIENCE)
                 .await
+                .map(Some)
                 .map_err(|error| StartError::unavailable("the workload's identity", error))
         }
+        IdentityFrom::Proxy => Ok(None),
         IdentityFrom::Own => Err(ConfigError::invalid(
             "service.identity",
             "`self`",
@@ -52,6 +56,7 @@ pub(super) async fn of_running(
                 .ok_or("service.state is not set, so that the identity cannot be found")?;
             IdentitySource::load(&state.join(OWN_DIRECTORY)).map_err(|error| error.to_string())
         }
+        IdentityFrom::Proxy => Err("the service proxy has the identity".to_owned()),
     }
 }
 
@@ -167,7 +172,7 @@ mod tests {
         let (mesh, folder) = (Mesh::new(), tempfile::tempdir().unwrap());
         let config = proxy(&mesh, folder.path());
         config.validate("proxy").unwrap();
-        let identity = configured(&config).await.unwrap();
+        let identity = configured(&config).await.unwrap().unwrap();
         let shell = Shell::with_identity("proxy", config.clone(), identity).unwrap();
         assert_eq!(shell.spiffe_id(), id("orders"));
         let health = of_running(&config, Duration::from_secs(3)).await.unwrap();
@@ -179,7 +184,7 @@ mod tests {
         let (mesh, folder) = (Mesh::new(), tempfile::tempdir().unwrap());
         let mut config = proxy(&mesh, folder.path());
         config.workload = Some("payments".into());
-        let identity = configured(&config).await.unwrap();
+        let identity = configured(&config).await.unwrap().unwrap();
         let error = Shell::with_identity("proxy", config, identity)
             .err()
             .unwrap();

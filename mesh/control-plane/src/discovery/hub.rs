@@ -108,15 +108,13 @@ impl Hub {
         self.metrics.register(registry);
     }
 
-    /// Begins to serve, with an empty world: set services, policy and revocations before, in `fill`. Proxies that come
-    /// from another control plane keep their endpoints for one lease, until the others have come as well.
-    ///
-    /// `unix_millis` and `random` make revisions that no other life has given out.
-    pub(crate) fn lead(&self, unix_millis: u64, random: u8, fill: impl FnOnce(&mut World)) {
+    /// Begins to serve, with a world that `fill` fills. Proxies that come from another control plane keep their endpoints
+    /// for one lease, until the others have come as well. `base` must be above every revision of before.
+    pub(crate) fn lead(&self, base: u64, fill: impl FnOnce(&mut World)) {
         let settled_at = self.now() + LEASE;
         {
             let mut inner = self.inner.lock();
-            inner.world = World::new((unix_millis << 22) | (u64::from(random) << 14));
+            inner.world = World::new(base);
             inner.term += 1;
             inner.serving = true;
             inner.settled_at = settled_at;

@@ -3,8 +3,8 @@
 //! Owns: what a proxy is known to have, and what it is sent next. Must not: do I/O, know time, or queue anything.
 //!
 //! At most one message is under way. While it is, changes only make the next one newer: a slow proxy skips states and
-//! ends at the newest. A proxy that refuses a message has applied none of it; the refused resource is held back in that
-//! revision, and the proxy keeps what it had, until there is another one.
+//! ends at the newest. A resource that a proxy refuses is held back in that revision, and the proxy keeps what it had of
+//! it, until there is another one. It may have taken over the rest of that message or not: the rest is sent again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use ringwall_mesh_api::v1;
 
 use super::world::{ENDPOINTS_PREFIX, Item, POLICY, Since, View, version_of};
 
-/// Revision of a state that cannot be resumed: neither "nothing" nor a state of any control plane.
-const NOT_RESUMABLE: u64 = 1;
+/// A revision that no resource has: what the proxy has of a resource is not known.
+const UNSURE: u64 = 0;
 
 /// Names and revisions, ordered by name.
 type Known = BTreeMap<Arc<str>, u64>;
@@ -26,6 +26,10 @@ pub(crate) struct Session {
     known: Known,
     /// Whether that is all that it has.
     whole: bool,
+    /// The revision that it has said, at first by its Hello.
+    at: u64,
+    /// Every stream begins with a message, even an empty one: it says that we are there.
+    greeted: bool,
     /// What it had before we met is of another life.
     foreign: bool,
     flight: Option<Flight>,
@@ -44,6 +48,7 @@ pub(crate) struct Session {
 #[derive(Debug)]
 struct Flight {
     nonce: u64,
+    revision: u64,
     snapshot: bool,
     changed: Vec<(Arc<str>, u64)>,
     removed: Vec<Arc<str>>,
@@ -81,6 +86,8 @@ impl Session {
         let mut session = Self {
             known: Known::new(),
             whole: false,
+            at: 0,
+            greeted: false,
             foreign: since == Since::Unknown,
             flight: None,
             nonce: 0,
@@ -91,9 +98,10 @@ impl Session {
         };
         if let Since::Revision(since) = since {
             session.whole = true;
+            session.at = since;
             for item in &view.items {
                 let has_newest = item.revision <= since;
-                let revision = if has_newest { item.revision } else { 0 };
+                let revision = if has_newest { item.revision } else { UNSURE };
                 session.known.insert(Arc::clone(&item.name), revision);
                 if has_newest && &*item.name == POLICY {
                     session.policy = version_of(item);
@@ -141,16 +149,15 @@ impl Session {
             true => Vec::new(),
             false => gone.cloned().collect(),
         };
-        if changed.is_empty() && removed.is_empty() && !snapshot {
+        if changed.is_empty() && removed.is_empty() && !snapshot && self.greeted {
             self.said = Some((view.revision, settled));
             return None;
         }
-        let whole = snapshot || self.whole;
-        // What is held back is not in this state: who resumes from it must be offered that again.
-        let revision = match (whole, self.held.values().min()) {
-            (false, _) => NOT_RESUMABLE,
-            (true, Some(held)) => view.revision.min(held.saturating_sub(1)),
-            (true, None) => view.revision,
+        let completes = snapshot || self.whole;
+        // With something missing it is not that state: who comes back from it gets everything.
+        let revision = match completes && self.held.is_empty() {
+            true => view.revision,
+            false => view.revision + 1,
         };
         let policy = changed.iter().find(|item| &*item.name == POLICY);
         self.nonce += 1;
@@ -160,17 +167,20 @@ impl Session {
             snapshot,
             changed: changed.iter().map(|item| item.resource.clone()).collect(),
             removed: removed.iter().map(ToString::to_string).collect(),
+            base: if snapshot { 0 } else { self.at },
         };
+        self.greeted = true;
         let names = changed.iter();
         self.flight = Some(Flight {
             nonce: self.nonce,
+            revision,
             snapshot,
             policy: policy.map(|item| version_of(item)),
             changed: names
                 .map(|item| (Arc::clone(&item.name), item.revision))
                 .collect(),
             removed,
-            completes: whole,
+            completes,
         });
         Some(message)
     }
@@ -191,6 +201,7 @@ impl Session {
         let Some(flight) = self.take(nonce)? else {
             return Ok(Answer::Stale);
         };
+        self.at = flight.revision;
         if flight.snapshot {
             self.known.clear();
         }
@@ -213,6 +224,15 @@ impl Session {
             return Ok(Answer::Stale);
         };
         let named = flight.changed.iter().any(|(name, _)| &**name == resource);
+        if flight.snapshot {
+            self.known
+                .values_mut()
+                .for_each(|revision| *revision = UNSURE);
+        }
+        let concerned = flight.removed.iter();
+        let concerned = concerned.chain(flight.changed.iter().map(|(name, _)| name));
+        self.known
+            .extend(concerned.map(|name| (Arc::clone(name), UNSURE)));
         let held: Vec<_> = flight
             .changed
             .into_iter()

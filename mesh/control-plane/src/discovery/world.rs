@@ -3,7 +3,7 @@
 //! Owns: resources, their revisions, the view of a workload. Must not: know streams or a clock.
 //!
 //! A workload sees the services that its edges let it call, with their endpoints; the edges that concern it; the policy,
-//! which is signed whole; the revocations. Revisions rise by one with each change, from a base that no other life of any
+//! which is signed whole; the revocations. Revisions rise with each change, from a base above all that any other life of a
 //! control plane has used: a proxy's revision either names a state of this life, or says nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,6 +18,9 @@ pub(crate) const EDGES: &str = "edges";
 pub(crate) const POLICY: &str = "policy";
 pub(crate) const REVOCATIONS: &str = "revocations";
 pub(crate) const ENDPOINTS_PREFIX: &str = "endpoints/";
+
+/// States have even revisions. The odd one after a state names that state with something missing: nobody resumes from it.
+const STEP: u64 = 2;
 
 /// A service of the registry, as its callers are told, and the nodes where it may run (none: everywhere).
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +91,7 @@ struct Registered {
 impl World {
     /// `base` must be above every revision that another life has given out.
     pub(crate) fn new(base: u64) -> Self {
+        let base = base.next_multiple_of(STEP);
         Self {
             base,
             revision: base,
@@ -142,7 +146,7 @@ impl World {
 
     /// Replaces the registry.
     pub(crate) fn set_services(&mut self, services: Vec<RegisteredService>) {
-        self.revision += 1;
+        self.revision += STEP;
         let mut old = std::mem::take(&mut self.services);
         for RegisteredService { service, nodes } in services {
             let name: Arc<str> = service.name.as_str().into();
@@ -169,7 +173,7 @@ impl World {
 
     /// Replaces the policy and the edges that stand in it.
     pub(crate) fn set_policy(&mut self, policy: v1::SignedPolicy, edges: Vec<Edge>) {
-        self.revision += 1;
+        self.revision += STEP;
         let body = v1::resource::Body::Policy(policy);
         self.policy = Some(self.item(POLICY, body, self.policy.as_ref()));
         self.all_edges = edges;
@@ -177,7 +181,7 @@ impl World {
     }
 
     pub(crate) fn set_revocations(&mut self, revocations: v1::Revocations) {
-        self.revision += 1;
+        self.revision += STEP;
         let body = v1::resource::Body::Revocations(revocations);
         self.revocations = Some(self.item(REVOCATIONS, body, self.revocations.as_ref()));
         self.views.clear();
@@ -211,7 +215,7 @@ impl World {
     }
 
     fn endpoints_changed(&mut self, service: &Arc<str>) {
-        self.revision += 1;
+        self.revision += STEP;
         if self.services.contains_key(service) {
             let item = self.endpoints_item(service);
             self.endpoints.insert(Arc::clone(service), item);
@@ -328,7 +332,7 @@ impl World {
         if revision == 0 {
             return Since::Nothing;
         }
-        let ours = (self.base..=self.revision).contains(&revision);
+        let ours = (self.base..=self.revision).contains(&revision) && revision % STEP == 0;
         // A view that has lost or gained services since then cannot be amended by revisions alone.
         let same_shape = self
             .callees

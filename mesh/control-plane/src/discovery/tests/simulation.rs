@@ -44,11 +44,15 @@ enum Step {
     Settle,
 }
 
-/// A proxy after the contract.
+/// A proxy as ours behaves: it takes over what is good of a message, names the first thing that is not, and never goes
+/// back by a delta.
 #[derive(Default)]
 struct Client {
     state: BTreeMap<String, v1::Resource>,
+    /// Of the last message without a fault: what it says when it connects.
     revision: u64,
+    /// Of the last message on this stream.
+    seen: u64,
     stream: Option<Line>,
 }
 
@@ -60,32 +64,36 @@ struct Line {
 }
 
 impl Client {
-    /// Applies a message, or says what it refuses: policies whose version is a multiple of three; of these, every other
-    /// one without a name.
+    /// Applies a message, or says what it refuses: policies whose version is a multiple of three.
     fn receive(&mut self, message: &v1::ConfigMessage) -> Result<(), String> {
-        let bad = message
-            .changed
-            .iter()
-            .find_map(|resource| match &resource.body {
-                Some(v1::resource::Body::Policy(policy)) if policy.version % 3 == 0 => {
-                    Some(policy.version)
-                }
-                _ => None,
-            });
-        if let Some(version) = bad {
-            return Err(if version % 2 == 0 { "policy" } else { "" }.to_owned());
+        if !message.snapshot {
+            assert!(self.seen != 0, "a delta, although nothing is known");
+            assert!(
+                message.base <= self.seen,
+                "a delta that leaves something out"
+            );
+            assert!(message.revision >= self.seen, "a delta back in time");
         }
+        self.seen = message.revision;
+        let is_bad = |resource: &v1::Resource| matches!(&resource.body, Some(v1::resource::Body::Policy(policy)) if policy.version % 3 == 0);
         if message.snapshot {
-            self.state.clear();
+            let kept = |name: &str| message.changed.iter().any(|resource| resource.name == name);
+            self.state
+                .retain(|name, _| kept(name) || name == "policy" || name == "revocations");
         }
         for name in &message.removed {
             self.state.remove(name);
         }
-        for resource in &message.changed {
+        for resource in message.changed.iter().filter(|resource| !is_bad(resource)) {
             self.state.insert(resource.name.clone(), resource.clone());
         }
-        self.revision = message.revision;
-        Ok(())
+        match message.changed.iter().any(is_bad) {
+            true => Err("policy".to_owned()),
+            false => {
+                self.revision = message.revision;
+                Ok(())
+            }
+        }
     }
 
     fn endpoints(&self) -> BTreeMap<&String, &v1::Resource> {
@@ -124,6 +132,7 @@ impl Simulation {
         self.lives += 1;
         self.world = World::new(self.lives << 32);
         self.world.set_services(WORKLOADS.map(service).into());
+        self.world.set_revocations(v1::Revocations::default());
         self.push_policy();
         self.settled = false;
         self.clients
@@ -203,6 +212,7 @@ impl Simulation {
         let since = self.world.since(WORKLOADS[client], began_with);
         let session = Session::new(since, &self.world.view(WORKLOADS[client]));
         self.streams += 1;
+        self.clients[client].seen = began_with;
         self.clients[client].stream = Some(Line {
             session,
             under_way: None,
@@ -384,6 +394,7 @@ fn a_snapshot_first_and_deltas_from_then_on() {
             "endpoints/b",
             "endpoints/c",
             "policy",
+            "revocations",
             "service/a",
             "service/b",
             "service/c"
@@ -471,7 +482,7 @@ fn a_proxy_that_comes_back_gets_only_what_has_changed() {
         .clone()
         .unwrap();
     assert!(message.snapshot);
-    assert_eq!(view.items.len(), 4);
+    assert_eq!(view.items.len(), 5);
 }
 
 #[test]

@@ -38,7 +38,7 @@ fn fill(world: &mut super::super::world::World) {
 impl Plane {
     fn new() -> Self {
         let hub = Hub::new();
-        hub.lead(1_000_000, 7, fill);
+        hub.lead(1_000_000, fill);
         let uses = Uses::default();
         let sink = Arc::clone(&uses);
         let sink = move |workload: &str, all: Vec<(String, PolicyUse)>| {
@@ -382,11 +382,11 @@ async fn a_replica_that_does_not_lead_serves_nobody() {
     let mut again = plane.open("a");
     again.hello("a1", 0).await;
     assert_eq!(again.end().await, Code::Unavailable);
-    plane.hub.lead(1_000_001, 7, fill);
+    plane.hub.lead(2_000_000, fill);
     plane.connected("a", "a1").await;
     // From one lead to the next, a stream of before does not go on.
     let mut old = plane.connected("b", "b1").await;
-    plane.hub.lead(1_000_002, 7, fill);
+    plane.hub.lead(3_000_000, fill);
     assert_eq!(old.end().await, Code::Unavailable);
 }
 
@@ -395,7 +395,7 @@ async fn after_a_start_endpoints_are_spared_for_one_lease() {
     let plane = Plane::new();
     let mut a = plane.open("a");
     // A state of another life.
-    a.hello("a1", (999_999 << 22) | 5).await;
+    a.hello("a1", 999_998).await;
     let first = a.apply().await;
     assert!(!first.snapshot);
     assert!(
@@ -421,6 +421,25 @@ async fn after_a_start_endpoints_are_spared_for_one_lease() {
         "{:?}",
         before.elapsed()
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_begins_with_a_message_even_if_nothing_has_changed() {
+    let plane = Plane::new();
+    let mut a = plane.open("a");
+    a.hello("a1", 0).await;
+    let first = a.apply().await;
+    drop(a);
+    let mut again = plane.open("a");
+    again.hello("a1", first.revision).await;
+    let second = again.apply().await;
+    assert!(!second.snapshot && second.changed.is_empty() && second.removed.is_empty());
+    assert_eq!(
+        (second.revision, second.base),
+        (first.revision, first.revision)
+    );
+    sleep(Duration::from_secs(60)).await;
+    assert!(again.from.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]
