@@ -35,11 +35,15 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
     let state = State::new();
     // The last good state is in use before the first connection is accepted.
     let control = control::open(&shell, &config, Arc::clone(&state)).await?;
-    let running = Running::start(&shell, &config, &state, ListenFd::from_env())?;
+    let mut running = Running::start(&shell, &config, &state, ListenFd::from_env())?;
     running.tell();
     let observer = Arc::clone(&running.shared.observe);
+    let admin = running.admin.take();
     let mut app = App::custom(running.until_drained(shell.clone()));
     app = app.admin(observe::router(observer));
+    if let Some(socket) = admin {
+        app = app.admin_socket(socket);
+    }
     app = app.background("control", control.run(shell.shutdown()));
     app = app.ready_check("policy", move || {
         let ready = state.ready();
@@ -56,6 +60,8 @@ pub(crate) struct Running {
     pub(crate) workers: Vec<Arc<Worker>>,
     threads: Vec<JoinHandle<()>>,
     log: LogWriter,
+    /// The admin listener's socket, where it was handed over.
+    admin: Option<std::net::TcpListener>,
 }
 
 impl Running {
@@ -87,6 +93,7 @@ impl Running {
             workers,
             threads,
             log,
+            admin: sockets.admin,
         })
     }
 
@@ -146,7 +153,7 @@ fn shared(shell: &Shell, config: &Arc<Config>, state: &Arc<State>) -> Result<Sha
     Ok(Shared {
         config: Arc::clone(config),
         state: Arc::clone(state),
-        identity: Arc::clone(&shell.identity),
+        identity: Arc::clone(shell.identity()?),
         workload: id.path().into(),
         id,
         loopback,

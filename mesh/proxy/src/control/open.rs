@@ -162,7 +162,7 @@ async fn keys(identity: &IdentityFrom, domain: &TrustDomain) -> watch::Receiver<
             }
             tokio::spawn(from_file(path, sender));
         }
-        IdentityFrom::Own => {}
+        IdentityFrom::Own | IdentityFrom::Proxy => {}
     }
     receiver
 }
