@@ -5,13 +5,17 @@
 //! 74 a file cannot be used · 77 a privilege is missing · 78 a configuration is refused · 130
 //! stopped before the platform was up.
 
+mod cert;
 mod check;
 mod detach;
 mod down;
+mod launch;
 mod logs;
 mod provision;
 mod status;
+mod token;
 mod up;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +49,15 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Certificates in use, and taking them out of use
+    Cert(cert::CertArgs),
+    /// Join tokens for agents
+    Token(token::TokenArgs),
+    /// Replace the process of a service proxy on the same sockets; no connection is refused
+    Upgrade(upgrade::UpgradeArgs),
+    /// Join a control group, take over sockets and become another program
+    #[command(hide = true)]
+    Launch(launch::LaunchArgs),
     /// Make and renew what the components in containers read; runs in a container itself
     Provision(provision::ProvisionArgs),
 }
@@ -129,6 +142,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Cert(args) => cert::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
+        Command::Launch(args) => launch::run(&args),
         Command::Provision(args) => provision::run(&args),
     }
 }

@@ -34,16 +34,25 @@ pub(crate) struct Provisioned {
     tokens: JoinTokens,
 }
 
+/// What is chosen for one start.
+#[derive(Default)]
+pub(crate) struct Choices {
+    /// Whom PostgreSQL's files belong to, where that is not us.
+    pub(crate) database_user: Option<files::Owner>,
+    pub(crate) external: ExternalRoot,
+    /// Whether the agent is to hear the supervisor's word about processes.
+    pub(crate) spawned: bool,
+}
+
 /// Makes sure of everything that the components read.
 pub(crate) fn run(
     composition: &Composition,
     site: &Site,
     profile: Profile,
-    database_user: Option<files::Owner>,
-    external: &ExternalRoot,
+    choices: &Choices,
 ) -> Result<Provisioned, CliError> {
     let state = site.state();
-    intermediate::take_over(composition, state, external)?;
+    intermediate::take_over(composition, state, &choices.external)?;
     let authority = match intermediate::is_external(state) {
         true => None,
         false => Some(authority::ensure(state, &composition.trust_domain.value)?),
@@ -51,6 +60,7 @@ pub(crate) fn run(
     if secrets::ensure(composition, state)? {
         say("made new secrets, sealed");
     }
+    let database_user = choices.database_user;
     let issuer = Issuer::new(authority, composition.clone(), site.clone(), database_user);
     issuer.issue_all()?;
     let mut tokens = JoinTokens::default();
@@ -58,6 +68,7 @@ pub(crate) fn run(
     delivery::run(composition, site)?;
     let rendering = Rendering {
         database_user,
+        spawned: choices.spawned,
         ..Rendering::new(composition, site, profile)
     };
     write_configs(&rendering)?;

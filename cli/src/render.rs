@@ -23,6 +23,8 @@ pub(crate) struct Rendering<'a> {
     pub(crate) profile: Profile,
     /// Whom PostgreSQL's files belong to, where that is not us.
     pub(crate) database_user: Option<crate::files::Owner>,
+    /// Whether the agent is to hear the supervisor's word about processes.
+    pub(crate) spawned: bool,
 }
 
 /// One file: whose it is, which binary reads it, its YAML text.
@@ -44,6 +46,7 @@ impl<'a> Rendering<'a> {
             site,
             profile,
             database_user: None,
+            spawned: false,
         }
     }
 

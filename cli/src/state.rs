@@ -120,6 +120,11 @@ impl StateDir {
         self.run().join("agent-control.sock")
     }
 
+    /// Where the running supervisor takes commands.
+    pub(crate) fn supervisor_socket(&self) -> PathBuf {
+        self.run().join("supervisor.sock")
+    }
+
     /// `run/state.json`.
     pub(crate) fn record(&self) -> PathBuf {
         self.run().join("state.json")
@@ -131,8 +136,8 @@ impl StateDir {
         for private in ["edge", "data", "logs"] {
             files::directory(&self.root.join(private), 0o700)?;
         }
-        for component in composition.binaries() {
-            files::directory(&self.data(&component.name.value), 0o700)?;
+        for (name, _) in composition.programs() {
+            files::directory(&self.data(&name), 0o700)?;
         }
         Ok(())
     }

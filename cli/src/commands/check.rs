@@ -1,18 +1,24 @@
-//! `ringwall check`: tools, ports, memory, configurations and, for production, every refusal; for the
-//! container stack what the engine must offer. Nothing is started and nothing in the state directory
-//! changes. Read next: `check/containers.rs`.
+//! `ringwall check`: whether this machine and the composition can be started and, where the platform
+//! runs, whether its mesh is as it should be. By category; what is not good comes with the fix and with
+//! the place in the documentation. Nothing is started and nothing in the state directory changes.
+//!
+//! Read next: `check/finding.rs` for the categories, `check/running.rs` for a platform that runs,
+//! `check/containers.rs` for what an engine must offer.
 
 mod containers;
+mod finding;
+mod running;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use clap::Args;
-use serde::Serialize;
+
+use finding::{Category, Finding};
 
 use super::{CompositionArgs, Stack, StateArgs};
-use crate::composition::{Composition, Profile, Shown};
+use crate::composition::{Composition, Profile, Shown, policy};
 use crate::engine::Project;
 use crate::error::CliError;
 use crate::files;
@@ -44,33 +50,6 @@ pub(super) struct CheckArgs {
     output: Format,
 }
 
-/// One thing that was looked at.
-#[derive(Serialize)]
-struct Finding {
-    /// What was looked at: `tools`, `ports`, `memory`, or a component.
-    subject: String,
-    ok: bool,
-    /// What was seen, with the fix where it is not good.
-    detail: String,
-}
-
-impl Finding {
-    fn good(subject: &str, detail: String) -> Self {
-        Self {
-            subject: subject.to_owned(),
-            ok: true,
-            detail,
-        }
-    }
-
-    fn bad(subject: &str, detail: String) -> Self {
-        Self {
-            ok: false,
-            ..Self::good(subject, detail)
-        }
-    }
-}
-
 /// Checks everything, prints everything, fails when anything is not good.
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
     let findings = match args.stack {
@@ -96,10 +75,24 @@ fn native(args: &CheckArgs) -> Result<Vec<Finding>, CliError> {
         memory("memory", available_mib()),
     ];
     findings.extend(configurations(&composition, &state, &binaries, profile)?);
+    findings.extend(cases(&composition));
     if profile == Profile::Production {
         findings.extend(refusals(&composition));
     }
+    findings.extend(running::findings(&state)?);
     Ok(findings)
+}
+
+/// The policy file: valid, and its cases hold.
+fn cases(composition: &Composition) -> Option<Finding> {
+    let source = composition.policy.as_ref()?;
+    Some(match policy::check(composition) {
+        Ok(()) => {
+            let detail = format!("{} is valid and its cases hold", source.name);
+            Finding::good(Category::Policy, "cases", detail)
+        }
+        Err(error) => Finding::bad(Category::Policy, "cases", error.to_string()),
+    })
 }
 
 fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> {
@@ -112,18 +105,7 @@ fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> 
             super::print_json(&json)?;
         }
         Format::Text => {
-            for Finding {
-                subject,
-                ok,
-                detail,
-            } in findings
-            {
-                let mark = if *ok { "ok     " } else { "REFUSED" };
-                print(&format!(
-                    "{mark}  {subject:<14} {}",
-                    detail.replace('\n', "\n                         ")
-                ))?;
-            }
+            print(finding::text(findings).trim_end())?;
         }
     }
     if bad == 0 {
@@ -221,16 +203,12 @@ fn tools(composition: &Composition, state: &StateDir, binaries: &Path) -> Findin
     });
     let subject = "tools".to_owned();
     match found {
-        Ok(_) => Finding {
-            subject,
-            ok: true,
-            detail: "binaries and PostgreSQL are there".into(),
-        },
-        Err(error) => Finding {
-            subject,
-            ok: false,
-            detail: error.to_string(),
-        },
+        Ok(_) => Finding::good(
+            Category::Machine,
+            &subject,
+            "binaries and PostgreSQL are there".into(),
+        ),
+        Err(error) => Finding::bad(Category::Machine, &subject, error.to_string()),
     }
 }
 
@@ -242,23 +220,13 @@ fn ports_free(composition: &Composition, state: &StateDir) -> Finding {
         .filter(|record| record.supervisor().is_alive());
     if let Some(record) = running {
         let detail = format!("held by the running platform (pid {})", record.pid);
-        return Finding {
-            subject,
-            ok: true,
-            detail,
-        };
+        return Finding::good(Category::Machine, &subject, detail);
     }
     let conflicts = ports::conflicts(composition);
-    let ok = conflicts.is_empty();
-    Finding {
-        subject,
-        ok,
-        detail: if ok {
-            "free".into()
-        } else {
-            conflicts.join("\n")
-        },
+    if conflicts.is_empty() {
+        return Finding::good(Category::Machine, &subject, "free".into());
     }
+    Finding::bad(Category::Machine, &subject, conflicts.join("\n"))
 }
 
 /// Memory that the platform takes when it rests is below 500 MB; building and peaks need the same again.
@@ -266,9 +234,10 @@ const MEMORY_NEEDED_MIB: u64 = 1024;
 
 fn memory(subject: &str, mib: u64) -> Finding {
     if mib >= MEMORY_NEEDED_MIB {
-        return Finding::good(subject, format!("{mib} MiB"));
+        return Finding::good(Category::Machine, subject, format!("{mib} MiB"));
     }
     Finding::bad(
+        Category::Machine,
         subject,
         format!(
             "{mib} MiB, and {MEMORY_NEEDED_MIB} MiB are needed\n  \
@@ -306,16 +275,12 @@ fn configurations(
             .map_err(|error| error.to_string())
             .and_then(|()| ask(&program, &path));
         findings.push(match answer {
-            Ok(()) => Finding {
-                subject,
-                ok: true,
-                detail: "configuration accepted".into(),
-            },
-            Err(detail) => Finding {
-                subject,
-                ok: false,
-                detail,
-            },
+            Ok(()) => Finding::good(
+                Category::Configuration,
+                &subject,
+                "configuration accepted".into(),
+            ),
+            Err(detail) => Finding::bad(Category::Configuration, &subject, detail),
         });
     }
     std::fs::remove_dir_all(&folder).map_err(|error| CliError::io("removing", &folder, error))?;
@@ -324,11 +289,7 @@ fn configurations(
 
 /// What production refuses of the composition itself.
 fn refusals(composition: &Composition) -> Vec<Finding> {
-    let refused = |detail: String| Finding {
-        subject: "composition".into(),
-        ok: false,
-        detail,
-    };
+    let refused = |detail: String| Finding::bad(Category::Production, "composition", detail);
     let mut findings = Vec::new();
     for spec in &composition.secrets {
         let line = spec.holders().referenced.line();

@@ -15,6 +15,7 @@ use crate::error::CliError;
 use crate::files;
 use crate::output::say;
 use crate::probe::Prober;
+use crate::provision::Choices;
 use crate::provision::delivery;
 use crate::provision::intermediate::ExternalRoot;
 use crate::provision::rotation::{HOUSEKEEPING, Rotation};
@@ -126,8 +127,11 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     })?;
     state.keep_profile(args.profile)?;
     let site = Site::containers(state, &args.run_dir);
-    let external = &args.external;
-    let provisioned = crate::provision::run(&composition, &site, args.profile, None, external)?;
+    let choices = Choices {
+        external: args.external.clone(),
+        ..Choices::default()
+    };
+    let provisioned = crate::provision::run(&composition, &site, args.profile, &choices)?;
     files::write(&state.composition(), source.text.as_bytes(), 0o600, None)?;
     let prober = Prober::load(state, &composition.trust_domain.value)?;
     let begin = (Phase::Up, Condition::Unwatched);

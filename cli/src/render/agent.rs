@@ -43,7 +43,7 @@ impl Rendering<'_> {
             ("socket".to_owned(), json!(site.agent_socket())),
             ("deliver".to_owned(), json!(self.deliveries())),
         ]);
-        if let Some(socket) = site.spawned_socket() {
+        if let Some(socket) = site.spawned_socket().filter(|_| self.spawned) {
             let spawned = json!({ "spawned": { "socket": socket } });
             document.insert("attestation".into(), spawned);
         }

@@ -181,6 +181,13 @@ impl Watches {
         self.open.lock().remove(&id);
     }
 
+    /// The task of a connection, for others who may have to end it.
+    #[must_use]
+    pub fn task(&self, id: u64) -> Option<AbortHandle> {
+        let open = self.open.lock();
+        open.get(&id).map(|(_, task)| task.clone())
+    }
+
     pub fn len(&self) -> usize {
         self.open.lock().len()
     }

@@ -14,6 +14,7 @@ pub mod csr;
 mod error;
 pub mod intermediate;
 mod issue;
+pub mod leaf;
 pub mod rotation;
 mod spiffe_id;
 pub mod svid;

@@ -12,7 +12,7 @@ use axum::{
 };
 use http::{StatusCode, header};
 use ringwall_http_io::Problem;
-use ringwall_proto::problems;
+use ringwall_proto::{headers, problems};
 
 use crate::{peer::Peer, shell::Shell};
 
@@ -46,7 +46,8 @@ async fn readyz(State(shell): State<Shell>) -> Response {
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    (status, Json(readiness)).into_response()
+    let process = [(headers::PROCESS, std::process::id().to_string())];
+    (status, process, Json(readiness)).into_response()
 }
 
 async fn metrics(State(shell): State<Shell>) -> Result<Response, Problem> {

@@ -19,6 +19,7 @@ pub struct App {
     pub(crate) background: Vec<(&'static str, BoxFuture<'static, ()>)>,
     pub(crate) data_paths: Vec<BoxFuture<'static, ()>>,
     pub(crate) max_body: usize,
+    pub(crate) admin_socket: Option<std::net::TcpListener>,
     pub(crate) any_workload: bool,
 }
 
@@ -45,6 +46,7 @@ impl App {
             background: Vec::new(),
             data_paths: Vec::new(),
             max_body: DEFAULT_MAX_BODY,
+            admin_socket: None,
             any_workload: false,
         }
     }
@@ -94,6 +96,13 @@ impl App {
     /// `service.callers` says: for a component that knows by itself, at each request, whom it serves.
     pub fn any_workload(mut self) -> Self {
         self.any_workload = true;
+        self
+    }
+
+    /// Serves the admin listener on a socket that is bound already, such as one that a supervisor has
+    /// handed over, instead of `service.admin`.
+    pub fn admin_socket(mut self, socket: std::net::TcpListener) -> Self {
+        self.admin_socket = Some(socket);
         self
     }
 

@@ -30,8 +30,14 @@ const MAX_ADMIN_CONNECTIONS: usize = 64;
 
 /// Serves `app` until [`Shell::shutdown`], then drains. An error is a failed bind or a defect of the
 /// component: background work that panicked, or a data path that ended by itself.
-pub async fn serve(shell: Shell, app: App) -> Result<(), StartError> {
-    let admin = bind(shell.config.admin).await?;
+pub async fn serve(shell: Shell, mut app: App) -> Result<(), StartError> {
+    let admin = match app.admin_socket.take() {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)?
+        }
+        None => bind(shell.config.admin).await?,
+    };
     let mesh = match &app.router {
         Some(_) => Some(bind(shell.config.listen).await?),
         None => None,

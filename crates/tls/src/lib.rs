@@ -11,6 +11,7 @@
 mod chain;
 mod edge;
 mod error;
+mod external;
 mod identity_source;
 mod join;
 mod mesh;
@@ -25,8 +26,9 @@ mod fixture;
 
 pub use edge::{Alpn, EdgeCertificate, EdgeCertificates, edge_client_config, edge_server_config};
 pub use error::TlsError;
+pub use external::{Sni, external_client_config, sni};
 pub use identity_source::{IdentityMaterial, IdentitySource};
 pub use join::{join_client_config, join_server_config};
 pub use mesh::{mesh_client_config, mesh_grpc_client_config, mesh_server_config, mesh_server_name};
 pub use provider::install_crypto_provider;
-pub use verify::{PeerPolicy, PeerRefused, PeerSide, peer_spiffe_id};
+pub use verify::{Gatekeeper, PeerPolicy, PeerRefused, PeerSide, peer_refused, peer_spiffe_id};

@@ -23,22 +23,42 @@ use crate::IdentitySource;
 use crate::chain::{self, RevocationLists, Usage};
 use crate::provider::provider;
 
+/// Somebody who knows at each handshake who may connect, such as a proxy whose policy changes.
+pub trait Gatekeeper: Send + Sync + fmt::Debug {
+    /// Asked once the chain is verified and `peer` is read from `leaf`.
+    ///
+    /// # Errors
+    /// Why the handshake is refused; for the log of this side alone.
+    fn admit(&self, peer: &SpiffeId, leaf: &CertificateDer<'_>) -> Result<(), &'static str>;
+}
+
 /// Which workloads may connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum PeerPolicy {
     /// Exactly these; an empty list admits nobody.
     AnyOf(Vec<SpiffeId>),
     /// Every workload of this trust domain.
     AnyInTrustDomain(TrustDomain),
+    /// Whoever the gatekeeper lets in.
+    Asked(Arc<dyn Gatekeeper>),
 }
 
 impl PeerPolicy {
-    /// Whether `peer` may connect.
-    #[must_use]
-    pub fn allows(&self, peer: &SpiffeId) -> bool {
-        match self {
-            Self::AnyOf(ids) => ids.contains(peer),
+    /// Whether `peer` may connect, which has shown `leaf`.
+    fn check(&self, peer: SpiffeId, leaf: &CertificateDer<'_>) -> Result<(), PeerRefused> {
+        let allowed = match self {
+            Self::AnyOf(ids) => ids.contains(&peer),
             Self::AnyInTrustDomain(domain) => peer.trust_domain() == domain,
+            Self::Asked(gatekeeper) => {
+                return gatekeeper
+                    .admit(&peer, leaf)
+                    .map_err(|why| PeerRefused::NotAdmitted { peer, why });
+            }
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(PeerRefused::NotACaller(peer))
         }
     }
 }
@@ -70,6 +90,37 @@ pub enum PeerRefused {
     /// The caller is not among those that this component serves.
     #[error("caller {0} is not among those that may connect here")]
     NotACaller(SpiffeId),
+    /// The gatekeeper does not let it in.
+    #[error("caller {peer} is not let in: {why}")]
+    NotAdmitted {
+        /// Who called.
+        peer: SpiffeId,
+        /// What the gatekeeper says.
+        why: &'static str,
+    },
+}
+
+impl PeerRefused {
+    /// The workload that was refused, where its certificate was genuine.
+    #[must_use]
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::NotAnSvid(_) => None,
+            Self::WrongServer { seen, .. } => Some(seen),
+            Self::NotACaller(peer) | Self::NotAdmitted { peer, .. } => Some(peer),
+        }
+    }
+}
+
+/// Why a handshake's peer was refused, if that is why `error` came about.
+#[must_use]
+pub fn peer_refused(error: &std::io::Error) -> Option<&PeerRefused> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.downcast_ref::<PeerRefused>()
+        }
+        _ => None,
+    }
 }
 
 impl fmt::Debug for PeerRefused {
@@ -197,9 +248,7 @@ impl ClientCertVerifier for CallerVerifier {
         let caller = self
             .source
             .genuine(leaf, intermediates, Usage::Client, now)?;
-        if !self.policy.allows(&caller) {
-            return Err(refused(PeerRefused::NotACaller(caller)));
-        }
+        self.policy.check(caller, leaf).map_err(refused)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -7,6 +7,7 @@
 mod client;
 mod health;
 mod machine;
+mod open;
 mod policy;
 mod saved;
 #[cfg(test)]
@@ -18,8 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use prometheus_client::metrics::gauge::Gauge;
 use ringwall_identity::TrustDomain;
 use ringwall_mesh_api::v1::Health;
+use ringwall_service::Metrics;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -27,8 +30,9 @@ use crate::snapshot::Snapshot;
 
 pub(crate) use client::Client;
 pub(crate) use health::{HealthCheck, Question};
+pub(crate) use open::open;
 pub(crate) use saved::Store;
-pub(crate) use usage::Usage;
+pub(crate) use usage::{Counter, Usage};
 
 use machine::Machine;
 
@@ -42,6 +46,15 @@ pub(crate) struct State {
     connected: AtomicBool,
     /// 0 while there is none.
     policy_version: AtomicU64,
+    gauges: Gauges,
+}
+
+/// What `/metrics` says about the control plane; nothing that would need a label.
+#[derive(Default)]
+struct Gauges {
+    connected: Gauge,
+    revision: Gauge,
+    policy_version: Gauge,
 }
 
 /// What a [`Client`] needs.
@@ -83,6 +96,7 @@ impl State {
             generation: watch::Sender::new(0),
             connected: AtomicBool::new(false),
             policy_version: AtomicU64::new(0),
+            gauges: Gauges::default(),
         })
     }
 
@@ -118,14 +132,46 @@ impl State {
         }
     }
 
+    fn register(&self, metrics: &Metrics) {
+        let Gauges {
+            connected,
+            revision,
+            policy_version,
+        } = &self.gauges;
+        for (name, help, gauge) in [
+            (
+                "mesh_control_connected",
+                "1 while a control plane answers",
+                connected,
+            ),
+            (
+                "mesh_config_revision",
+                "Revision of the configuration in use",
+                revision,
+            ),
+            (
+                "mesh_policy_version",
+                "Version of the policy in use; 0: none, everything is denied",
+                policy_version,
+            ),
+        ] {
+            metrics.register(name, help, gauge.clone());
+        }
+    }
+
     fn publish_machine(&self, machine: &Machine) {
         self.policy_version
             .store(machine.policy_version().unwrap_or(0), Ordering::Relaxed);
-        self.publish(Arc::new(machine.snapshot()));
+        let snapshot = Arc::new(machine.snapshot());
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.gauges.policy_version.set(gauge(self.policy_version()));
+        self.gauges.revision.set(gauge(snapshot.revision));
+        self.publish(snapshot);
     }
 
     fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+        self.gauges.connected.set(i64::from(connected));
     }
 }
 

@@ -88,6 +88,15 @@ impl Observer {
         self.taps.request(seen)
     }
 
+    #[cfg(test)]
+    pub(crate) fn kept_flows(&self) -> Vec<Flow> {
+        self.kept
+            .lock()
+            .iter()
+            .map(|flow| Flow::clone(flow))
+            .collect()
+    }
+
     /// A new reader; `None` when there are too many.
     fn reader(self: &Arc<Self>) -> Option<Reader> {
         let counted = self

@@ -10,7 +10,6 @@ use time::Duration as Span;
 use super::*;
 use crate::composition::Profile;
 use crate::config::Source;
-use crate::provision::intermediate::ExternalRoot;
 use crate::state::StateDir;
 
 const SMALL: &str = include_str!("../../../testdata/small.yaml");
@@ -55,15 +54,8 @@ impl Place {
 
     fn deliver(&self) {
         self.site.state().create_own().unwrap();
-        let external = ExternalRoot::default();
-        crate::provision::run(
-            &self.composition,
-            &self.site,
-            Profile::Demo,
-            None,
-            &external,
-        )
-        .unwrap();
+        let choices = crate::provision::Choices::default();
+        crate::provision::run(&self.composition, &self.site, Profile::Demo, &choices).unwrap();
     }
 
     fn complaint_in(&self, span: Span) -> Option<String> {

@@ -7,14 +7,11 @@ use crate::composition::Profile;
 use crate::provision::{self, authority, fixture::Place};
 
 fn provision(place: &Place, external: &ExternalRoot) -> Result<(), CliError> {
-    provision::run(
-        &place.composition,
-        &place.site,
-        Profile::Demo,
-        None,
-        external,
-    )
-    .map(drop)
+    let choices = provision::Choices {
+        external: external.clone(),
+        ..provision::Choices::default()
+    };
+    provision::run(&place.composition, &place.site, Profile::Demo, &choices).map(drop)
 }
 
 fn chain(place: &Place) -> String {

@@ -17,6 +17,8 @@ use crate::snapshot::{Endpoint, Revocations, Service, Snapshot};
 
 /// Resources of one proxy: its callees, their endpoints, and three more.
 const MAX_RESOURCES: usize = 20_000;
+/// Longest name of a resource, in bytes: a kind and the name of a service.
+const MAX_RESOURCE_NAME: usize = 300;
 const POLICY: &str = "policy";
 const REVOCATIONS: &str = "revocations";
 const EDGES: &str = "edges";
@@ -271,7 +273,7 @@ impl Machine {
             names.into_iter().partition(|name| is_removable(name));
         faults.extend(fixed.into_iter().map(|name| {
             let fault = "it cannot be removed, only replaced: the last good one serves".to_owned();
-            (brief(&name), fault)
+            (quoted(name), fault)
         }));
         removable
     }
@@ -284,7 +286,7 @@ impl Machine {
     ) -> Result<(), (String, Fault)> {
         let name = resource.name.clone();
         self.check(resource, staged)
-            .map_err(|fault| (brief(&name), fault))
+            .map_err(|fault| (quoted(name), fault))
     }
 
     fn check(&mut self, resource: v1::Resource, staged: &mut Staged) -> Result<(), Fault> {
@@ -407,6 +409,14 @@ impl Machine {
 /// not given back by silence: both are only replaced.
 fn is_removable(name: &str) -> bool {
     name != POLICY && name != REVOCATIONS
+}
+
+/// A name as the control plane knows it, unless it cannot be one.
+fn quoted(name: String) -> String {
+    if name.len() <= MAX_RESOURCE_NAME {
+        return name;
+    }
+    brief(&name)
 }
 
 fn nack(nonce: u64, resource: String, reason: Fault) -> v1::proxy_message::Message {

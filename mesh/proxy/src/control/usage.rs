@@ -94,6 +94,11 @@ impl Counter {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a decision that this policy, in dry run, would have changed.
+    pub(crate) fn tried(&self) {
+        self.dry_run.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn take(&self, policy: &str) -> Option<v1::PolicyUse> {
         let used = v1::PolicyUse {
             policy: policy.to_owned(),

@@ -11,13 +11,24 @@ const MAX_TEXT: usize = 512;
 const MAX_POLICIES: usize = 16;
 
 /// Which way a flow goes, seen from the workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Direction {
     Inbound,
     Outbound,
     /// Through the egress gateway, out of the platform.
     Egress,
+}
+
+impl Direction {
+    /// The word of the log and of metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+            Self::Egress => "egress",
+        }
+    }
 }
 
 /// What became of it.

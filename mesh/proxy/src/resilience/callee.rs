@@ -19,7 +19,7 @@ use super::balance::{Balancer, NodeId, Picked};
 use super::breaker::{CircuitBreaker, IsOpen, Outcome, Phase, Ticket};
 use super::budget::Budget;
 use super::tally::Tally;
-use crate::snapshot::{Endpoint, Service, Snapshot};
+use crate::snapshot::{Endpoint, Port, Protocol, Service, Snapshot};
 
 /// Gives a destination its series.
 pub(crate) trait Tallies: Send + Sync {
@@ -153,12 +153,15 @@ impl Callees {
     }
 }
 
-/// Endpoints that serve `port`.
+/// Endpoints that serve `port`. Bytes for an opaque port go through a tunnel, which any of them opens.
 fn endpoints(service: &Service, port: u16) -> impl Iterator<Item = &Arc<Endpoint>> {
+    let serves = move |endpoint: &&Arc<Endpoint>| endpoint.port == port;
+    let opaque = |declared: &Port| declared.number == port && declared.protocol == Protocol::Tcp;
+    let any = service.ports.iter().any(opaque) && !service.endpoints.iter().any(|e| serves(&e));
     service
         .endpoints
         .iter()
-        .filter(move |endpoint| endpoint.port == port)
+        .filter(move |endpoint| any || serves(endpoint))
 }
 
 impl Callee {
@@ -194,10 +197,30 @@ impl Callee {
 
     /// Takes one of the places in flight, and pays into the retry budget.
     pub(crate) fn enter(self: &Arc<Self>) -> Result<Entered, Overloaded> {
+        self.enter_within("max-requests", |service| {
+            service.traffic.breaker.max_requests
+        })
+    }
+
+    /// The same for what lasts: as many as each endpoint may have.
+    pub(crate) fn enter_connection(self: &Arc<Self>) -> Result<Entered, Overloaded> {
+        self.enter_within("max-connections", |service| {
+            let served_by = service.endpoints.len().max(service.direct.len()).max(1);
+            let served_by = u32::try_from(served_by).unwrap_or(u32::MAX);
+            let each = service.traffic.breaker.max_connections;
+            each.saturating_mul(served_by)
+        })
+    }
+
+    fn enter_within(
+        self: &Arc<Self>,
+        what: &'static str,
+        limit: impl FnOnce(&Service) -> u32,
+    ) -> Result<Entered, Overloaded> {
         let now = self.now();
         let mut inner = self.inner.lock();
-        if inner.in_flight >= inner.service.traffic.breaker.max_requests {
-            return Err(Overloaded("max-requests"));
+        if inner.in_flight >= limit(&inner.service) {
+            return Err(Overloaded(what));
         }
         inner.in_flight += 1;
         let permille = inner.service.traffic.retries.budget_permille;
@@ -317,6 +340,11 @@ impl Attempt {
     /// How long it has been running.
     pub(crate) fn elapsed(&self) -> Duration {
         self.callee.now().saturating_sub(self.started)
+    }
+
+    /// Its time begins now, after a pause.
+    pub(crate) fn restart(&mut self) {
+        self.started = self.callee.now();
     }
 
     /// Gives the verdict; later ones are not heard. The endpoint stays busy until the attempt is dropped.

@@ -19,6 +19,8 @@ const MAX_VALUE: u128 = 99_999_999;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {
     at: Duration,
+    /// It is the caller's wish, and shorter than the policy's.
+    callers: bool,
 }
 
 /// What the caller said is not a time.
@@ -26,10 +28,17 @@ pub(crate) struct Deadline {
 pub(crate) struct NoTimeout;
 
 impl Deadline {
-    pub(crate) fn after(now: Duration, time: Duration) -> Self {
+    /// The policy's `timeout`, or what the caller asked for where that is less.
+    pub(crate) fn new(now: Duration, timeout: Duration, asked: Option<Duration>) -> Self {
+        let callers = asked.filter(|asked| *asked < timeout);
         Self {
-            at: now.saturating_add(time),
+            at: now.saturating_add(callers.unwrap_or(timeout)),
+            callers: callers.is_some(),
         }
+    }
+
+    pub(crate) const fn is_callers(self) -> bool {
+        self.callers
     }
 
     /// Time that is left; `None` when there is none.
@@ -94,7 +103,7 @@ mod tests {
 
     #[test]
     fn r30_an_attempt_gets_its_share_and_never_more_than_is_left() {
-        let deadline = Deadline::after(Duration::from_secs(5), Duration::from_secs(2));
+        let deadline = Deadline::new(Duration::from_secs(5), Duration::from_secs(2), None);
         let share = |now, per_try| {
             deadline.share(
                 Duration::from_millis(now),
@@ -105,6 +114,20 @@ mod tests {
         assert_eq!(share(6500, 800), Some(Duration::from_millis(500)));
         assert_eq!(share(7000, 800), None);
         assert_eq!(share(9000, 800), None);
+    }
+
+    #[test]
+    fn r30_the_shorter_of_policy_and_wish_counts() {
+        let (now, timeout) = (Duration::from_secs(1), Duration::from_secs(15));
+        let left = |asked| {
+            let deadline = Deadline::new(now, timeout, asked);
+            (deadline.left(now), deadline.is_callers())
+        };
+        let (short, long) = (Duration::from_secs(2), Duration::from_secs(60));
+        assert_eq!(left(None), (Some(timeout), false));
+        assert_eq!(left(Some(short)), (Some(short), true));
+        assert_eq!(left(Some(long)), (Some(timeout), false));
+        assert_eq!(left(Some(Duration::ZERO)), (None, true));
     }
 
     #[test]

@@ -4,9 +4,38 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+
+use super::Tally;
+use super::callee::Tallies;
 use crate::snapshot::{
-    Breaker, Endpoint, Outlier, Port, Protocol, Retries, Service, TrafficPolicy,
+    Breaker, Endpoint, Outlier, Port, Protocol, Retries, Service, Snapshot, TrafficPolicy,
 };
+
+/// Series that nobody reads.
+pub(crate) struct Untold;
+
+impl Tallies for Untold {
+    fn tally(&self, _: &str, _: u16) -> Tally {
+        Tally::default()
+    }
+
+    fn picks(&self, _: &str, _: SocketAddr) -> Counter {
+        Counter::default()
+    }
+
+    fn gone(&self, _: &str, _: SocketAddr) {}
+}
+
+/// A snapshot that knows `service` alone.
+pub(crate) fn known(revision: u64, service: Service) -> (Snapshot, Arc<Service>) {
+    let service = Arc::new(service);
+    let mut snapshot = Snapshot::empty();
+    snapshot.revision = revision;
+    let name = Arc::clone(&service.name);
+    snapshot.services.insert(name, Arc::clone(&service));
+    (snapshot, service)
+}
 
 /// The defaults of `config.proto`.
 pub(crate) fn traffic() -> TrafficPolicy {

@@ -1,32 +1,7 @@
 use tokio::time::advance;
 
 use super::*;
-use crate::resilience::fixture::{endpoint, http, service};
-
-#[derive(Default)]
-pub(crate) struct Untold;
-
-impl Tallies for Untold {
-    fn tally(&self, _: &str, _: u16) -> Tally {
-        Tally::default()
-    }
-
-    fn picks(&self, _: &str, _: SocketAddr) -> Counter {
-        Counter::default()
-    }
-
-    fn gone(&self, _: &str, _: SocketAddr) {}
-}
-
-fn snapshot(revision: u64, service: Service) -> (Snapshot, Arc<Service>) {
-    let service = Arc::new(service);
-    let mut snapshot = Snapshot::empty();
-    snapshot.revision = revision;
-    snapshot
-        .services
-        .insert(Arc::clone(&service.name), Arc::clone(&service));
-    (snapshot, service)
-}
+use crate::resilience::fixture::{Untold, endpoint, http, known, service};
 
 fn addresses(count: u16) -> Vec<SocketAddr> {
     (0..count)
@@ -37,7 +12,7 @@ fn addresses(count: u16) -> Vec<SocketAddr> {
 fn one(edit: impl FnOnce(&mut Service)) -> (Callees, Arc<Callee>) {
     let mut made = service("inventory", http(7106), &addresses(3));
     edit(&mut made);
-    let (snapshot, service) = snapshot(1, made);
+    let (snapshot, service) = known(1, made);
     let callees = Callees::new("a", Arc::new(Untold));
     let callee = callees.of(&snapshot, &service, 7106);
     (callees, callee)
@@ -109,17 +84,17 @@ async fn r29_a_dropped_attempt_says_nothing_and_frees_its_endpoint() {
 async fn r29_a_destination_keeps_what_it_knows_over_a_change_and_is_forgotten_with_its_service() {
     let random = Random::seeded(1);
     let callees = Callees::new("a", Arc::new(Untold));
-    let (first, before) = snapshot(1, service("inventory", http(7106), &addresses(2)));
+    let (first, before) = known(1, service("inventory", http(7106), &addresses(2)));
     let callee = callees.of(&first, &before, 7106);
     for _ in 0..20 {
         let mut attempt = callee.attempt(&random, &[]).unwrap();
         attempt.verdict(Outcome::Failure);
     }
-    let (second, after) = snapshot(2, service("inventory", http(7106), &addresses(3)));
+    let (second, after) = known(2, service("inventory", http(7106), &addresses(3)));
     let same = callees.of(&second, &after, 7106);
     assert!(Arc::ptr_eq(&callee, &same));
     assert!(same.attempt(&random, &[]).is_err());
-    let (third, other) = snapshot(3, service("payments", http(7107), &addresses(1)));
+    let (third, other) = known(3, service("payments", http(7107), &addresses(1)));
     let _other = callees.of(&third, &other, 7107);
     let again = callees.of(&second, &after, 7106);
     assert!(!Arc::ptr_eq(&callee, &again));
