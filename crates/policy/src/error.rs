@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::mesh::FailedExample;
@@ -42,7 +43,7 @@ impl PolicyError {
 }
 
 /// One fault of one policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Name of the [`crate::PolicySource`].
     pub file: String,

@@ -7,6 +7,7 @@
 //! An edge lets a workload connect to a port of a service; it alone decides for opaque TCP. A request passes when its edge
 //! is declared, a policy permits it, none forbids it and no policy failed while it was evaluated.
 
+pub mod administration;
 mod check;
 mod compile;
 mod decide;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 
 use http::HeaderMap;
 use ringwall_identity::SpiffeId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use check::FailedExample;
@@ -33,6 +35,14 @@ use compile::Compiled;
 
 /// Media type in the `typ` header of a signed bundle (RFC 7515 §4.1.9).
 pub const JWS_TYPE: &str = "ringwall-policy";
+
+/// What is signed. The version is inside: beside the signature it could be changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedBundle {
+    pub version: u64,
+    pub bundle: Bundle,
+}
 
 /// What is administered, versioned and pushed as one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +63,7 @@ pub struct Bundle {
 }
 
 /// One allowed connection.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Edge {
     pub caller: String,
@@ -64,7 +74,7 @@ pub struct Edge {
 }
 
 /// Attributes of a service.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceFacts {
     #[serde(default)]
@@ -76,7 +86,7 @@ pub struct ServiceFacts {
 }
 
 /// An allow or deny case.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Example {
     pub name: String,
@@ -96,7 +106,7 @@ pub struct Example {
     pub expect: Expect,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Expect {
     Allow,
@@ -120,7 +130,7 @@ impl Expect {
 }
 
 /// What the gateway's user-context token says, after its verification.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UserFacts {
     pub sub: String,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use axum::Router;
 use ringwall_mesh_api::v1::authority_server::AuthorityServer;
+use ringwall_mesh_api::v1::configuration_server::ConfigurationServer;
 use ringwall_mesh_api::v1::identity_server::IdentityServer;
 use ringwall_secret::{SealKey, SecretProvider};
 use ringwall_service::{App, Seed, ServiceConfig, Shell, StartError, bind};
@@ -38,7 +39,9 @@ use crate::authority::revocation::Revocations;
 use crate::authority::trust::Trust;
 use crate::authority::{Authority, Lives};
 use crate::config::{Config, StoreConfig};
+use crate::discovery::{Discovery, Hub};
 use crate::leader::Leadership;
+use crate::policy::{self, PolicyAdmin};
 use crate::registry::reload::ConfigFile;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
@@ -46,6 +49,8 @@ use crate::store::postgres::Postgresql;
 
 /// Largest message of the identity services, in bytes: a request for a certificate and some names.
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Largest message of a proxy, in bytes: a report of uses.
+const MAX_REPORT_BYTES: usize = 512 * 1024;
 /// How often rows that nobody needs are removed.
 const PURGE_EVERY: Duration = Duration::from_secs(30);
 /// What the key that seals the store's documents is derived for.
@@ -153,7 +158,12 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
     let alive = Arc::clone(&authority.issuer);
     let own_id = shell.spiffe_id();
     let leadership = Arc::clone(&control_plane.leadership);
-    let mut app = App::new(router(&shell, &control_plane, &begun.config))
+    let (hub, policy) = policy(&shell, &control_plane, &begun, &clock).await?;
+    let routes = router(&shell, &control_plane, &begun.config)
+        .merge(Routes::new(configuration(&hub, &policy)).into_axum_router())
+        .merge(policy::router(policy.clone()));
+    let revocations = authority.revocations.subscribe();
+    let mut app = App::new(routes)
         .any_workload()
         // Streams last as long as proxies do; each message has its own limit.
         .max_body(usize::MAX)
@@ -188,12 +198,45 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
             purge(Arc::clone(&store), begun.config.authority.audit_keep, clock),
         )
         .background("gauges", gauges(control_plane.clone()))
+        .background("leases", hub.keep_time())
+        .data_path(policy.follow(revocations, shell.shutdown()))
         .data_path(leadership.run(store, shell.shutdown()))
         .data_path(bootstrap.run(shell.clone()));
     if let Some(client) = begun.database_client {
         app = app.background("database client", client.follow(authority, own_id));
     }
     Ok(app)
+}
+
+/// Discovery, and the policy that it pushes.
+async fn policy(
+    shell: &Shell,
+    control_plane: &ControlPlane,
+    begun: &Begun,
+    clock: &Clock,
+) -> Result<(Hub, PolicyAdmin), StartError> {
+    let hub = Hub::new();
+    hub.register(&shell.metrics);
+    let policy = PolicyAdmin::new(
+        Arc::clone(&control_plane.authority.store),
+        Arc::clone(&control_plane.authority.jwt_keys),
+        Arc::clone(&control_plane.leadership),
+        hub.clone(),
+        begun.file.subscribe(),
+        Arc::clone(clock),
+    );
+    policy.register(&shell.metrics);
+    policy.ensure_startable().await.map_err(|refusal| {
+        StartError::config(format!(
+            "the policy is refused, and there is none from before:\n{refusal}"
+        ))
+    })?;
+    Ok((hub, policy))
+}
+
+fn configuration(hub: &Hub, policy: &PolicyAdmin) -> ConfigurationServer<Discovery> {
+    ConfigurationServer::new(Discovery::new(hub.clone(), policy.usage_sink()))
+        .max_decoding_message_size(MAX_REPORT_BYTES)
 }
 
 /// The one place where services and routes are added.

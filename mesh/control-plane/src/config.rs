@@ -3,7 +3,9 @@
 //! Owns: the keys and their limits. Must not: hold a secret; secrets are named.
 //! Read next: `config/services.rs` (the registry's entries), `app.rs`.
 
+pub(crate) mod policy;
 mod services;
+pub(crate) mod traffic;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -16,6 +18,7 @@ use ringwall_store::postgres::PostgresConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::policy::PolicyConfig;
 pub(crate) use self::services::ServiceEntry;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -36,6 +39,9 @@ pub(crate) struct Config {
     pub(crate) join: JoinConfig,
     /// Everything that has a name in the mesh.
     pub(crate) services: Vec<ServiceEntry>,
+    /// Who may speak to whom: the first version, and a new one whenever it changes here.
+    #[serde(default)]
+    pub(crate) policy: PolicyConfig,
 }
 
 /// What is certified, by which authority, for how long.

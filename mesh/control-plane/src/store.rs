@@ -12,6 +12,7 @@
 
 pub(crate) mod embedded;
 pub(crate) mod model;
+pub(crate) mod policy;
 pub(crate) mod postgres;
 pub(crate) mod schema;
 
@@ -25,15 +26,17 @@ use ringwall_identity::SpiffeId;
 use ringwall_store::StoreError;
 use time::OffsetDateTime;
 
+pub(crate) use self::policy::PolicyStore;
+
 use self::model::{
     AuditEntry, Claim, Consumption, Document, Fence, IssuedCertificate, NewJoinToken, Recorded,
     Revisions, Revocation, RevocationState, TokenHash,
 };
 
 /// Everything that the component keeps.
-pub(crate) trait Store: IdentityStore {}
+pub(crate) trait Store: IdentityStore + PolicyStore {}
 
-impl<S: IdentityStore> Store for S {}
+impl<S: IdentityStore + PolicyStore> Store for S {}
 
 /// Join tokens, certificates, revocations, sealed documents, leadership and the audit log.
 ///

@@ -27,8 +27,8 @@ const SCHEMA: &str = include_str!("../mesh.cedarschema");
 
 /// Named limits of a bundle. A bundle is hostile until it has been read.
 pub mod limits {
-    /// JSON form, in bytes; signed, it still fits into one message of gRPC's default size.
-    pub const BUNDLE_BYTES: usize = 2 * 1024 * 1024;
+    /// JSON form, in bytes; signed, it is a third longer.
+    pub const BUNDLE_BYTES: usize = 1024 * 1024;
     pub const EDGES: usize = 20_000;
     pub const SERVICES: usize = 5_000;
     pub const EXAMPLES: usize = 2_000;

@@ -5,10 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ringwall_mesh_api::v1;
 use ringwall_proto::ids::Name;
 use ringwall_service::{ConfigError, ServiceConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::traffic::TrafficConfig;
 
 /// Identities that no agent may have for a workload: the operator's, ours, and those of agents.
 const RESERVED: [&str; 3] = ["ringwall", "control-plane", "agent"];
@@ -41,6 +44,9 @@ pub(crate) struct ServiceEntry {
     /// Speaks its own TLS and has no proxy: dialled at these `host:port`.
     #[serde(default)]
     pub(crate) direct: Vec<String>,
+    /// How callers treat it.
+    #[serde(default)]
+    pub(crate) traffic: TrafficConfig,
 }
 
 /// One port.
@@ -50,6 +56,21 @@ pub(crate) struct PortConfig {
     pub(crate) number: u16,
     #[serde(default)]
     pub(crate) protocol: ProtocolConfig,
+}
+
+impl PortConfig {
+    /// What proxies are told.
+    pub(crate) fn wire(self) -> v1::Port {
+        let protocol = match self.protocol {
+            ProtocolConfig::Http => v1::Protocol::Http,
+            ProtocolConfig::Http2 => v1::Protocol::Http2,
+            ProtocolConfig::Tcp => v1::Protocol::Tcp,
+        };
+        v1::Port {
+            number: self.number.into(),
+            protocol: protocol.into(),
+        }
+    }
 }
 
 /// How bytes on a port are read.

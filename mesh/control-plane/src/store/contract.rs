@@ -16,18 +16,18 @@ const MINUTE: time::Duration = time::Duration::MINUTE;
 const KEY: [u8; 32] = [7; 32];
 
 /// A store under test; `again` opens the same one as another process would.
-struct Subject {
-    store: Arc<dyn Store>,
-    kind: Opened,
+pub(super) struct Subject {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) kind: Opened,
 }
 
-enum Opened {
+pub(super) enum Opened {
     Embedded(tempfile::TempDir),
     Postgres(Arc<Server>, String),
 }
 
 impl Subject {
-    async fn all() -> Vec<Self> {
+    pub(super) async fn all() -> Vec<Self> {
         let folder = tempfile::tempdir().unwrap();
         let server = Server::shared("control-plane");
         let database = server.create_database();
@@ -41,7 +41,7 @@ impl Subject {
         subjects
     }
 
-    async fn again(&self) -> Arc<dyn Store> {
+    pub(super) async fn again(&self) -> Arc<dyn Store> {
         open(&self.kind).await
     }
 }

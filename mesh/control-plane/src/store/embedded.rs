@@ -352,7 +352,7 @@ fn next_revision(tx: &Connection) -> rusqlite::Result<u64> {
     .query_row([schema::REVOCATIONS], |row| unsigned(row, 0))
 }
 
-fn audit(tx: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
+pub(super) fn audit(tx: &Connection, entry: &AuditEntry) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "INSERT INTO audit (at, event, actor, subject, serial, reason)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -414,7 +414,7 @@ fn purge(tx: &Connection, now: i64, audit_before: i64) -> rusqlite::Result<bool>
     Ok(more)
 }
 
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let number: i64 = row.get(column)?;
     Ok(u64::try_from(number).unwrap_or(0))
 }

@@ -439,7 +439,7 @@ async fn next_revision(tx: &Transaction<'_>) -> Result<u64, StoreError> {
     unsigned(&row, 0)
 }
 
-async fn audit(tx: &Transaction<'_>, entry: &AuditEntry) -> Result<(), StoreError> {
+pub(super) async fn audit(tx: &Transaction<'_>, entry: &AuditEntry) -> Result<(), StoreError> {
     let serial = entry.serial.as_ref().map(Serial::as_bytes);
     tx.execute(
         "INSERT INTO audit (at, event, actor, subject, serial, reason)
@@ -489,7 +489,7 @@ fn audit_row(row: &Row) -> Result<AuditEntry, StoreError> {
     })
 }
 
-fn unsigned(row: &Row, column: usize) -> Result<u64, StoreError> {
+pub(super) fn unsigned(row: &Row, column: usize) -> Result<u64, StoreError> {
     let number: i64 = row.try_get(column)?;
     Ok(u64::try_from(number).unwrap_or(0))
 }

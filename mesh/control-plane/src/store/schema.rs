@@ -5,6 +5,8 @@
 
 /// Documents and revisions by name.
 pub(crate) const JWT_KEYS: &str = "jwt-keys";
+/// The revision from which the leader's configuration streams count.
+pub(crate) const DISCOVERY: &str = "discovery";
 /// The revision of the set of revocations.
 pub(crate) const REVOCATIONS: &str = "revocations";
 /// The one leadership.
@@ -65,10 +67,34 @@ pub(crate) const EMBEDDED: &[&str] = &["
         reason TEXT NOT NULL
     ) STRICT;
     CREATE INDEX audit_by_time ON audit (at);
+", "
+    -- The newest one is active. `seed` is the digest of the configuration file's policy, where it comes from there.
+    CREATE TABLE policy_versions (
+        version INTEGER PRIMARY KEY,
+        digest TEXT NOT NULL,
+        author TEXT NOT NULL,
+        identity TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        note TEXT NOT NULL,
+        previous INTEGER NOT NULL,
+        rollback_of INTEGER,
+        seed TEXT,
+        bundle TEXT NOT NULL
+    ) STRICT;
+
+    -- How often each policy and edge was used: what is never used could be taken away.
+    CREATE TABLE policy_uses (
+        name TEXT PRIMARY KEY,
+        permitted INTEGER NOT NULL,
+        forbidden INTEGER NOT NULL,
+        dry_run INTEGER NOT NULL,
+        since INTEGER NOT NULL
+    ) STRICT;
 "];
 
 /// For PostgreSQL.
-pub(crate) const POSTGRES: &[&str] = &["
+pub(crate) const POSTGRES: &[&str] = &[
+    "
     CREATE TABLE join_tokens (
         hash bytea PRIMARY KEY CHECK (length(hash) = 32),
         node text NOT NULL,
@@ -129,4 +155,27 @@ pub(crate) const POSTGRES: &[&str] = &["
         epoch bigint NOT NULL,
         expires_at timestamptz NOT NULL
     );
-"];
+",
+    "
+    CREATE TABLE policy_versions (
+        version bigint PRIMARY KEY,
+        digest text NOT NULL,
+        author text NOT NULL,
+        identity text NOT NULL,
+        at bigint NOT NULL,
+        note text NOT NULL,
+        previous bigint NOT NULL,
+        rollback_of bigint,
+        seed text,
+        bundle text NOT NULL
+    );
+
+    CREATE TABLE policy_uses (
+        name text PRIMARY KEY,
+        permitted bigint NOT NULL,
+        forbidden bigint NOT NULL,
+        dry_run bigint NOT NULL,
+        since bigint NOT NULL
+    );
+",
+];
