@@ -10,8 +10,10 @@ mod detach;
 mod down;
 mod launch;
 mod logs;
+mod observe;
 mod provision;
 mod status;
+mod tap;
 mod up;
 mod upgrade;
 
@@ -45,6 +47,10 @@ enum Command {
     Status(status::StatusArgs),
     /// What components print
     Logs(logs::LogsArgs),
+    /// Requests and connections that pass through the proxies, with their verdicts
+    Observe(observe::ObserveArgs),
+    /// Headers of requests to and from a service, without their secrets
+    Tap(tap::TapArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
     /// Replace the process of a service proxy on the same sockets; no connection is refused
@@ -135,6 +141,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Down(args) => down::run(&args.open()?),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
+        Command::Observe(args) => observe::run(&args),
+        Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Launch(args) => launch::run(&args),
