@@ -11,8 +11,10 @@ mod detach;
 mod down;
 mod launch;
 mod logs;
+mod observe;
 mod provision;
 mod status;
+mod tap;
 mod token;
 mod up;
 mod upgrade;
@@ -47,6 +49,10 @@ enum Command {
     Status(status::StatusArgs),
     /// What components print
     Logs(logs::LogsArgs),
+    /// Requests and connections that pass through the proxies, with their verdicts
+    Observe(observe::ObserveArgs),
+    /// Headers of requests to and from a service, without their secrets
+    Tap(tap::TapArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
     /// Certificates in use, and taking them out of use
@@ -141,6 +147,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Down(args) => down::run(&args.open()?),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
+        Command::Observe(args) => observe::run(&args),
+        Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Token(args) => token::run(&args),

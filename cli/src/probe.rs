@@ -56,11 +56,16 @@ impl Prober {
         asked.unwrap_or_else(|_| Err(format!("does not answer within {} s", PATIENCE.as_secs())))
     }
 
-    async fn ask(&self, workload: &str, admin: &Address, pid: Option<i32>) -> Result<(), String> {
+    /// A client of the admin listener at `admin`, where `workload` must answer.
+    pub(crate) fn client(&self, workload: &str, admin: &Address) -> Result<Client, String> {
         let id =
             SpiffeId::workload(&self.trust_domain, workload).map_err(|error| error.to_string())?;
         let config = mesh_client_config(&self.identity, id).map_err(|error| error.to_string())?;
-        let client = Client::mesh(admin.clone(), config, ClientLimits::default());
+        Ok(Client::mesh(admin.clone(), config, ClientLimits::default()))
+    }
+
+    async fn ask(&self, workload: &str, admin: &Address, pid: Option<i32>) -> Result<(), String> {
+        let client = self.client(workload, admin)?;
         let request = http::Request::get("/readyz")
             .header("host", workload)
             .body(body::empty());
