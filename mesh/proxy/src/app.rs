@@ -58,7 +58,14 @@ impl Running {
         state: &Arc<State>,
         handed: ListenFd,
     ) -> Result<Self, StartError> {
-        let shared = Arc::new(shared(shell, config, state)?);
+        Self::over(shared(shell, config, state)?, handed)
+    }
+
+    /// Starts the workers over parts that are made.
+    pub(crate) fn over(shared: Shared, handed: ListenFd) -> Result<Self, StartError> {
+        let shared = Arc::new(shared);
+        let config = Arc::clone(&shared.config);
+        let config = &config;
         let mut sockets = listen::open(config, roles(config, &shared)?, handed)?;
         let logged = !config.access_log.disabled;
         let buffers: Vec<Arc<LogBuffer>> = (0..config.workers)
@@ -117,7 +124,12 @@ impl Running {
     }
 }
 
-fn shared(shell: &Shell, config: &Arc<Config>, state: &Arc<State>) -> Result<Shared, StartError> {
+/// What all workers will see.
+pub(crate) fn shared(
+    shell: &Shell,
+    config: &Arc<Config>,
+    state: &Arc<State>,
+) -> Result<Shared, StartError> {
     let id = shell.spiffe_id();
     let loopback = config
         .loopback_token

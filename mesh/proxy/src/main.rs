@@ -23,6 +23,9 @@ mod snapshot;
 mod tunnel;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 fn main() -> std::process::ExitCode {
     ringwall_service::run::<config::Config, _, _>("proxy", app::start)
 }
