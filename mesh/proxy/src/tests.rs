@@ -3,6 +3,7 @@
 //! Read first: `tests/world.rs` (what is started), `tests/app.rs` (who answers), `tests/peers.rs` (who calls).
 
 mod app;
+mod calls;
 mod denied;
 mod drain;
 mod ends;

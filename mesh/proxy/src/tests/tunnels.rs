@@ -21,10 +21,8 @@ use crate::app::shared;
 use crate::body::ProxyBody;
 use crate::config::Config;
 use crate::control::State;
-use crate::snapshot::{
-    Breaker, Endpoint, Outlier, Port, Protocol, Retries, Revocations, Service, Snapshot,
-    TrafficPolicy,
-};
+use crate::snapshot::compile::traffic_defaults;
+use crate::snapshot::{Endpoint, Port, Protocol, Revocations, Service, Snapshot};
 use crate::tunnel::{H2Body, Moved, SendError, Switched, splice};
 use crate::worker::Worker;
 
@@ -111,39 +109,9 @@ fn service(name: &str) -> Service {
             protocol: Protocol::Http,
         }],
         tier: String::new(),
-        traffic: traffic(),
+        traffic: traffic_defaults(),
         direct: Vec::new(),
         endpoints: Vec::new(),
-    }
-}
-
-fn traffic() -> TrafficPolicy {
-    let second = Duration::from_secs(1);
-    TrafficPolicy {
-        timeout: 15 * second,
-        connect_timeout: second,
-        retries: Retries {
-            attempts: 1,
-            per_try_timeout: None,
-            budget_permille: 200,
-            budget_floor: 3,
-            statuses: vec![503],
-        },
-        outlier: Outlier {
-            consecutive_failures: 5,
-            ejection: 5 * second,
-            max_ejected_percent: 50,
-        },
-        breaker: Breaker {
-            max_connections: 1024,
-            max_requests: 1024,
-            max_pending: 1024,
-            failure_permille: 500,
-            min_requests: 20,
-            open: 5 * second,
-        },
-        hedge: None,
-        routes: Vec::new(),
     }
 }
 
