@@ -73,7 +73,7 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
         let keeping = deliver::keep(delivery, Arc::clone(&renewals), trust.clone());
         app = app.background("delivery", keeping);
     }
-    Ok(ready_checks(app, shell.identity()?, clock, trust, &config))
+    Ok(ready_checks(app, &own.source, clock, trust, &config))
 }
 
 /// The second attestor, where it is configured.

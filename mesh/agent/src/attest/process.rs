@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use tokio::net::UnixStream;
 
@@ -35,7 +36,13 @@ impl Peer {
             .ok_or_else(unknown)?;
         // Taken before the start time is read: when the process is alive afterwards, then it is the
         // one whose start time that was.
-        let handle = getsockopt(stream, PeerPidfd).ok();
+        let handle = match getsockopt(stream, PeerPidfd) {
+            Ok(handle) => Some(handle),
+            // A kernel before 6.5. Any other refusal means that the process is gone: then its id may
+            // already be somebody else's.
+            Err(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP) => None,
+            Err(errno) => return Err(errno.into()),
+        };
         let started = start_time(pid)?;
         let peer = Self {
             pid,

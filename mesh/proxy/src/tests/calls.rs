@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use ::bytes::Bytes;
 use h2::client::SendRequest;
 use listenfd::ListenFd;
 use ringwall_policy::mesh::Bundle;

@@ -157,7 +157,14 @@ async fn r34_a_root_that_is_no_longer_trusted_ends_what_is_open() {
         super::world::HOUR,
     );
     let since = Instant::now();
-    assert!(world.shell.identity.reload().expect("reload"));
+    assert!(
+        world
+            .shell
+            .identity()
+            .expect("identity")
+            .reload()
+            .expect("reload")
+    );
     within_a_second(open, since).await;
 }
 

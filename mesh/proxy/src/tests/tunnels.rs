@@ -21,7 +21,7 @@ use crate::app::shared;
 use crate::body::ProxyBody;
 use crate::config::Config;
 use crate::control::State;
-use crate::snapshot::compile::traffic_defaults;
+use crate::resilience::fixture;
 use crate::snapshot::{Endpoint, Port, Protocol, Revocations, Service, Snapshot};
 use crate::tunnel::{H2Body, Moved, SendError, Switched, splice};
 use crate::worker::Worker;
@@ -53,7 +53,7 @@ impl Calling {
         let calling = Self {
             worker,
             state,
-            identity: Arc::clone(&shell.identity),
+            identity: Arc::clone(shell.identity().expect("identity")),
             service,
         };
         calling.publish(&["orders"], Revocations::default());
@@ -109,7 +109,7 @@ fn service(name: &str) -> Service {
             protocol: Protocol::Http,
         }],
         tier: String::new(),
-        traffic: traffic_defaults(),
+        traffic: fixture::traffic(),
         direct: Vec::new(),
         endpoints: Vec::new(),
     }
@@ -155,11 +155,11 @@ async fn streams_that_are_exhausted_open_a_second_connection_and_no_third() {
     let mut held = Vec::new();
     for _ in 0..4 {
         let request = Request::get("http://orders/lingering").body(ProxyBody::empty());
-        let sent =
-            calling
-                .worker
-                .tunnels
-                .send(&calling.service, &endpoint(at), request.expect("request"));
+        let to = endpoint(at);
+        let sent = calling
+            .worker
+            .tunnels
+            .send(&calling.service, &to, request.expect("request"));
         held.push(sent.await.expect("response"));
     }
     assert_eq!(calling.worker.tunnels.open(), 2);
@@ -218,11 +218,11 @@ async fn r33_a_rotated_identity_moves_to_a_new_connection_without_a_failed_reque
     let calling = Calling::new(&world, "");
     let at = world.at(HTTP);
     let request = Request::get("http://orders/lingering").body(ProxyBody::empty());
-    let sent =
-        calling
-            .worker
-            .tunnels
-            .send(&calling.service, &endpoint(at), request.expect("request"));
+    let to = endpoint(at);
+    let sent = calling
+        .worker
+        .tunnels
+        .send(&calling.service, &to, request.expect("request"));
     let mut held = sent.await.expect("response").into_body();
     held.frame().await.expect("first").expect("byte");
     identity(
@@ -267,11 +267,11 @@ async fn r34_a_revoked_callee_is_cut_and_not_dialled_again() {
     let calling = Calling::new(&world, "");
     let at = world.at(HTTP);
     let request = Request::get("http://orders/lingering").body(ProxyBody::empty());
-    let sent =
-        calling
-            .worker
-            .tunnels
-            .send(&calling.service, &endpoint(at), request.expect("request"));
+    let to = endpoint(at);
+    let sent = calling
+        .worker
+        .tunnels
+        .send(&calling.service, &to, request.expect("request"));
     let mut held = sent.await.expect("response").into_body();
     held.frame().await.expect("first").expect("byte");
     let mut revocations = Revocations::default();
@@ -327,7 +327,7 @@ async fn idle_connections_are_let_go() {
 async fn a_broken_connection_says_that_the_request_may_have_been_seen() {
     let world = World::start().await;
     let calling = Calling::new(&world, "");
-    let orders = world.shell.identity.clone();
+    let orders = Arc::clone(world.shell.identity().expect("identity"));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let at = listener.local_addr().expect("address");
     let gateway = PeerPolicy::AnyOf(vec![id("gateway")]);
