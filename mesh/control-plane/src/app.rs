@@ -159,9 +159,13 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
     let own_id = shell.spiffe_id();
     let leadership = Arc::clone(&control_plane.leadership);
     let (hub, policy) = policy(&shell, &control_plane, &begun, &clock).await?;
-    let routes = router(&shell, &control_plane, &begun.config)
-        .merge(Routes::new(configuration(&hub, &policy)).into_axum_router())
-        .merge(policy::router(policy.clone()));
+    let routes = router(
+        &shell,
+        &control_plane,
+        &begun.config,
+        configuration(&hub, &policy),
+    );
+    let routes = routes.merge(policy::router(policy.clone()));
     let revocations = authority.revocations.subscribe();
     let mut app = App::new(routes)
         .any_workload()
@@ -239,8 +243,14 @@ fn configuration(hub: &Hub, policy: &PolicyAdmin) -> ConfigurationServer<Discove
         .max_decoding_message_size(MAX_REPORT_BYTES)
 }
 
-/// The one place where services and routes are added.
-fn router(shell: &Shell, control_plane: &ControlPlane, config: &Config) -> Router {
+/// The one place where services and routes are added. All of gRPC is one router: each has a fallback, and
+/// two with one cannot be merged.
+fn router(
+    shell: &Shell,
+    control_plane: &ControlPlane,
+    config: &Config,
+    configuration: ConfigurationServer<Discovery>,
+) -> Router {
     let authority = control_plane.authority.clone();
     let identity = IdentityApi {
         trust: Trust::new(shell.clone(), authority.now()),
@@ -254,6 +264,7 @@ fn router(shell: &Shell, control_plane: &ControlPlane, config: &Config) -> Route
     };
     Routes::new(IdentityServer::new(identity).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(AuthorityServer::new(operator).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(configuration)
         .into_axum_router()
         .merge(audit_api::router(Arc::clone(
             &control_plane.authority.store,
