@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ringwall_secret::private_file;
+
 use crate::world::{INVENTORY, World, until};
 
 const ADMINS: [(&str, u16); 2] = [("orders", 7605), ("inventory", 7606)];
@@ -101,20 +105,17 @@ fn attack_a_state_on_disk_that_somebody_changed_is_not_believed() {
     world.kill("inventory-proxy");
     let path = world.path("inventory-proxy/mesh-state.json");
     let text = std::fs::read_to_string(&path).unwrap();
-    // Of the signed policy inside, as of everything else, each byte counts.
     let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let resources = state["resources"].as_str().unwrap().to_owned();
-    use base64::Engine as _;
-    let engine = base64::engine::general_purpose::STANDARD;
-    let mut bytes = engine.decode(&resources).unwrap();
-    let jws = bytes.windows(3).position(|three| three == b"eyJ").unwrap();
-    let inside = jws + 200;
-    bytes[inside] = if bytes[inside] == b'A' { b'B' } else { b'A' };
-    state["resources"] = engine.encode(&bytes).into();
-    ringwall_secret::private_file::write(&path, state.to_string().as_bytes()).unwrap();
+    let resources = STANDARD.decode(state["resources"].as_str().unwrap());
+    let mut resources = resources.unwrap();
+    open_what_is_closed(&mut resources);
+    state["resources"] = STANDARD.encode(&resources).into();
+    // The memory of what this version said would give it away as well.
+    state["policy"] = serde_json::Value::Null;
+    private_file::write(&path, state.to_string().as_bytes()).unwrap();
     world.start_proxy("inventory", INVENTORY, "");
     let (workload, port) = ADMINS[1];
-    until("it has started", || {
+    until("it denies everything", || {
         let (status, text) = world.admin(workload, port, "/readyz");
         (status == 503 && text.contains("everything is denied")).then_some(())
     });
@@ -126,4 +127,24 @@ fn attack_a_state_on_disk_that_somebody_changed_is_not_believed() {
     );
     world.heal();
     world.until_status("/v1", 200);
+}
+
+/// Changes what the signed policy says, and leaves its signature.
+fn open_what_is_closed(resources: &mut [u8]) {
+    let start = resources.windows(3).position(|three| three == b"eyJ");
+    let start = start.expect("a JWS");
+    let is_jws = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+    let length = resources[start..]
+        .iter()
+        .take_while(|byte| is_jws(byte))
+        .count();
+    let jws = String::from_utf8(resources[start..start + length].to_vec()).unwrap();
+    let (head, rest) = jws.split_once('.').unwrap();
+    let (payload, _) = rest.split_once('.').unwrap();
+    let said = String::from_utf8(URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap();
+    assert!(said.contains("/closed*"), "{said}");
+    // As long as before, so that everything around it fits.
+    let forged = URL_SAFE_NO_PAD.encode(said.replace("/closed*", "/nobody*"));
+    let at = start + head.len() + 1;
+    resources[at..at + forged.len()].copy_from_slice(forged.as_bytes());
 }

@@ -139,7 +139,7 @@ impl World {
 
     /// Opens `/stream` of `inventory` and returns when its first bytes have come; the task ends with the stream.
     pub(crate) fn stream(&self) -> JoinHandle<Instant> {
-        let (began, begun) = std::sync::mpsc::channel();
+        let (began, begun) = std::sync::mpsc::sync_channel(1);
         let task = self.node.meanwhile(async move {
             let response = outbound().send(to("inventory", "/stream")).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK);

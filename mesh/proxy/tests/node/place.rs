@@ -20,7 +20,7 @@ pub(crate) struct Place {
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let (started, begun) = mpsc::channel();
+        let (started, begun) = mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         std::thread::spawn(move || {
             if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
@@ -85,7 +85,7 @@ impl Place {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> T {
-        let (sender, result) = mpsc::channel();
+        let (sender, result) = mpsc::sync_channel(1);
         self.handle.spawn(async move {
             // Whoever has stopped waiting has failed already.
             let _gone = sender.send(work.await);
