@@ -221,6 +221,7 @@ impl RevocationSet {
             serials,
             spiffe_ids: ids,
             spki_sha256: keys,
+            previous_crls: set.lists.iter().skip(1).cloned().collect(),
         };
         Ok(set)
     }
