@@ -159,9 +159,7 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
     let own_id = shell.spiffe_id();
     let leadership = Arc::clone(&control_plane.leadership);
     let (hub, policy) = policy(&shell, &control_plane, &begun, &clock).await?;
-    let routes = router(&shell, &control_plane, &begun.config)
-        .merge(Routes::new(configuration(&hub, &policy)).into_axum_router())
-        .merge(policy::router(policy.clone()));
+    let routes = router(&shell, &control_plane, &begun.config, (&hub, &policy));
     let revocations = authority.revocations.subscribe();
     let mut app = App::new(routes)
         .any_workload()
@@ -240,7 +238,12 @@ fn configuration(hub: &Hub, policy: &PolicyAdmin) -> ConfigurationServer<Discove
 }
 
 /// The one place where services and routes are added.
-fn router(shell: &Shell, control_plane: &ControlPlane, config: &Config) -> Router {
+fn router(
+    shell: &Shell,
+    control_plane: &ControlPlane,
+    config: &Config,
+    (hub, policy): (&Hub, &PolicyAdmin),
+) -> Router {
     let authority = control_plane.authority.clone();
     let identity = IdentityApi {
         trust: Trust::new(shell.clone(), authority.now()),
@@ -254,10 +257,12 @@ fn router(shell: &Shell, control_plane: &ControlPlane, config: &Config) -> Route
     };
     Routes::new(IdentityServer::new(identity).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(AuthorityServer::new(operator).max_decoding_message_size(MAX_MESSAGE_BYTES))
+        .add_service(configuration(hub, policy))
         .into_axum_router()
         .merge(audit_api::router(Arc::clone(
             &control_plane.authority.store,
         )))
+        .merge(policy::router(policy.clone()))
 }
 
 async fn open_store(shell: &Shell, config: &Config) -> Result<Arc<dyn Store>, StartError> {
