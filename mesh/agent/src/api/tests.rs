@@ -367,58 +367,27 @@ async fn jwt_svids_are_got_kept_and_validated() {
 async fn attack_jwt_svids_that_are_not_ours_are_refused() {
     let node = Node::new(&["orders"], Some("orders"));
     let now = node.wall.now().unix_timestamp();
-    let claims = |change: &dyn Fn(&mut serde_json::Value)| {
-        let mut claims = json!({"sub": id("orders").as_str(), "aud": "b", "exp": now + 60});
-        change(&mut claims);
-        claims
-    };
+    let good = json!({"sub": id("orders").as_str(), "aud": "b", "exp": now + 60});
     let key = &node.plane.jwt_key;
+    let with = |claim: &str, value: serde_json::Value| {
+        let mut claims = good.clone();
+        claims[claim] = value;
+        key.sign("JWT", &claims).unwrap()
+    };
     let stranger = SigningKey::generate(Algorithm::Es256).unwrap();
-    let good = claims(&|_| {});
     let tokens = [
         ("another key", stranger.sign("JWT", &good).unwrap()),
         ("another type", key.sign("ringwall-policy", &good).unwrap()),
-        (
-            "another audience",
-            key.sign("JWT", &claims(&|c| c["aud"] = json!(["x", "y"])))
-                .unwrap(),
-        ),
-        (
-            "expired",
-            key.sign("JWT", &claims(&|c| c["exp"] = json!(now - 60)))
-                .unwrap(),
-        ),
-        (
-            "without an end",
-            key.sign("JWT", &claims(&|c| c["exp"] = json!(null)))
-                .unwrap(),
-        ),
-        (
-            "exp as text",
-            key.sign("JWT", &claims(&|c| c["exp"] = json!("9999999999")))
-                .unwrap(),
-        ),
-        (
-            "from the future",
-            key.sign("JWT", &claims(&|c| c["nbf"] = json!(now + 60)))
-                .unwrap(),
-        ),
+        ("another audience", with("aud", json!(["x", "y"]))),
+        ("expired", with("exp", json!(now - 60))),
+        ("without an end", with("exp", json!(null))),
+        ("exp as text", with("exp", json!("9999999999"))),
+        ("from the future", with("nbf", json!(now + 60))),
         (
             "another domain",
-            key.sign(
-                "JWT",
-                &claims(&|c| c["sub"] = json!("spiffe://other.example/orders")),
-            )
-            .unwrap(),
+            with("sub", json!("spiffe://other.example/orders")),
         ),
-        (
-            "no workload",
-            key.sign(
-                "JWT",
-                &claims(&|c| c["sub"] = json!("spiffe://ringwall.local")),
-            )
-            .unwrap(),
-        ),
+        ("no workload", with("sub", json!("spiffe://ringwall.local"))),
         ("no token", "a.b.c".to_owned()),
     ];
     let validate = |svid: String| {
