@@ -5,13 +5,19 @@
 //! 74 a file cannot be used · 77 a privilege is missing · 78 a configuration is refused · 130
 //! stopped before the platform was up.
 
+mod cert;
 mod check;
 mod detach;
 mod down;
+mod launch;
 mod logs;
+mod observe;
 mod provision;
 mod status;
+mod tap;
+mod token;
 mod up;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,8 +49,21 @@ enum Command {
     Status(status::StatusArgs),
     /// What components print
     Logs(logs::LogsArgs),
+    /// Requests and connections that pass through the proxies, with their verdicts
+    Observe(observe::ObserveArgs),
+    /// Headers of requests to and from a service, without their secrets
+    Tap(tap::TapArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Certificates in use, and taking them out of use
+    Cert(cert::CertArgs),
+    /// Join tokens for agents
+    Token(token::TokenArgs),
+    /// Replace the process of a service proxy on the same sockets; no connection is refused
+    Upgrade(upgrade::UpgradeArgs),
+    /// Join a control group, take over sockets and become another program
+    #[command(hide = true)]
+    Launch(launch::LaunchArgs),
     /// Make and renew what the components in containers read; runs in a container itself
     Provision(provision::ProvisionArgs),
 }
@@ -116,6 +135,7 @@ impl CompositionArgs {
         }
         let (given, binaries) = (self.web_dir.as_deref(), self.bin_dir.as_deref());
         composition.web = config::web(given, binaries, self.file.as_deref())?;
+        composition.policy = config::policy(self.file.as_deref(), &composition)?;
         Ok((composition, source))
     }
 }
@@ -127,7 +147,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Down(args) => down::run(&args.open()?),
         Command::Status(args) => status::run(&args),
         Command::Logs(args) => logs::run(&args),
+        Command::Observe(args) => observe::run(&args),
+        Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Cert(args) => cert::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
+        Command::Launch(args) => launch::run(&args),
         Command::Provision(args) => provision::run(&args),
     }
 }

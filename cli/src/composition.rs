@@ -5,9 +5,12 @@
 //! `validate.rs` for what is refused, `interpolate.rs` for `${…}`.
 
 mod interpolate;
+mod mesh;
+pub(crate) mod policy;
+mod secrets;
 mod validate;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +23,8 @@ use crate::config::Source;
 use crate::error::CliError;
 
 pub(crate) use interpolate::Variables;
+pub(crate) use mesh::{MONITOR, Mesh, PROXY_BINARY, Role, Sidecar, TcpEdge, proxy_name};
+pub(crate) use secrets::{Holders, SecretSpec, Shown};
 pub(crate) use validate::{API_KEY_ENTRIES, API_KEY_PEPPER};
 
 /// The workload that probes and operates: it may read every admin listener and nothing else.
@@ -58,6 +63,9 @@ pub(crate) struct Composition {
     pub(crate) logs: Logs,
     #[serde(default)]
     pub(crate) telemetry: Option<Telemetry>,
+    /// Control plane, agent and policy; absent: every component speaks mTLS itself.
+    #[serde(default)]
+    pub(crate) mesh: Option<Mesh>,
     pub(crate) components: Vec<Component>,
     /// Third-party servers beside the platform; only containers have them.
     #[serde(default)]
@@ -67,6 +75,9 @@ pub(crate) struct Composition {
     /// The built web application; chosen on the command line, not in the file.
     #[serde(skip)]
     pub(crate) web: PathBuf,
+    /// The policy file that `mesh.policy` names; read where a platform is to be started.
+    #[serde(skip)]
+    pub(crate) policy: Option<Source>,
 }
 
 /// The one public listener.
@@ -173,7 +184,14 @@ pub(crate) struct Component {
     /// A PostgreSQL server.
     #[serde(default)]
     pub(crate) postgres: Option<PostgresSpec>,
-    pub(crate) port: Spanned<u16>,
+    /// Who answers for it.
+    #[serde(default = "default_owner")]
+    pub(crate) owner: String,
+    /// How much harm it could do; policies may speak of it.
+    #[serde(default = "default_tier")]
+    pub(crate) tier: String,
+    #[serde(default)]
+    pub(crate) port: Option<Spanned<u16>>,
     #[serde(default)]
     pub(crate) admin: Option<Spanned<u16>>,
     /// Networks that it stands in; none named is the mesh.
@@ -188,6 +206,12 @@ pub(crate) struct Component {
     /// Components that may connect to `port`; each must name this one in `calls`.
     #[serde(default)]
     pub(crate) callers: Vec<Spanned<String>>,
+    /// The service proxy before it.
+    #[serde(default)]
+    pub(crate) sidecar: Option<Sidecar>,
+    /// Timeouts, retries and limits that its callers keep to.
+    #[serde(default)]
+    pub(crate) traffic: mesh::Traffic,
     /// The component's own configuration.
     #[serde(default)]
     pub(crate) config: Map<String, Value>,
@@ -199,69 +223,6 @@ pub(crate) struct Component {
 pub(crate) struct PostgresSpec {
     /// Databases, each owned by the role, and used by the workload, of the same name.
     pub(crate) databases: Vec<Spanned<String>>,
-}
-
-/// Which component holds a secret under which name.
-pub(crate) type Holders = BTreeMap<String, String>;
-
-/// A secret that is made at first start.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum SecretSpec {
-    /// 32 random bytes as base64url text, the same for each holder.
-    Random {
-        r#for: Spanned<Holders>,
-        #[serde(default)]
-        shown: Option<Shown>,
-    },
-    /// A password that a person can type.
-    Password {
-        r#for: Spanned<Holders>,
-        #[serde(default)]
-        shown: Option<Shown>,
-    },
-    /// A private signing key (PKCS#8 PEM, ES256).
-    SigningKey {
-        r#for: Spanned<Holders>,
-        #[serde(default)]
-        shown: Option<Shown>,
-    },
-    /// An API key for the caller, and its keyed hash in the callee's `api-key-entries`.
-    ApiKey {
-        r#for: Spanned<Holders>,
-        to: Spanned<String>,
-        scopes: Vec<String>,
-    },
-}
-
-/// A demo identity, which `ringwall status --credentials` shows and production refuses.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Shown {
-    User(String),
-    Client(String),
-}
-
-impl SecretSpec {
-    /// Who holds it under which name.
-    pub(crate) fn holders(&self) -> &Spanned<Holders> {
-        match self {
-            Self::Random { r#for, .. }
-            | Self::Password { r#for, .. }
-            | Self::SigningKey { r#for, .. }
-            | Self::ApiKey { r#for, .. } => r#for,
-        }
-    }
-
-    /// The demo identity that it belongs to.
-    pub(crate) fn shown(&self) -> Option<&Shown> {
-        match self {
-            Self::Random { shown, .. }
-            | Self::Password { shown, .. }
-            | Self::SigningKey { shown, .. } => shown.as_ref(),
-            Self::ApiKey { .. } => None,
-        }
-    }
 }
 
 impl Composition {
@@ -316,7 +277,7 @@ impl Composition {
             .map(|name| name.value.as_str())
             .collect();
         if self.is_collector(component) {
-            callers.extend(self.binaries().map(|sender| sender.name.value.as_str()));
+            callers.extend(self.senders().map(|sender| sender.name.value.as_str()));
         }
         callers
     }
@@ -335,11 +296,11 @@ impl Composition {
             .iter()
             .map(|name| name.value.as_str())
             .collect();
-        callees.extend(
-            self.telemetry
-                .as_ref()
-                .map(|telemetry| telemetry.collector.value.as_str()),
-        );
+        let collector = self
+            .telemetry
+            .as_ref()
+            .filter(|_| self.sends_spans(component));
+        callees.extend(collector.map(|telemetry| telemetry.collector.value.as_str()));
         callees
     }
 
@@ -350,18 +311,39 @@ impl Composition {
             .filter(|component| component.binary.is_some())
     }
 
+    /// Whether the component has spans to send: what serves the mesh itself has none of users.
+    pub(crate) fn sends_spans(&self, component: &Component) -> bool {
+        let role = self.role(component);
+        let serves = matches!(role, Some(Role::ControlPlane | Role::Agent | Role::Egress));
+        component.binary.is_some() && !serves
+    }
+
+    fn senders(&self) -> impl Iterator<Item = &Component> {
+        self.components.iter().filter(|one| self.sends_spans(one))
+    }
+
     /// Every address that the platform listens on, with whose it is.
     pub(crate) fn listeners(&self) -> Vec<(SocketAddr, String)> {
         let mut listeners = Vec::new();
         for component in &self.components {
             let name = &component.name.value;
-            listeners.push((
-                loopback(component.port.value),
-                format!("mesh listener of {name}"),
-            ));
-            if let Some(admin) = &component.admin {
-                listeners.push((loopback(admin.value), format!("admin listener of {name}")));
+            let mut add = |port: &Spanned<u16>, what: &str| {
+                listeners.push((loopback(port.value), format!("{what} of {name}")));
+            };
+            if let Some(port) = &component.port {
+                add(port, "mesh listener");
             }
+            if let Some(admin) = &component.admin {
+                add(admin, "admin listener");
+            }
+            for (port, what) in self.sidecar(component).into_iter().flat_map(mesh::ports) {
+                add(port, what);
+            }
+        }
+        if let Some(mesh) = &self.mesh {
+            let (port, name) = (&mesh.control_plane.bootstrap, &mesh.control_plane.component);
+            let what = format!("bootstrap listener of {}", name.value);
+            listeners.push((loopback(port.value), what));
         }
         for address in &self.public.listen {
             let address = SocketAddr::new(*address, self.public.port.value);
@@ -374,10 +356,15 @@ impl Composition {
     /// Moves every port; for a second copy on one machine.
     pub(crate) fn renumber(&mut self, mut choose: impl FnMut(u16) -> u16) {
         for component in &mut self.components {
-            component.port.value = choose(component.port.value);
-            if let Some(admin) = &mut component.admin {
-                admin.value = choose(admin.value);
+            let own = component.port.iter_mut().chain(&mut component.admin);
+            let sidecar = component.sidecar.iter_mut().flat_map(mesh::ports_mut);
+            for port in own.chain(sidecar) {
+                port.value = choose(port.value);
             }
+        }
+        if let Some(mesh) = &mut self.mesh {
+            let port = &mut mesh.control_plane.bootstrap;
+            port.value = choose(port.value);
         }
         self.public.port.value = choose(self.public.port.value);
     }
@@ -405,9 +392,19 @@ impl Component {
     }
 }
 
+fn default_owner() -> String {
+    "platform".into()
+}
+
+fn default_tier() -> String {
+    "internal".into()
+}
+
 fn loopback(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
+#[cfg(test)]
+mod mesh_tests;
 #[cfg(test)]
 mod tests;

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Uid;
 
+use crate::composition::Composition;
 use crate::error::CliError;
 
 /// Name of the composition that is looked for in the working directory.
 pub(crate) const COMPOSITION_FILE: &str = "ringwall.yaml";
 /// The composition that stands at the root of the sources.
 const EMBEDDED: &str = include_str!("../../ringwall.yaml");
+/// The policies beside it.
+const EMBEDDED_POLICY: &str = include_str!("../../deploy/mesh/policy.yaml");
 /// State directory of root: PostgreSQL drops its privileges and must still reach its data. Also of
 /// a user whom it belongs to, such as the one in the provisioner's container.
 const STATE_OF_ROOT: &str = "/var/lib/ringwall";
@@ -18,7 +21,8 @@ const STATE_OF_ROOT: &str = "/var/lib/ringwall";
 /// Where a checkout has the web application once it is built.
 const BUILT_WEB: &str = "spa-proxy/web/dist";
 
-/// The text of a composition and where it came from.
+/// The text of a composition or a policy, and where it came from.
+#[derive(Clone, Debug)]
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) text: String,
@@ -44,6 +48,34 @@ pub(crate) fn composition(file: Option<&Path>) -> Result<Source, CliError> {
         name: path.display().to_string(),
         text,
     })
+}
+
+/// The policy file of a composition: beside its file, or built in with it.
+pub(crate) fn policy(
+    file: Option<&Path>,
+    composition: &Composition,
+) -> Result<Option<Source>, CliError> {
+    let Some(mesh) = &composition.mesh else {
+        return Ok(None);
+    };
+    let (named, at) = (&mesh.policy.value, mesh.policy.referenced);
+    let here = Path::new(COMPOSITION_FILE);
+    let Some(of) = file.or_else(|| here.is_file().then_some(here)) else {
+        return Ok(Some(Source {
+            name: format!("{} (built in)", named.display()),
+            text: EMBEDDED_POLICY.to_owned(),
+        }));
+    };
+    let path = of.parent().unwrap_or(Path::new("")).join(named);
+    let text = std::fs::read_to_string(&path).map_err(|error| CliError::Composition {
+        place: format!("{}:{}:{}", of.display(), at.line(), at.column()),
+        what: format!("the policy file {} cannot be read: {error}", path.display()),
+        fix: "name a file, from where the composition stands".into(),
+    })?;
+    Ok(Some(Source {
+        name: path.display().to_string(),
+        text,
+    }))
 }
 
 /// The state directory: the given one, `RINGWALL_STATE`, that of root and its owner, or the user's

@@ -39,6 +39,13 @@ pub(crate) enum CliError {
         said: String,
         fix: String,
     },
+    /// The control plane does not answer, or refuses.
+    #[error("{what}: the control plane says: {said}\n  fix: {fix}")]
+    Plane {
+        what: &'static str,
+        said: String,
+        fix: &'static str,
+    },
     /// This user may not do what is needed.
     #[error("{what}\n  fix: {fix}")]
     Privilege { what: String, fix: String },
@@ -106,7 +113,10 @@ impl CliError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::NotRunning(_) | Self::ChecksFailed(_) => 1,
-            Self::ToolMissing { .. } | Self::Component { .. } | Self::Engine { .. } => 69,
+            Self::ToolMissing { .. }
+            | Self::Component { .. }
+            | Self::Engine { .. }
+            | Self::Plane { .. } => 69,
             Self::Internal { .. } | Self::Identity(_) => 70,
             Self::PortsTaken(_) => 71,
             Self::Io { .. } | Self::Secret(_) => 74,

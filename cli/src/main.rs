@@ -6,6 +6,7 @@
 //! Read next: `composition.rs` for the model, `commands/up.rs` for the order of a start,
 //! `supervisor.rs` for what happens afterwards.
 
+mod cgroups;
 mod commands;
 mod composition;
 mod config;
@@ -13,6 +14,7 @@ mod engine;
 mod error;
 mod files;
 mod output;
+mod plane;
 mod ports;
 mod postgres;
 mod probe;

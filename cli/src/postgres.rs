@@ -48,7 +48,7 @@ pub(crate) struct Server {
 impl Server {
     /// Finds the binaries and the user; touches nothing.
     pub(crate) fn find(component: &Component, state: &StateDir) -> Result<Self, CliError> {
-        let port = component.port.value;
+        let port = port_of(component);
         state.fits_postgres(port)?;
         let data = state.postgres().join("data");
         let version = files::read_if_there(&data.join("PG_VERSION"))?;
@@ -217,8 +217,13 @@ pub(crate) fn deliver(
     // In the container, the server's user and the operator are one, and called like our workload.
     write(settings::OPERATORS, settings::operator_map(OPERATOR))?;
     write(ROLES, roles::script(databases, site.state())?)?;
-    let text = settings::server(&place, component.port.value);
+    let text = settings::server(&place, port_of(component));
     write(settings::SERVER, text)
+}
+
+/// Validation has refused a server without one.
+fn port_of(component: &Component) -> u16 {
+    component.port.as_ref().map_or(0, |port| port.value)
 }
 
 /// The files of [`deliver`].

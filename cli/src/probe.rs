@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ringwall_http_io::{Address, Client, ClientLimits, Transport, body};
 use ringwall_identity::{SpiffeId, TrustDomain};
+use ringwall_proto::headers;
 use ringwall_tls::{IdentitySource, mesh_client_config};
 
 use crate::composition::OPERATOR;
@@ -43,24 +44,43 @@ impl Prober {
             .map_err(|error| CliError::internal("reloading the operator's certificate", error))
     }
 
-    /// `Ok` when the component says that it is ready; the error is a sentence for people.
-    pub(crate) async fn ready(&self, name: &str, admin: &Address) -> Result<(), String> {
-        let asked = tokio::time::timeout(PATIENCE, self.ask(name, admin)).await;
+    /// `Ok` when the workload at `admin` says that it is ready, and is process `pid` where one is
+    /// given; the error is a sentence for people.
+    pub(crate) async fn ready(
+        &self,
+        workload: &str,
+        admin: &Address,
+        pid: Option<i32>,
+    ) -> Result<(), String> {
+        let asked = tokio::time::timeout(PATIENCE, self.ask(workload, admin, pid)).await;
         asked.unwrap_or_else(|_| Err(format!("does not answer within {} s", PATIENCE.as_secs())))
     }
 
-    async fn ask(&self, name: &str, admin: &Address) -> Result<(), String> {
-        let id = SpiffeId::workload(&self.trust_domain, name).map_err(|error| error.to_string())?;
+    /// A client of the admin listener at `admin`, where `workload` must answer.
+    pub(crate) fn client(&self, workload: &str, admin: &Address) -> Result<Client, String> {
+        let id =
+            SpiffeId::workload(&self.trust_domain, workload).map_err(|error| error.to_string())?;
         let config = mesh_client_config(&self.identity, id).map_err(|error| error.to_string())?;
-        let client = Client::mesh(admin.clone(), config, ClientLimits::default());
+        Ok(Client::mesh(admin.clone(), config, ClientLimits::default()))
+    }
+
+    async fn ask(&self, workload: &str, admin: &Address, pid: Option<i32>) -> Result<(), String> {
+        let client = self.client(workload, admin)?;
         let request = http::Request::get("/readyz")
-            .header("host", name)
+            .header("host", workload)
             .body(body::empty());
         let request = request.map_err(|error| error.to_string())?;
         let response = client
             .send(request)
             .await
             .map_err(|error| error.to_string())?;
+        let answered_by = response.headers().get(headers::PROCESS);
+        let answered_by = answered_by.and_then(|value| value.to_str().ok()?.parse::<i32>().ok());
+        if let (Some(expected), Some(seen)) = (pid, answered_by)
+            && expected != seen
+        {
+            return Err(format!("process {seen} answers in its place"));
+        }
         if response.status().is_success() {
             return Ok(());
         }

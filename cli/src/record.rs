@@ -6,7 +6,8 @@ use ringwall_http_io::Address;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::composition::{Composition, Profile};
+use crate::cgroups::Tier;
+use crate::composition::{Composition, Profile, proxy_name};
 use crate::error::CliError;
 use crate::files;
 use crate::processes::ProcessId;
@@ -39,6 +40,10 @@ pub(crate) struct Record {
     pub(crate) public_address: Address,
     pub(crate) state_dir: PathBuf,
     pub(crate) ca_bundle: PathBuf,
+    /// How the agent recognises processes; none without a mesh, and in containers, where it is always
+    /// by control group.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) attestation: Option<Tier>,
     pub(crate) components: Vec<ComponentRecord>,
 }
 
@@ -47,6 +52,11 @@ pub(crate) struct Record {
 pub(crate) struct ComponentRecord {
     pub(crate) name: String,
     pub(crate) what: String,
+    /// Workload that answers at `admin`: a proxy has its component's.
+    pub(crate) identity: String,
+    /// The component that this proxy stands before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) before: Option<String>,
     pub(crate) address: Address,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) admin: Option<Address>,
@@ -109,21 +119,43 @@ impl Record {
             ProcessId::own().ok_or_else(|| CliError::internal("reading /proc", "no own entry"))?;
         let now = OffsetDateTime::now_utc();
         let (state, watched) = (site.state(), condition != Condition::Unwatched);
-        let components = composition
-            .components
-            .iter()
-            .map(|component| ComponentRecord {
-                name: component.name.value.clone(),
+        let blank = |name: String| ComponentRecord {
+            log: watched.then(|| state.log(&name)),
+            what: String::new(),
+            identity: name.clone(),
+            before: None,
+            address: site.place(&name, 0),
+            admin: None,
+            pid: 0,
+            started: 0,
+            restarts: 0,
+            since: now,
+            condition,
+            name,
+        };
+        let components = composition.components.iter().flat_map(|component| {
+            let name = &component.name.value;
+            let own = ComponentRecord {
                 what: component.what.clone(),
+                identity: composition.workload_of(component),
                 address: site.dial(component),
                 admin: site.dial_admin(component),
-                pid: 0,
-                started: 0,
-                restarts: 0,
-                since: now,
-                condition,
-                log: watched.then(|| state.log(&component.name.value)),
+                ..blank(name.clone())
+            };
+            let proxy = composition.sidecar(component).map(|sidecar| {
+                // Where it stands before: in containers the two share a network.
+                let admin = site.place(name, sidecar.admin.value);
+                ComponentRecord {
+                    what: format!("service proxy of {name}"),
+                    identity: name.clone(),
+                    before: Some(name.clone()),
+                    address: admin.clone(),
+                    admin: Some(admin),
+                    ..blank(proxy_name(component))
+                }
             });
+            [Some(own), proxy].into_iter().flatten()
+        });
         Ok(Self {
             pid: own.pid,
             started: own.started,
@@ -136,6 +168,7 @@ impl Record {
             public_address,
             state_dir: state.root().to_path_buf(),
             ca_bundle: state.ca_bundle(),
+            attestation: None,
             components: components.collect(),
         })
     }
@@ -159,6 +192,13 @@ impl Record {
     pub(crate) fn json(&self) -> Result<String, CliError> {
         serde_json::to_string_pretty(self)
             .map_err(|error| CliError::internal("writing the record", error))
+    }
+
+    /// Whether there is a control plane.
+    pub(crate) fn has_mesh(&self) -> bool {
+        self.components
+            .iter()
+            .any(|component| component.before.is_some())
     }
 
     /// The supervisor's process.

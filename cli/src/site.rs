@@ -15,6 +15,10 @@ use crate::state::StateDir;
 
 /// Where the provisioner finds the volumes of all components, and each component its own.
 pub(crate) const RUN: &str = "/run/ringwall";
+/// Where the agent's socket is in every container.
+const AGENT: &str = "/run/ringwall-agent";
+/// Where the agent finds the volumes that it delivers to.
+const DELIVERIES: &str = "/run/deliver";
 /// A component's durable files in its container.
 const DATA: &str = "/var/lib/ringwall";
 /// The web application in the image of the component that serves it.
@@ -42,6 +46,14 @@ pub(crate) struct Files {
     pub(crate) ca: PathBuf,
     /// Certificate of the public hosts.
     pub(crate) edge: PathBuf,
+}
+
+/// Where the agent writes a database server's certificate, and who is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DatabaseDelivery {
+    pub(crate) directory: PathBuf,
+    /// The server's pid file, where the agent may signal it.
+    pub(crate) pid_file: Option<PathBuf>,
 }
 
 /// Where a PostgreSQL server's things are, and from where it may be reached.
@@ -146,8 +158,9 @@ impl Site {
     }
 
     /// Where a component takes calls.
-    pub(crate) fn listen(&self, component: &Component) -> SocketAddr {
-        (self.listen_ip(), component.port.value).into()
+    pub(crate) fn listen(&self, component: &Component) -> Option<SocketAddr> {
+        let port = component.port.as_ref()?;
+        Some((self.listen_ip(), port.value).into())
     }
 
     /// Where a component takes the operator's questions.
@@ -156,9 +169,65 @@ impl Site {
         Some((self.listen_ip(), port.value).into())
     }
 
-    /// Where others reach a component.
+    /// A listener of a process of ours at `port`.
+    pub(crate) fn own_listen(&self, port: u16) -> Option<SocketAddr> {
+        Some((self.listen_ip(), port).into())
+    }
+
+    /// Whether each component has a network of its own, so that ports mean the same everywhere.
+    pub(crate) fn has_own_network(&self) -> bool {
+        matches!(self, Self::Containers { .. })
+    }
+
+    /// Under which address a proxy is dialled by others, where that is not loopback: in containers the
+    /// one by which it reaches the control plane.
+    pub(crate) fn advertised(&self) -> Option<(String, serde_json::Value)> {
+        let own = ("advertise".to_owned(), "auto".into());
+        self.has_own_network().then_some(own)
+    }
+
+    /// The agent's socket, as workloads see it.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        match self {
+            Self::Native { state, .. } => state.agent_socket(),
+            Self::Containers { .. } => Path::new(AGENT).join("agent.sock"),
+        }
+    }
+
+    /// Where the supervisor tells the agent which process is whose.
+    pub(crate) fn spawned_socket(&self) -> Option<PathBuf> {
+        match self {
+            Self::Native { state, .. } => Some(state.agent_control()),
+            Self::Containers { .. } => None,
+        }
+    }
+
+    /// A component's files as the agent writes them: it sees the volumes as we do.
+    pub(crate) fn delivered(&self, name: &str) -> Files {
+        match self {
+            Self::Native { state, .. } => native(state, name),
+            Self::Containers { .. } => delivered(&Path::new(DELIVERIES).join(name), name),
+        }
+    }
+
+    /// A database server's certificate as the agent writes it.
+    pub(crate) fn database_delivery(&self, name: &str) -> DatabaseDelivery {
+        match self {
+            Self::Native { state, .. } => DatabaseDelivery {
+                directory: state.postgres().join("tls"),
+                pid_file: Some(state.postgres().join("data").join("postmaster.pid")),
+            },
+            Self::Containers { .. } => DatabaseDelivery {
+                directory: Path::new(DELIVERIES).join(name).join("tls"),
+                pid_file: None,
+            },
+        }
+    }
+
+    /// Where others reach a component; one that takes no calls, where the operator does.
     pub(crate) fn dial(&self, component: &Component) -> Address {
-        self.place(&component.name.value, component.port.value)
+        let port = component.port.as_ref().or(component.admin.as_ref());
+        self.place(&component.name.value, port.map_or(0, |port| port.value))
     }
 
     /// Where the operator reaches a component.

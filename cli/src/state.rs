@@ -42,6 +42,11 @@ impl StateDir {
         self.root.join("ca")
     }
 
+    /// The sealed key of the root; absent where the root is somebody else's.
+    pub(crate) fn root_key(&self) -> PathBuf {
+        self.authority().join("root.key")
+    }
+
     /// The trust bundle that browsers and clients are pointed at.
     pub(crate) fn ca_bundle(&self) -> PathBuf {
         self.authority().join("root.pem")
@@ -105,6 +110,21 @@ impl StateDir {
         self.run().join("postgres")
     }
 
+    /// The agent's socket for workloads.
+    pub(crate) fn agent_socket(&self) -> PathBuf {
+        self.run().join("agent.sock")
+    }
+
+    /// The agent's socket for the supervisor.
+    pub(crate) fn agent_control(&self) -> PathBuf {
+        self.run().join("agent-control.sock")
+    }
+
+    /// Where the running supervisor takes commands.
+    pub(crate) fn supervisor_socket(&self) -> PathBuf {
+        self.run().join("supervisor.sock")
+    }
+
     /// `run/state.json`.
     pub(crate) fn record(&self) -> PathBuf {
         self.run().join("state.json")
@@ -116,8 +136,8 @@ impl StateDir {
         for private in ["edge", "data", "logs"] {
             files::directory(&self.root.join(private), 0o700)?;
         }
-        for component in composition.binaries() {
-            files::directory(&self.data(&component.name.value), 0o700)?;
+        for (name, _) in composition.programs() {
+            files::directory(&self.data(&name), 0o700)?;
         }
         Ok(())
     }

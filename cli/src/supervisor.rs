@@ -2,17 +2,23 @@
 //!
 //! Owns: every process of the platform while `up` runs, and `run/state.json`. One event loop; what
 //! takes time runs in tasks that report back. Must not: decide what stands in a component's
-//! configuration. Read next: `supervisor/unit.rs` (one component), `gate.rs` (when is it ready),
-//! `restart.rs` (what happens when it dies), `stop.rs` (the way down).
+//! configuration. Read next: `supervisor/units.rs` (what is started), `unit.rs` (one process), `gate.rs`
+//! (when is it ready), `restart.rs` (what happens when it dies), `upgrade.rs` (how a proxy is replaced),
+//! `stop.rs` (the way down).
 //!
 //! A component never outlives us: each has a pipe on its standard input and ends when that closes,
 //! which happens even when we are killed. PostgreSQL is cleaned up by its pid file.
 
 mod gate;
 mod logs;
+mod requests;
 mod restart;
+mod sockets;
 mod stop;
 mod unit;
+mod units;
+mod upgrade;
+mod words;
 
 use std::collections::BTreeMap;
 use std::process::ExitStatus;
@@ -21,21 +27,26 @@ use std::time::Instant;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
+use crate::cgroups::Slice;
 use crate::composition::Composition;
 use crate::error::CliError;
 use crate::output::say;
 use crate::postgres::Server;
 use crate::probe::Prober;
 use crate::processes::ProcessId;
-use crate::provision::certificates::Issuer;
+use crate::provision::Provisioned;
 use crate::provision::rotation::{HOUSEKEEPING, Rotation};
 use crate::record::{Condition, Phase, Record};
 use crate::signals::{Signals, Wish};
 use crate::site::Site;
 use crate::state::StateDir;
 
+use requests::Requests;
+pub(crate) use requests::{Outcome, Upgrade};
 use restart::Restarts;
 use unit::{Kind, Running, Unit};
+use upgrade::Upgrades;
+use words::Words;
 
 /// Events that may wait for the loop; each comes from a task of ours.
 const EVENTS_IN_FLIGHT: usize = 64;
@@ -67,8 +78,12 @@ pub(crate) struct Parts {
     pub(crate) composition: Composition,
     pub(crate) site: Site,
     pub(crate) binaries: std::path::PathBuf,
+    /// Ourselves, for processes that are about to become a component.
+    pub(crate) launcher: std::path::PathBuf,
+    /// Control groups, where they can be made.
+    pub(crate) slice: Option<Slice>,
     pub(crate) server: Option<Server>,
-    pub(crate) issuer: Issuer,
+    pub(crate) provisioned: Provisioned,
     pub(crate) prober: Prober,
     pub(crate) record: Record,
     pub(crate) restarts: bool,
@@ -88,23 +103,35 @@ pub(crate) struct Supervisor {
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     next_generation: u32,
+    upgrades: Upgrades,
+    /// Where the agent is told of processes, because no control group tells.
+    words: Option<Words>,
+    /// Removed after every process has ended.
+    _slice: Option<Slice>,
 }
 
 impl Supervisor {
     /// Prepares; starts nothing yet. Certificates must have been issued just now.
-    pub(crate) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Result<Self, CliError> {
         let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
-        let units = Unit::all(&parts);
+        let units = units::all(&parts)?;
+        let told = parts
+            .site
+            .spawned_socket()
+            .filter(|_| parts.slice.is_none());
         let restarts = units
             .iter()
             .map(|unit| (unit.name.clone(), Restarts::default()))
             .collect();
-        Self {
+        Ok(Self {
+            words: told.map(Words::new),
+            _slice: parts.slice,
+            upgrades: Upgrades::default(),
             units,
             running: BTreeMap::new(),
             restarts,
             may_restart: parts.restarts,
-            rotation: Rotation::new(parts.issuer),
+            rotation: Rotation::new(parts.provisioned),
             prober: parts.prober,
             record: parts.record,
             composition: parts.composition,
@@ -112,7 +139,7 @@ impl Supervisor {
             sender,
             events,
             next_generation: 1,
-        }
+        })
     }
 
     /// Starts everything, calls `announce` when all is ready, and returns when the platform has
@@ -122,7 +149,8 @@ impl Supervisor {
         announce: impl FnOnce(&Record) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let mut signals = Signals::listen()?;
-        let outcome = self.watch(&mut signals, announce).await;
+        let mut requests = Requests::listen(&self.state.supervisor_socket())?;
+        let outcome = self.watch(&mut signals, &mut requests, announce).await;
         self.record.phase = Phase::Stopping;
         self.write_record();
         self.stop_all(&mut signals).await;
@@ -132,6 +160,7 @@ impl Supervisor {
     async fn watch(
         &mut self,
         signals: &mut Signals,
+        requests: &mut Requests,
         announce: impl FnOnce(&Record) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let mut announce = Some(announce);
@@ -156,6 +185,7 @@ impl Supervisor {
                     }
                     Wish::Stop => return Ok(()),
                 },
+                Some(request) = requests.next() => self.begin_upgrade(request),
                 _ = housekeeping.tick() => self.keep_house().await,
             }
         }
@@ -192,12 +222,16 @@ impl Supervisor {
             &self.sender,
         );
         let process = running.process;
+        self.tell_agent(name, process);
         self.running.insert(name.to_owned(), running);
         self.note(name, Condition::Starting, Some(process));
         Ok(())
     }
 
     fn on_event(&mut self, event: Event) -> Result<(), CliError> {
+        let Some(event) = self.on_upgrade(event) else {
+            return Ok(());
+        };
         match event {
             Event::Ready { name, generation } if self.is_current(&name, generation) => {
                 let took = self
@@ -205,6 +239,11 @@ impl Supervisor {
                     .get(&name)
                     .map_or(0, |running| running.begun.elapsed().as_millis());
                 say(&format!("  {name} is ready ({took} ms)"));
+                if self.is_agent(&name)
+                    && let Some(words) = &self.words
+                {
+                    words.repeat();
+                }
                 self.note(&name, Condition::Ready, None);
             }
             Event::NotReady {
@@ -273,6 +312,7 @@ impl Supervisor {
     /// Log files that grew, and certificates at half of their life.
     async fn keep_house(&mut self) {
         logs::turn(&self.units, &self.composition.logs);
+        self.rotation.renew_token(OffsetDateTime::now_utc());
         if self.rotation.is_due(OffsetDateTime::now_utc()) {
             self.rotate().await;
         }
@@ -293,6 +333,23 @@ impl Supervisor {
                 let _ = running.process.signal(nix::sys::signal::Signal::SIGHUP);
             }
         }
+    }
+
+    /// Says whose identity the process gets, where the agent cannot see it.
+    fn tell_agent(&mut self, name: &str, process: ProcessId) {
+        let unit = self.units.iter().find(|unit| unit.name == name);
+        let attested = unit.and_then(|unit| match &unit.kind {
+            Kind::Binary(binary) => binary.attested.as_deref(),
+            Kind::Postgres { .. } => None,
+        });
+        if let (Some(words), Some(workload)) = (&mut self.words, attested) {
+            words.tell(name, process, workload);
+        }
+    }
+
+    fn is_agent(&self, name: &str) -> bool {
+        let mesh = self.composition.mesh.as_ref();
+        mesh.is_some_and(|mesh| mesh.agent.value == name)
     }
 
     fn all_ready(&self) -> bool {

@@ -1,22 +1,19 @@
 //! One structured line per request, whatever way the request ends.
 //!
 //! Owns: [`Exchange`], the guard that is made first and writes its line when it is dropped, so that no exit of
-//! the pipeline goes unrecorded. Must not: wait (see `access_log/writer.rs`), or write a query, a header's value
+//! the pipeline goes unrecorded. Must not: wait (see `ringwall_data_path::log`), or write a query, a header's value
 //! or a token.
-
-pub(crate) mod line;
-pub(crate) mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use http::{Method, Uri, Version};
+use ringwall_data_path::log::Line;
+use ringwall_data_path::trace::Trace;
 
-use self::line::Line;
 use crate::conn::Connection;
 use crate::pipeline::route::Routed;
-use crate::pipeline::trace::Trace;
 use crate::token_cache::VerifiedToken;
 
 /// One request and its response, from the head to the last byte.
@@ -59,7 +56,11 @@ impl Exchange {
             host: None,
             routed: None,
             token: None,
-            trace: Trace::start(&connection.worker, request.headers(), shared.telemetry),
+            trace: Trace::start(
+                &connection.worker.random,
+                request.headers(),
+                shared.telemetry,
+            ),
             status: 0,
             refusal: None,
             reason: None,

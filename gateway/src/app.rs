@@ -3,7 +3,7 @@
 //! Owns: the order in which parts are made, the sockets, and the end. Next: `worker.rs` (a thread),
 //! `pipeline.rs` (a request), `snapshot.rs` (a configuration).
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::routing::get;
+use ringwall_data_path::listen::bind_each;
+use ringwall_data_path::log::{LogBuffer, LogWriter};
 use ringwall_service::{App, Cli, Shell, StartError};
 use ringwall_tls::{Alpn, EdgeCertificates, edge_server_config};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Handle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::access_log::writer::{LogBuffer, LogWriter};
 use crate::config::{Config, ListenerConfig};
 use crate::conn::Transport;
 use crate::limiter::Limiter;
@@ -30,8 +30,6 @@ use crate::worker::{Listener, Shared, SharedParts, Worker};
 
 /// Keys that the rate limiter holds; at 64 bytes each this is its memory.
 const LIMITER_KEYS: usize = 500_000;
-/// Connections that wait to be accepted, per listener.
-const BACKLOG: i32 = 1024;
 /// How often certificate files are looked at.
 const CERTIFICATES: Duration = Duration::from_secs(5);
 
@@ -103,7 +101,7 @@ impl Running {
         let log = LogWriter::start(buffers.clone(), config.access_log.file.as_deref())?;
         let mut threads = Vec::with_capacity(count);
         for (index, buffer) in buffers.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(&shared), Arc::clone(&shell.identity), buffer);
+            let worker = Worker::new(Arc::clone(&shared), Arc::clone(shell.identity()?), buffer);
             threads.push(worker.start(index, sockets.pop().unwrap_or_default())?);
         }
         Ok(Self {
@@ -164,12 +162,9 @@ fn listen(
     for listener in listeners {
         let transport = transport(listener)?;
         for address in &listener.addresses {
-            let mut bound = *address;
-            // SO_REUSEPORT would let a second gateway share the port in silence: ask without it first.
-            drop(StdListener::bind(bound).map_err(|error| StartError::bind(bound, &error))?);
-            for sockets in &mut per_worker {
-                let socket = bind(bound).map_err(|error| StartError::bind(bound, &error))?;
-                bound = socket.local_addr()?;
+            let (bound, bound_sockets) =
+                bind_each(*address, workers).map_err(|error| StartError::bind(*address, &error))?;
+            for (sockets, socket) in per_worker.iter_mut().zip(bound_sockets) {
                 sockets.push(Listener {
                     socket,
                     transport: transport.clone(),
@@ -179,23 +174,6 @@ fn listen(
         }
     }
     Ok((addresses, per_worker))
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<StdListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }
 
 fn transport(listener: &ListenerConfig) -> Result<Transport, StartError> {

@@ -1,29 +1,25 @@
 //! One client connection, from accept to close.
 //!
 //! Owns: the TLS handshake and its SNI, the choice of HTTP/1.1 or HTTP/2 by ALPN, hyper's settings, and the log
-//! line of a connection whose bytes were refused. Must not: know routes. Next: `conn/io.rs`, `conn/guard.rs`
-//! (what bytes may come), `conn/watch.rs` (how long they may take), `pipeline.rs` (a request).
-
-pub(crate) mod guard;
-pub(crate) mod io;
-pub(crate) mod watch;
+//! line of a connection whose bytes were refused. Must not: know routes. Next: `pipeline.rs` (a
+//! request); in `ringwall_data_path`, `guard` (what bytes may come) and `watch` (how long they may take).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ringwall_data_path::io::{GuardedStream, IoLimits};
+use ringwall_data_path::permit::Permit;
+use ringwall_data_path::watch::Watch;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use self::io::{GuardedStream, IoLimits};
-use self::watch::Watch;
 use crate::config::ConnectionLimits;
 use crate::pipeline;
 use crate::worker::Worker;
@@ -69,27 +65,6 @@ impl Connection {
     /// The idle limit of request bodies that the connection's own watch cannot see.
     pub(crate) fn body_timer(&self) -> Option<Duration> {
         self.http2.then_some(self.body_idle)
-    }
-}
-
-/// One of the connections that the gateway may have.
-#[derive(Debug)]
-pub(crate) struct Permit(Arc<AtomicUsize>);
-
-impl Permit {
-    /// `None` when `limit` connections are open.
-    pub(crate) fn take(open: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        if open.fetch_add(1, Ordering::Relaxed) < limit {
-            return Some(Self(Arc::clone(open)));
-        }
-        open.fetch_sub(1, Ordering::Relaxed);
-        None
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use ringwall_data_path::log::LogError;
 use ringwall_service::ConfigError;
 use thiserror::Error;
 
@@ -58,11 +59,8 @@ pub(crate) enum GatewayError {
     Tls(#[from] ringwall_tls::TlsError),
     #[error("user-context key: {0}")]
     Key(#[from] ringwall_token::TokenError),
-    #[error("open access log {path}: {source}")]
-    AccessLog {
-        path: String,
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    AccessLog(#[from] LogError),
     #[error("authorization server: {0}")]
     Tokens(String),
     #[error("start worker thread: {0}")]

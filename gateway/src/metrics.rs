@@ -8,9 +8,8 @@ use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
+use ringwall_data_path::watch::Expired;
 use ringwall_service::Metrics;
-
-use crate::conn::watch::Expired;
 
 /// The gateway's metrics; clones share them.
 #[derive(Clone)]

@@ -12,11 +12,9 @@ pub(crate) mod body;
 pub(crate) mod contextualise;
 pub(crate) mod forward;
 pub(crate) mod limit;
-pub(crate) mod path;
 pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod strip;
-pub(crate) mod trace;
 pub(crate) mod upgrade;
 
 use std::sync::Arc;

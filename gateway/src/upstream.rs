@@ -14,10 +14,10 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
+use ringwall_data_path::watch::{CoarseClock, millis};
 use ringwall_tls::IdentitySource;
 
 pub(crate) use self::dial::{DialError, Dialer};
-use crate::conn::watch::{CoarseClock, millis};
 use crate::pipeline::body::RequestBody;
 use crate::snapshot::Cluster;
 

@@ -13,13 +13,15 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
+use ringwall_data_path::log::LogBuffer;
+use ringwall_data_path::permit::Permit;
+use ringwall_data_path::random::Random;
+use ringwall_data_path::watch::{CoarseClock, SWEEP, Watch, Watches};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::access_log::writer::LogBuffer;
 use crate::config::ConnectionLimits;
-use crate::conn::watch::{CoarseClock, SWEEP, Watch, Watches};
-use crate::conn::{Accepted, Permit, Transport, serve};
+use crate::conn::{Accepted, Transport, serve};
 use crate::error::GatewayError;
 use crate::limiter::Limiter;
 use crate::metrics::GatewayMetrics;
@@ -128,8 +130,9 @@ pub(crate) struct Worker {
     pub(crate) tokens: Mutex<TokenCache>,
     pub(crate) watches: Watches,
     pub(crate) log: Arc<LogBuffer>,
+    /// For trace ids.
+    pub(crate) random: Random,
     clock: Arc<CoarseClock>,
-    random: AtomicU64,
     ids: AtomicU64,
 }
 
@@ -146,27 +149,16 @@ impl Worker {
         log: Arc<LogBuffer>,
     ) -> Arc<Self> {
         let clock = Arc::new(CoarseClock::new());
-        let seed = RandomState::default().hash_one(Arc::as_ptr(&clock).addr());
         Arc::new(Self {
             shared,
             pools: Pools::new(identity, Arc::clone(&clock)),
             tokens: Mutex::new(TokenCache::new(TOKENS_PER_WORKER)),
             watches: Watches::default(),
             log,
+            random: Random::default(),
             clock,
-            random: AtomicU64::new(seed),
             ids: AtomicU64::new(0),
         })
-    }
-
-    /// Unique, unpredictable enough for trace ids, and nothing more (SplitMix64).
-    pub(crate) fn random(&self) -> u64 {
-        let mut z = self
-            .random
-            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 
     pub(crate) fn next_id(&self) -> u64 {

@@ -1,27 +1,34 @@
-//! `ringwall check`: tools, ports, memory, configurations and, for production, every refusal; for the
-//! container stack what the engine must offer. Nothing is started and nothing in the state directory
-//! changes. Read next: `check/containers.rs`.
+//! `ringwall check`: whether this machine and the composition can be started and, where the platform
+//! runs, whether its mesh is as it should be. By category; what is not good comes with the fix and with
+//! the place in the documentation. Nothing is started and nothing in the state directory changes.
+//!
+//! Read next: `check/finding.rs` for the categories, `check/running.rs` for a platform that runs,
+//! `check/containers.rs` for what an engine must offer.
 
 mod containers;
+mod finding;
+mod running;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
 use clap::Args;
-use serde::Serialize;
+
+use finding::{Category, Finding};
 
 use super::{CompositionArgs, Stack, StateArgs};
-use crate::composition::{Composition, Profile, Shown};
+use crate::composition::{Composition, Profile, Shown, policy};
 use crate::engine::Project;
 use crate::error::CliError;
 use crate::files;
 use crate::output::{Format, print};
 use crate::postgres::Server;
 use crate::record::Record;
+use crate::render::Rendering;
 use crate::site::Site;
 use crate::state::StateDir;
-use crate::{config, ports, render};
+use crate::{config, ports};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct CheckArgs {
@@ -41,33 +48,6 @@ pub(super) struct CheckArgs {
     /// How to print it
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
-}
-
-/// One thing that was looked at.
-#[derive(Serialize)]
-struct Finding {
-    /// What was looked at: `tools`, `ports`, `memory`, or a component.
-    subject: String,
-    ok: bool,
-    /// What was seen, with the fix where it is not good.
-    detail: String,
-}
-
-impl Finding {
-    fn good(subject: &str, detail: String) -> Self {
-        Self {
-            subject: subject.to_owned(),
-            ok: true,
-            detail,
-        }
-    }
-
-    fn bad(subject: &str, detail: String) -> Self {
-        Self {
-            ok: false,
-            ..Self::good(subject, detail)
-        }
-    }
 }
 
 /// Checks everything, prints everything, fails when anything is not good.
@@ -95,10 +75,24 @@ fn native(args: &CheckArgs) -> Result<Vec<Finding>, CliError> {
         memory("memory", available_mib()),
     ];
     findings.extend(configurations(&composition, &state, &binaries, profile)?);
+    findings.extend(cases(&composition));
     if profile == Profile::Production {
         findings.extend(refusals(&composition));
     }
+    findings.extend(running::findings(&state)?);
     Ok(findings)
+}
+
+/// The policy file: valid, and its cases hold.
+fn cases(composition: &Composition) -> Option<Finding> {
+    let source = composition.policy.as_ref()?;
+    Some(match policy::check(composition) {
+        Ok(()) => {
+            let detail = format!("{} is valid and its cases hold", source.name);
+            Finding::good(Category::Policy, "cases", detail)
+        }
+        Err(error) => Finding::bad(Category::Policy, "cases", error.to_string()),
+    })
 }
 
 fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> {
@@ -111,18 +105,7 @@ fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> 
             super::print_json(&json)?;
         }
         Format::Text => {
-            for Finding {
-                subject,
-                ok,
-                detail,
-            } in findings
-            {
-                let mark = if *ok { "ok     " } else { "REFUSED" };
-                print(&format!(
-                    "{mark}  {subject:<14} {}",
-                    detail.replace('\n', "\n                         ")
-                ))?;
-            }
+            print(finding::text(findings).trim_end())?;
         }
     }
     if bad == 0 {
@@ -134,13 +117,10 @@ fn report(args: &CheckArgs, findings: &[Finding]) -> Result<ExitCode, CliError> 
 
 /// Refuses when a component's binary is not there.
 pub(super) fn binaries_exist(composition: &Composition, folder: &Path) -> Result<(), CliError> {
-    for binary in composition
-        .binaries()
-        .filter_map(|component| component.binary.as_ref())
-    {
-        if !folder.join(binary).is_file() {
+    for (_, binary) in composition.programs() {
+        if !folder.join(&binary).is_file() {
             return Err(CliError::ToolMissing {
-                what: format!("the binary {}", folder.join(binary).display()),
+                what: format!("the binary {}", folder.join(&binary).display()),
                 fix: "build it (cargo xtask up does), or name its folder: --bin-dir DIRECTORY"
                     .into(),
             });
@@ -156,10 +136,8 @@ pub(super) fn configs(
     state: &StateDir,
     binaries: &Path,
 ) -> Result<(), CliError> {
-    let checks = composition.binaries().map(|component| {
-        let name = component.name.value.clone();
-        let program = binaries.join(component.binary.as_deref().unwrap_or_default());
-        let config = state.config(&name);
+    let checks = composition.programs().into_iter().map(|(name, binary)| {
+        let (program, config) = (binaries.join(binary), state.config(&name));
         (name, thread::spawn(move || ask(&program, &config)))
     });
     // All are started before the first is waited for.
@@ -225,16 +203,12 @@ fn tools(composition: &Composition, state: &StateDir, binaries: &Path) -> Findin
     });
     let subject = "tools".to_owned();
     match found {
-        Ok(_) => Finding {
-            subject,
-            ok: true,
-            detail: "binaries and PostgreSQL are there".into(),
-        },
-        Err(error) => Finding {
-            subject,
-            ok: false,
-            detail: error.to_string(),
-        },
+        Ok(_) => Finding::good(
+            Category::Machine,
+            &subject,
+            "binaries and PostgreSQL are there".into(),
+        ),
+        Err(error) => Finding::bad(Category::Machine, &subject, error.to_string()),
     }
 }
 
@@ -246,23 +220,13 @@ fn ports_free(composition: &Composition, state: &StateDir) -> Finding {
         .filter(|record| record.supervisor().is_alive());
     if let Some(record) = running {
         let detail = format!("held by the running platform (pid {})", record.pid);
-        return Finding {
-            subject,
-            ok: true,
-            detail,
-        };
+        return Finding::good(Category::Machine, &subject, detail);
     }
     let conflicts = ports::conflicts(composition);
-    let ok = conflicts.is_empty();
-    Finding {
-        subject,
-        ok,
-        detail: if ok {
-            "free".into()
-        } else {
-            conflicts.join("\n")
-        },
+    if conflicts.is_empty() {
+        return Finding::good(Category::Machine, &subject, "free".into());
     }
+    Finding::bad(Category::Machine, &subject, conflicts.join("\n"))
 }
 
 /// Memory that the platform takes when it rests is below 500 MB; building and peaks need the same again.
@@ -270,9 +234,10 @@ const MEMORY_NEEDED_MIB: u64 = 1024;
 
 fn memory(subject: &str, mib: u64) -> Finding {
     if mib >= MEMORY_NEEDED_MIB {
-        return Finding::good(subject, format!("{mib} MiB"));
+        return Finding::good(Category::Machine, subject, format!("{mib} MiB"));
     }
     Finding::bad(
+        Category::Machine,
         subject,
         format!(
             "{mib} MiB, and {MEMORY_NEEDED_MIB} MiB are needed\n  \
@@ -302,25 +267,20 @@ fn configurations(
     files::directory(&folder, 0o700)?;
     let site = Site::native(state, composition);
     let mut findings = Vec::new();
-    for component in composition.binaries() {
-        let subject = component.name.value.clone();
+    for rendered in Rendering::new(composition, &site, profile).all()? {
+        let subject = rendered.name;
         let path = folder.join(format!("{subject}.yaml"));
-        let program = binaries.join(component.binary.as_deref().unwrap_or_default());
-        let answer = render::config(composition, component, &site, profile)
-            .and_then(|text| files::write(&path, text.as_bytes(), 0o600, None))
+        let program = binaries.join(&rendered.binary);
+        let answer = files::write(&path, rendered.text.as_bytes(), 0o600, None)
             .map_err(|error| error.to_string())
             .and_then(|()| ask(&program, &path));
         findings.push(match answer {
-            Ok(()) => Finding {
-                subject,
-                ok: true,
-                detail: "configuration accepted".into(),
-            },
-            Err(detail) => Finding {
-                subject,
-                ok: false,
-                detail,
-            },
+            Ok(()) => Finding::good(
+                Category::Configuration,
+                &subject,
+                "configuration accepted".into(),
+            ),
+            Err(detail) => Finding::bad(Category::Configuration, &subject, detail),
         });
     }
     std::fs::remove_dir_all(&folder).map_err(|error| CliError::io("removing", &folder, error))?;
@@ -329,11 +289,7 @@ fn configurations(
 
 /// What production refuses of the composition itself.
 fn refusals(composition: &Composition) -> Vec<Finding> {
-    let refused = |detail: String| Finding {
-        subject: "composition".into(),
-        ok: false,
-        detail,
-    };
+    let refused = |detail: String| Finding::bad(Category::Production, "composition", detail);
     let mut findings = Vec::new();
     for spec in &composition.secrets {
         let line = spec.holders().referenced.line();

@@ -9,13 +9,15 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::{StateArgs, runtime};
-use crate::composition::{Composition, Profile};
+use crate::composition::{Composition, Profile, policy};
 use crate::config::{self, Source};
 use crate::error::CliError;
 use crate::files;
 use crate::output::say;
 use crate::probe::Prober;
+use crate::provision::Choices;
 use crate::provision::delivery;
+use crate::provision::intermediate::ExternalRoot;
 use crate::provision::rotation::{HOUSEKEEPING, Rotation};
 use crate::record::{Condition, Phase, Record};
 use crate::signals::{Signals, Wish};
@@ -32,6 +34,8 @@ pub(super) struct ProvisionArgs {
     profile: Profile,
     #[command(flatten)]
     state: StateArgs,
+    #[command(flatten)]
+    external: ExternalRoot,
     /// Folder with the volume of each component
     #[arg(long, value_name = "DIRECTORY", default_value = site::RUN)]
     run_dir: PathBuf,
@@ -92,7 +96,10 @@ async fn live(args: ProvisionArgs, state: StateDir) -> Result<End, CliError> {
                 Wish::Stop => return Ok(End::Asked),
                 Wish::Rotate => true,
             },
-            _ = housekeeping.tick() => delivered.rotation.is_due(OffsetDateTime::now_utc()),
+            _ = housekeeping.tick() => {
+                delivered.rotation.renew_token(OffsetDateTime::now_utc());
+                delivered.rotation.is_due(OffsetDateTime::now_utc())
+            }
         };
         if renew && delivered.rotation.renew(&delivered.prober).await {
             say("renewed every certificate");
@@ -110,6 +117,8 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     if let Some(port) = args.public_port {
         composition.public.port.value = port;
     }
+    composition.policy = config::policy(args.file.as_deref(), &composition)?;
+    policy::check(&composition)?;
     delivery::check_volumes(&mut composition, &args.run_dir)?;
     state.create_own()?;
     let lock = state.lock()?.ok_or_else(|| CliError::State {
@@ -118,7 +127,11 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     })?;
     state.keep_profile(args.profile)?;
     let site = Site::containers(state, &args.run_dir);
-    let issuer = crate::provision::run(&composition, &site, args.profile, None)?;
+    let choices = Choices {
+        external: args.external.clone(),
+        ..Choices::default()
+    };
+    let provisioned = crate::provision::run(&composition, &site, args.profile, &choices)?;
     files::write(&state.composition(), source.text.as_bytes(), 0o600, None)?;
     let prober = Prober::load(state, &composition.trust_domain.value)?;
     let begin = (Phase::Up, Condition::Unwatched);
@@ -127,7 +140,7 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     record.write(state)?;
     welcome(&record, &composition);
     Ok(Delivered {
-        rotation: Rotation::new(issuer),
+        rotation: Rotation::new(provisioned),
         prober,
         _lock: lock,
     })

@@ -8,12 +8,15 @@ use std::time::Instant;
 use clap::Args;
 
 use super::{CompositionArgs, StateArgs, check, detach, down, runtime, status};
-use crate::composition::{Component, Composition, Profile};
+use crate::cgroups::{Slice, Tier};
+use crate::composition::{Component, Composition, Profile, policy};
 use crate::config::Source;
 use crate::error::CliError;
 use crate::output::{self, Format, say};
 use crate::postgres::Server;
 use crate::probe::Prober;
+use crate::provision::Choices;
+use crate::provision::intermediate::ExternalRoot;
 use crate::record::{Condition, Phase, Record};
 use crate::site::Site;
 use crate::state::{Lock, StateDir};
@@ -26,6 +29,8 @@ pub(super) struct UpArgs {
     pub(super) composition: CompositionArgs,
     #[command(flatten)]
     pub(super) state: StateArgs,
+    #[command(flatten)]
+    pub(super) external: ExternalRoot,
     /// How to print what runs, once it does
     #[arg(long, short, value_enum, default_value_t)]
     pub(super) output: Format,
@@ -78,9 +83,20 @@ fn prepare(
         .map(|component| Server::find(component, &state))
         .transpose()?;
     ports::check(&composition)?;
+    policy::check(&composition)?;
     let database_user = server.as_ref().and_then(Server::user);
     let site = Site::native(&state, &composition);
-    let issuer = provision::run(&composition, &site, profile, database_user)?;
+    let launcher = config::own_binary()?;
+    let slice = match composition.mesh {
+        Some(_) => Slice::make(&state, &launcher),
+        None => None,
+    };
+    let choices = Choices {
+        database_user,
+        external: args.external.clone(),
+        spawned: slice.is_none(),
+    };
+    let provisioned = provision::run(&composition, &site, profile, &choices)?;
     check::configs(&composition, &source.name, &state, &binaries)?;
     files::write(&state.composition(), source.text.as_bytes(), 0o600, None)?;
     if let Some(server) = &server {
@@ -91,14 +107,18 @@ fn prepare(
         server.prepare(&databases)?;
     }
     let prober = Prober::load(&state, &composition.trust_domain.value)?;
-    let record = first_record(&composition, &site, profile)?;
+    let mut record = first_record(&composition, &site, profile)?;
+    let tier = slice.as_ref().map_or(Tier::Spawned, |_| Tier::Cgroup);
+    record.attestation = composition.mesh.as_ref().map(|_| tier);
     let restarts = !args.no_restart;
     Ok(Parts {
         composition,
         site,
         binaries,
+        launcher,
+        slice,
         server,
-        issuer,
+        provisioned,
         prober,
         record,
         restarts,
@@ -118,7 +138,7 @@ fn supervise(
         state.root().display()
     ));
     runtime()?.block_on(async {
-        let supervisor = Supervisor::new(parts);
+        let supervisor = Supervisor::new(parts)?;
         supervisor
             .run(|record| {
                 say(&format!("up in {:.1} s", begun.elapsed().as_secs_f64()));

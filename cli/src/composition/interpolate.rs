@@ -68,10 +68,17 @@ impl Variables<'_> {
         let path = |path: std::path::PathBuf| Value::from(path.to_string_lossy().into_owned());
         let unknown = || format!("`${{{name}}}` is no variable");
         match name.split_once(':') {
-            Some(("address", other)) => composition
-                .component(other)
-                .map(|component| site.dial(component).to_string().into())
-                .ok_or_else(unknown),
+            Some(("address", other)) => {
+                let edges = composition.sidecar(self.component).into_iter();
+                let mut edges = edges.flat_map(|sidecar| &sidecar.tcp);
+                if let Some(edge) = edges.find(|edge| edge.to.value == other) {
+                    return Ok(crate::render::tcp_address(edge).into());
+                }
+                composition
+                    .component(other)
+                    .map(|component| site.dial(component).to_string().into())
+                    .ok_or_else(unknown)
+            }
             Some(("url", label)) if composition.public.hosts.iter().any(|host| host == label) => {
                 Ok(composition.url(label).into())
             }

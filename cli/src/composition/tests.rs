@@ -1,6 +1,7 @@
 //! What a composition may and may not say.
 
 use super::*;
+use crate::render::Rendering;
 use crate::site::Site;
 use crate::state::StateDir;
 
@@ -30,7 +31,9 @@ fn the_composition_at_the_root_is_valid() {
     let composition = read(text).unwrap();
     assert!(composition.component("gateway").is_some());
     for component in composition.binaries() {
-        crate::render::config(&composition, component, &native(), Profile::Demo).unwrap();
+        Rendering::new(&composition, &native(), Profile::Demo)
+            .component(component)
+            .unwrap();
     }
 }
 
@@ -151,7 +154,9 @@ fn a_database_belongs_to_a_workload() {
 fn a_configuration_is_rendered_from_ports_and_edges() {
     let composition = read(SMALL).unwrap();
     let orders = composition.component("orders").unwrap();
-    let text = crate::render::config(&composition, orders, &native(), Profile::Demo).unwrap();
+    let text = Rendering::new(&composition, &native(), Profile::Demo)
+        .component(orders)
+        .unwrap();
     let value: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(value["service"]["listen"], "127.0.0.1:7105");
     assert_eq!(value["service"]["admin"], "127.0.0.1:7205");
@@ -170,7 +175,9 @@ fn a_configuration_is_rendered_from_ports_and_edges() {
     assert_eq!(value["public"], 8443);
     assert_eq!(value["listen"][0], "127.0.0.1:8443");
     let inventory = composition.component("inventory").unwrap();
-    let text = crate::render::config(&composition, inventory, &native(), Profile::Demo).unwrap();
+    let text = Rendering::new(&composition, &native(), Profile::Demo)
+        .component(inventory)
+        .unwrap();
     let value: Value = serde_saphyr::from_str(&text).unwrap();
     assert_eq!(
         value["service"]["callers"],
@@ -182,7 +189,9 @@ fn a_configuration_is_rendered_from_ports_and_edges() {
 fn an_unknown_variable_is_refused() {
     let composition = read(&SMALL.replace("${url:auth}", "${url:shop}")).unwrap();
     let orders = composition.component("orders").unwrap();
-    let error = crate::render::config(&composition, orders, &native(), Profile::Demo).unwrap_err();
+    let error = Rendering::new(&composition, &native(), Profile::Demo)
+        .component(orders)
+        .unwrap_err();
     assert!(
         error.to_string().contains("`${url:shop}` is no variable"),
         "{error}"
@@ -208,7 +217,9 @@ fn containers() -> Site {
 
 fn rendered(composition: &Composition, name: &str, site: &Site) -> Value {
     let component = composition.component(name).unwrap();
-    let text = crate::render::config(composition, component, site, Profile::Demo).unwrap();
+    let text = Rendering::new(composition, site, Profile::Demo)
+        .component(component)
+        .unwrap();
     serde_saphyr::from_str(&text).unwrap()
 }
 

@@ -1,5 +1,7 @@
 //! What a composition must not say. Each refusal names the line and the fix.
 
+mod mesh;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ pub(super) fn check(file: &str, composition: &Composition) -> Result<(), CliErro
     checker.names()?;
     checker.engines()?;
     checker.kinds()?;
+    checker.mesh()?;
     checker.ports()?;
     checker.certificates()?;
     checker.references()?;
@@ -150,10 +153,15 @@ impl Checker<'_> {
         let public = (&self.composition.public.port, "the public listener");
         let own = self.composition.components.iter().flat_map(|component| {
             let name = component.name.value.as_str();
-            std::iter::once((&component.port, name))
-                .chain(component.admin.iter().map(move |port| (port, name)))
+            let sidecar = component.sidecar.iter().flat_map(super::mesh::ports);
+            let ports = component.port.iter().chain(&component.admin);
+            ports
+                .chain(sidecar.map(|(port, _)| port))
+                .map(move |port| (port, name))
         });
-        for (port, owner) in std::iter::once(public).chain(own) {
+        let mesh = self.composition.mesh.as_ref();
+        let bootstrap = mesh.map(|mesh| (&mesh.control_plane.bootstrap, "the control plane"));
+        for (port, owner) in std::iter::once(public).chain(own).chain(bootstrap) {
             if port.value == 0 {
                 let fix = "name a port; `--free-ports` chooses free ones";
                 return self.refuse(port.referenced, "port 0 is no port", fix);
@@ -269,7 +277,8 @@ impl Checker<'_> {
         for component in &self.composition.components {
             let name = &component.name.value;
             for network in &component.networks {
-                if network.value == Network::Edge && name != public {
+                let leads_out = name == public || self.is_egress(name);
+                if network.value == Network::Edge && !leads_out {
                     let what = format!("`{name}` stands in the network `edge`");
                     let fix = format!("remove it: only `{public}` (public.component) may");
                     return self.refuse(network.referenced, what, fix);
@@ -278,7 +287,7 @@ impl Checker<'_> {
             for callee in &component.calls {
                 self.share_a_network(component, callee, "calls", callee.referenced)?;
             }
-            if component.binary.is_some()
+            if self.composition.sends_spans(component)
                 && let Some(telemetry) = &self.composition.telemetry
             {
                 let at = component.name.referenced;

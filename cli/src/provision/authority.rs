@@ -21,7 +21,7 @@ pub(crate) fn ensure(state: &StateDir, trust_domain: &str) -> Result<Authority, 
     let folder = state.authority();
     let (certificate, sealed_key, seal) = (
         state.ca_bundle(),
-        folder.join("root.key"),
+        state.root_key(),
         folder.join("root.seal-key"),
     );
     if let Some(pem) = files::read_if_there(&certificate)? {
@@ -31,6 +31,15 @@ pub(crate) fn ensure(state: &StateDir, trust_domain: &str) -> Result<Authority, 
             .get(KEY_NAME)
             .map(|key| String::from_utf8_lossy(key.expose()).into_owned());
         let authority = Authority::load(&pem, &key.unwrap_or_default())?;
+        if !authority.certifies_authorities() {
+            return Err(CliError::State {
+                what: format!(
+                    "the authority in {} was made before there were intermediates and cannot certify one",
+                    folder.display()
+                ),
+                fix: "remove that folder: the next start makes a new authority, which browsers must be told of".into(),
+            });
+        }
         return of_domain(authority, trust_domain, state);
     }
     say("first start: making the certificate authority of this machine");

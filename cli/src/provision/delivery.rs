@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use crate::composition::{Component, Composition};
+use crate::composition::{Component, Composition, OPERATOR, proxy_name};
 use crate::error::CliError;
 use crate::files;
 use crate::postgres;
@@ -27,8 +27,14 @@ const GRACE: u32 = 2;
 
 /// Refuses a volume that is not there or cannot be written; engines that do not run are left out.
 pub(crate) fn check_volumes(composition: &mut Composition, run: &Path) -> Result<(), CliError> {
-    for component in &composition.components {
-        let name = &component.name.value;
+    let proxies = composition
+        .sidecars()
+        .map(|(component, _)| proxy_name(component));
+    let own = composition
+        .components
+        .iter()
+        .map(|component| component.name.value.clone());
+    for name in &own.chain(proxies).collect::<Vec<_>>() {
         let folder = run.join(name);
         if !folder.is_dir() {
             return Err(CliError::State {
@@ -76,17 +82,27 @@ pub(super) fn run(composition: &Composition, site: &Site) -> Result<(), CliError
     }
     let bundle = site.state().ca_bundle();
     let bundle = std::fs::read(&bundle).map_err(|error| CliError::io("reading", &bundle, error))?;
-    for component in composition.binaries() {
-        let name = &component.name.value;
-        let to = site.written(name);
-        files::write(&to.ca, &bundle, 0o644, None)?;
-        let (sealed, seal_key) = site.state().secrets(name);
+    for (name, _) in composition.programs() {
+        files::write(&site.written(&name).ca, &bundle, 0o644, None)?;
+    }
+    sealed(composition, site)?;
+    for component in composition.servers() {
+        postgres::deliver(component, &component.databases(), site)?;
+    }
+    Ok(())
+}
+
+/// Copies to every process its sealed secrets. A join token or an intermediate is made while all run.
+pub(super) fn sealed(composition: &Composition, site: &Site) -> Result<(), CliError> {
+    if matches!(site, Site::Native { .. }) {
+        return Ok(());
+    }
+    for (name, _) in composition.programs() {
+        let to = site.written(&name);
+        let (sealed, seal_key) = site.state().secrets(&name);
         for (from, to) in [(sealed, to.sealed), (seal_key, to.seal_key)] {
             files::write(&to, private_file::read(&from)?.expose(), 0o600, None)?;
         }
-    }
-    for component in composition.servers() {
-        postgres::deliver(component, &component.databases(), site)?;
     }
     Ok(())
 }
@@ -103,8 +119,13 @@ pub(crate) fn complaint(
     for component in &composition.components {
         expected.component(composition, component, site);
     }
-    for engine in site.engines(composition) {
-        expected.svid(&site.identity(&engine.name.value), lives.workloads);
+    if composition.mesh.is_some() {
+        // The agent says whether what it delivers is there and fresh.
+        expected = Expected::of_a_mesh(composition, site);
+    } else {
+        for engine in site.engines(composition) {
+            expected.svid(&site.identity(&engine.name.value), lives.workloads);
+        }
     }
     let missing = expected.files.iter().find(|path| !path.is_file());
     if let Some(path) = missing {
@@ -124,6 +145,24 @@ struct Expected {
 }
 
 impl Expected {
+    fn of_a_mesh(composition: &Composition, site: &Site) -> Self {
+        let mut expected = Self::default();
+        for (name, _) in composition.programs() {
+            let files = site.written(&name);
+            let own = [files.ca, files.sealed, files.seal_key, files.config];
+            expected.files.extend(own);
+        }
+        for server in composition.servers() {
+            let folder = site.database_folder(&server.name.value);
+            expected
+                .files
+                .extend(postgres::DELIVERED.map(|file| folder.join(file)));
+        }
+        let operator = site.state().identity(OPERATOR);
+        expected.svid(&operator, composition.certificates.workloads);
+        expected
+    }
+
     fn component(&mut self, composition: &Composition, component: &Component, site: &Site) {
         let (name, lives) = (&component.name.value, &composition.certificates);
         if component.postgres.is_some() {

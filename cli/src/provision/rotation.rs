@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
+use super::Provisioned;
 use super::certificates::Issuer;
+use super::join::JoinTokens;
 use crate::output::say;
 use crate::probe::Prober;
 
@@ -19,14 +21,25 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(15);
 pub(crate) struct Rotation {
     issuer: Arc<Issuer>,
     issued_at: OffsetDateTime,
+    tokens: JoinTokens,
 }
 
 impl Rotation {
-    /// Certificates must have been issued just now.
-    pub(crate) fn new(issuer: Issuer) -> Self {
+    /// Certificates and the first join token must have been made just now.
+    pub(crate) fn new(provisioned: Provisioned) -> Self {
         Self {
-            issuer: Arc::new(issuer),
+            issuer: Arc::new(provisioned.issuer),
             issued_at: OffsetDateTime::now_utc(),
+            tokens: provisioned.tokens,
+        }
+    }
+
+    /// Makes another join token when it is time.
+    pub(crate) fn renew_token(&mut self, now: OffsetDateTime) {
+        if self.tokens.is_due(now)
+            && let Err(error) = self.issuer.renew_token(&mut self.tokens, now)
+        {
+            say(&format!("warning: no new join token: {error}"));
         }
     }
 

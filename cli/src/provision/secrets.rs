@@ -2,7 +2,8 @@
 //! is kept.
 //!
 //! Each component has one sealed file with a key of its own (R73). A shared secret that one holder
-//! has lost is copied from the other; an API key whose hash does not fit its key is made anew.
+//! has lost is copied from the other; an API key whose hash does not fit its key is made anew. Beside
+//! what is declared, a component and its service proxy share a token for the way between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,15 +17,20 @@ use ringwall_token::{Algorithm, SigningKey};
 
 use super::authority::sealed_or_empty;
 use crate::composition::{
-    API_KEY_ENTRIES, API_KEY_PEPPER, Composition, Holders, SecretSpec, Shown,
+    API_KEY_ENTRIES, API_KEY_PEPPER, Composition, Holders, SecretSpec, Shown, proxy_name,
 };
 use crate::error::CliError;
 use crate::state::StateDir;
 
 /// Secrets of one component by name.
-type Named = BTreeMap<String, SecretBytes>;
+pub(crate) type Named = BTreeMap<String, SecretBytes>;
 /// Secrets of every component.
 type Vault = BTreeMap<String, Named>;
+
+/// What a component and its service proxy share.
+const LOOPBACK_TOKEN: &str = "loopback-token";
+/// Seals keys in the control plane's store.
+const STORE_KEY: &str = "store-key";
 
 /// Letters and digits that are not taken for each other; 32 of them, so that 5 bits choose one.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -33,11 +39,10 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 pub(crate) fn ensure(composition: &Composition, state: &StateDir) -> Result<bool, CliError> {
     let mut vault = Vault::new();
     let mut keys = BTreeMap::new();
-    for component in composition.binaries() {
-        let name = &component.name.value;
-        let (key, secrets) = open(state, name)?;
+    for (name, _) in composition.programs() {
+        let (key, secrets) = open(state, &name)?;
         keys.insert(name.clone(), key);
-        vault.insert(name.clone(), secrets);
+        vault.insert(name, secrets);
     }
     let changed = complete(&mut vault, composition)?;
     let mut made = false;
@@ -49,6 +54,21 @@ pub(crate) fn ensure(composition: &Composition, state: &StateDir) -> Result<bool
         }
     }
     Ok(made)
+}
+
+/// Changes a component's secrets in its sealed file; `change` says whether there is anything to write.
+pub(crate) fn update(
+    state: &StateDir,
+    name: &str,
+    change: impl FnOnce(&mut Named) -> Result<bool, CliError>,
+) -> Result<bool, CliError> {
+    let (key, mut secrets) = open(state, name)?;
+    let changed = change(&mut secrets)?;
+    if changed {
+        let (file, _) = state.secrets(name);
+        sealed::write(&file, &key, name, &secrets)?;
+    }
+    Ok(changed)
 }
 
 /// A demo identity with its secret.
@@ -109,6 +129,15 @@ fn open(state: &StateDir, name: &str) -> Result<(SealKey, Named), CliError> {
 fn complete(vault: &mut Vault, composition: &Composition) -> Result<BTreeSet<String>, CliError> {
     let mut changed = BTreeSet::new();
     let domain = TrustDomain::parse(&composition.trust_domain.value)?;
+    for (component, _) in composition.sidecars() {
+        let holders = [component.name.value.clone(), proxy_name(component)];
+        let holders = holders.map(|holder| (holder, LOOPBACK_TOKEN.to_owned()));
+        same(vault, &Holders::from(holders), &mut changed, random)?;
+    }
+    if let Some(plane) = composition.control_plane() {
+        let holder = (plane.name.value.clone(), STORE_KEY.to_owned());
+        same(vault, &Holders::from([holder]), &mut changed, random)?;
+    }
     // Peppers are random secrets: they must be there before the keys that they hash.
     for spec in &composition.secrets {
         let holders = &spec.holders().value;
@@ -248,7 +277,7 @@ fn key_id(key: &SecretString) -> Option<KeyId> {
     KeyId::parse(id).ok()
 }
 
-fn random() -> Result<SecretBytes, CliError> {
+pub(super) fn random() -> Result<SecretBytes, CliError> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| CliError::internal("making a secret", "no randomness"))?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes).into_bytes()))

@@ -28,9 +28,11 @@ pub(super) fn watch(
     let (name, generation, log) = (unit.name.clone(), running.generation, unit.log.clone());
     let (offset, process, events) = (running.log_offset(), running.process, events.clone());
     let gate = match &unit.kind {
-        Kind::Binary { admin, .. } => Gate::Admin {
+        Kind::Binary(binary) => Gate::Admin {
             prober,
-            admin: admin.clone(),
+            admin: binary.admin.clone(),
+            identity: binary.identity.clone(),
+            pid: process.pid,
         },
         Kind::Postgres { server, databases } => Gate::Database {
             server: server.clone(),
@@ -45,7 +47,7 @@ pub(super) fn watch(
                 // Its end is reported by the task that waits for it.
                 return;
             }
-            match gate.ask(&name).await {
+            match gate.ask().await {
                 Ok(()) => break Event::Ready { name, generation },
                 Err(Answer::Broken(error)) => {
                     break Event::NotReady {
@@ -79,6 +81,9 @@ enum Gate {
     Admin {
         prober: Prober,
         admin: Address,
+        identity: String,
+        /// Another process may answer at the same address while this one takes over.
+        pid: i32,
     },
     Database {
         server: crate::postgres::Server,
@@ -101,10 +106,16 @@ impl Gate {
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<(), Answer> {
+    async fn ask(&self) -> Result<(), Answer> {
         match self {
-            Self::Admin { prober, admin } => {
-                prober.ready(name, admin).await.map_err(Answer::NotYet)
+            Self::Admin {
+                prober,
+                admin,
+                identity,
+                pid,
+            } => {
+                let asked = prober.ready(identity, admin, Some(*pid)).await;
+                asked.map_err(Answer::NotYet)
             }
             Self::Database {
                 server,

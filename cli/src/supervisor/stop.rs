@@ -23,21 +23,26 @@ impl Supervisor {
             say("stopping");
         }
         let mut deadlines: BTreeMap<String, Instant> = BTreeMap::new();
-        while !self.running.is_empty() {
+        for running in self.upgrades.processes() {
+            let _ = running.process.signal(Signal::SIGTERM);
+        }
+        while !self.running.is_empty() || !self.upgrades.is_empty() {
             for name in self.stoppable() {
                 if let Entry::Vacant(entry) = deadlines.entry(name) {
                     self.ask_to_end(entry.key());
                     entry.insert(Instant::now() + self.composition.drain + GRACE);
                 }
             }
+            let longest = self.composition.drain + GRACE;
             let next = deadlines
                 .values()
                 .min()
                 .copied()
-                .unwrap_or_else(Instant::now);
+                .unwrap_or_else(|| Instant::now() + longest);
             tokio::select! {
                 Some(event) = self.events.recv() => {
                     if let Event::Exited { name, generation, .. } = event
+                        && !self.upgrades.ended(&name, generation)
                         && self.is_current(&name, generation)
                     {
                         self.running.remove(&name);
@@ -139,6 +144,9 @@ impl Supervisor {
     }
 
     fn kill_all(&self) {
+        for running in self.upgrades.processes() {
+            let _ = running.process.signal(Signal::SIGKILL);
+        }
         for name in self.running.keys() {
             self.send(name, Signal::SIGKILL);
         }

@@ -1,17 +1,20 @@
-//! One component as a process: its command, its start, and what is said when it dies.
+//! One process: its command, its start, and what is said when it dies. Read next: `units.rs`, which
+//! makes them from the composition, and `commands/launch.rs`, the child's side of a start.
 
 use std::fs::OpenOptions;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use ringwall_http_io::Address;
-use tokio::process::ChildStdin;
 use tokio::sync::mpsc::Sender;
 
-use super::{Event, Parts};
+use super::Event;
+use super::sockets::Sockets;
 use crate::error::CliError;
 use crate::files;
 use crate::postgres::{Server, ensure_roles, password_of};
@@ -21,7 +24,7 @@ use crate::state::StateDir;
 /// Lines of a log that stand in an error.
 const LINES_SHOWN: usize = 12;
 
-/// A component as it is started.
+/// A process as it is started.
 pub(super) struct Unit {
     pub(super) name: String,
     pub(super) needs: Vec<String>,
@@ -32,17 +35,30 @@ pub(super) struct Unit {
 /// What kind of process it is.
 pub(super) enum Kind {
     /// One of our binaries.
-    Binary {
-        program: PathBuf,
-        config: PathBuf,
-        folder: PathBuf,
-        admin: Address,
-    },
+    Binary(Box<Binary>),
     /// A PostgreSQL server with its databases.
     Postgres {
         server: Server,
         databases: Vec<String>,
     },
+}
+
+/// One of our binaries, and how it is started.
+pub(super) struct Binary {
+    pub(super) program: PathBuf,
+    pub(super) config: PathBuf,
+    pub(super) folder: PathBuf,
+    pub(super) admin: Address,
+    /// Workload that answers at `admin`.
+    pub(super) identity: String,
+    /// Sockets that it takes over.
+    pub(super) sockets: Sockets,
+    /// Its control group, where there are any.
+    pub(super) group: Option<PathBuf>,
+    /// The workload that it gets an identity for from the agent.
+    pub(super) attested: Option<String>,
+    /// Ourselves, who become the program.
+    pub(super) launcher: PathBuf,
 }
 
 /// A process that was started.
@@ -54,57 +70,17 @@ pub(super) struct Running {
     /// Length of the log before this process wrote to it.
     log_offset: u64,
     /// Closing it tells one of our binaries to end; so does our death.
-    _stdin: Option<ChildStdin>,
+    _line: Option<UnixStream>,
 }
 
 impl Unit {
-    pub(super) fn all(parts: &Parts) -> Vec<Self> {
-        let units = parts.composition.components.iter().filter_map(|component| {
-            let name = component.name.value.clone();
-            let kind = match (
-                &component.binary,
-                &component.postgres,
-                parts.site.dial_admin(component),
-            ) {
-                (Some(binary), None, Some(admin)) => Kind::Binary {
-                    program: parts.binaries.join(binary),
-                    config: parts.site.read(&name).config,
-                    folder: parts.site.data(&name),
-                    admin,
-                },
-                (None, Some(postgres), _) => Kind::Postgres {
-                    server: parts.server.clone()?,
-                    databases: postgres
-                        .databases
-                        .iter()
-                        .map(|name| name.value.clone())
-                        .collect(),
-                },
-                // Validation has refused the rest.
-                _ => return None,
-            };
-            let needs = component
-                .needs
-                .iter()
-                .map(|need| need.value.clone())
-                .collect();
-            Some(Self {
-                log: parts.site.state().log(&name),
-                name,
-                needs,
-                kind,
-            })
-        });
-        units.collect()
-    }
-
     /// Starts the process; a task reports its end.
     pub(super) fn start(
         &self,
         generation: u32,
         events: &Sender<Event>,
     ) -> Result<Running, CliError> {
-        let mut command = self.command();
+        let (mut command, line) = self.command()?;
         let log = self.open_log()?;
         let log_offset = log.metadata().map_or(0, |meta| meta.len());
         let errors = log
@@ -127,7 +103,6 @@ impl Unit {
             pid: number,
             started: 0,
         });
-        let stdin = child.stdin.take();
         let (events, name) = (events.clone(), self.name.clone());
         tokio::spawn(async move {
             let status = child.wait().await.unwrap_or_default();
@@ -140,40 +115,47 @@ impl Unit {
                 })
                 .await;
         });
-        let log = self.log.clone();
-        let begun = Instant::now();
         Ok(Running {
             process,
             generation,
-            begun,
-            log,
+            begun: Instant::now(),
+            log: self.log.clone(),
             log_offset,
-            _stdin: stdin,
+            _line: line,
         })
     }
 
-    fn command(&self) -> Command {
+    /// The command, and our end of its standard input.
+    fn command(&self) -> Result<(Command, Option<UnixStream>), CliError> {
         match &self.kind {
             Kind::Postgres { server, .. } => {
                 let mut command = server.command();
                 command.stdin(Stdio::null());
-                command
+                Ok((command, None))
             }
-            Kind::Binary {
-                program,
-                config,
-                folder,
-                ..
-            } => {
-                let mut command = Command::new(program);
+            Kind::Binary(binary) => {
+                let (ours, theirs) = UnixStream::pair().map_err(|source| CliError::Io {
+                    what: format!("starting {}", self.name),
+                    source,
+                })?;
+                binary.sockets.send(&ours)?;
+                let mut command = Command::new(&binary.launcher);
+                command.arg("launch");
+                if let Some(group) = &binary.group {
+                    command.arg("--cgroup").arg(group);
+                }
                 command
+                    .arg("--sockets")
+                    .arg(binary.sockets.len().to_string())
+                    .arg("--")
+                    .arg(&binary.program)
                     .arg("--config")
-                    .arg(config)
+                    .arg(&binary.config)
                     .arg("--exit-on-stdin-eof")
                     .env_clear()
-                    .current_dir(folder)
-                    .stdin(Stdio::piped());
-                command
+                    .current_dir(&binary.folder)
+                    .stdin(OwnedFd::from(theirs));
+                Ok((command, Some(ours)))
             }
         }
     }

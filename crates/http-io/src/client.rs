@@ -3,17 +3,22 @@
 //! Owns: connect and request timeouts, the idle pool, and the bound on collected answers. A request
 //! names only a path: scheme, authority and address come from the client, so that no header or URL
 //! can send it elsewhere. Redirects are never followed.
-//! Must not: add headers of its own, retry after the request has reached the upstream, or trace.
+//! Must not: add headers of its own (but for the pass of [`Client::through`]), retry after the request
+//! has reached the upstream, or trace.
 //! Read next: [`Call`] for the convenient form, `client/connector.rs` for the connection.
 
 mod address;
 mod call;
 mod connector;
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{
-    Method, Request, Response, StatusCode, Uri, Version,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     uri::{Authority, Parts, PathAndQuery, Scheme},
 };
 use hyper::body::Incoming;
@@ -137,6 +142,7 @@ pub struct Client {
     scheme: Scheme,
     authority: Authority,
     peer: Arc<str>,
+    pass: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Client {
@@ -176,6 +182,25 @@ impl Client {
         Self::build(connector, Scheme::HTTP, authority, limits)
     }
 
+    /// Client of `service` by way of a proxy on this machine, which finds the service by that name.
+    /// Every request carries `pass`, which the proxy asks for; its value is kept out of every
+    /// compression table (RFC 7541 §7.1.3).
+    pub fn through(
+        proxy: SocketAddr,
+        service: &str,
+        (name, mut value): (HeaderName, HeaderValue),
+        limits: ClientLimits,
+    ) -> Result<Self, ClientError> {
+        let invalid = |_| ClientError::Request(format!("`{service}` is no service's name"));
+        let authority = service.parse::<Authority>().map_err(invalid)?;
+        value.set_sensitive(true);
+        let connector = Connector::plain(proxy.into(), limits.connect_timeout);
+        Ok(Self {
+            pass: Some((name, value)),
+            ..Self::build(connector, Scheme::HTTP, authority, limits)
+        })
+    }
+
     /// Says `name` instead of the address in errors.
     pub fn named(mut self, name: &str) -> Self {
         self.peer = name.into();
@@ -201,6 +226,7 @@ impl Client {
             scheme,
             authority,
             peer,
+            pass: None,
         }
     }
 
@@ -224,6 +250,9 @@ impl Transport for Client {
         }
         *request.uri_mut() = self.absolute(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
+        if let Some((name, value)) = &self.pass {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
         let own = request
             .extensions()
             .get::<RequestTimeout>()

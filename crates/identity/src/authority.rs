@@ -1,17 +1,19 @@
-//! The certificate authority of one trust domain: ECDSA P-256, short-lived leaves.
+//! The root of one trust domain: ECDSA P-256.
 //!
-//! Owns: making the root and issuing SVIDs, server and client certificates.
+//! Owns: making the root, the intermediate below it, and short-lived leaves where no intermediate is
+//! needed (tests, the first start).
 //! Must not: keep its key anywhere (callers store [`Authority::key_pem`] as a secret), read a clock,
 //! or choose lifetimes: both are parameters.
-//! Read next: `svid.rs` for the rules that an SVID obeys.
+//! Read next: `intermediate.rs`, which works while the root's key rests; `issue.rs` for what a leaf
+//! says; `svid.rs` for the rules that an SVID obeys.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -21,14 +23,12 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
-use crate::{IdentityError, SpiffeId, TrustDomain};
+pub(crate) use crate::issue::BACKDATE;
+use crate::issue::{Leaf, Profile, end_within, ia5, subject, whole_seconds};
+use crate::{IdentityError, Serial, SpiffeId, TrustDomain};
 
-/// Machines disagree about the time: a new certificate must already be valid where it arrives.
-const BACKDATE: time::Duration = time::Duration::MINUTE;
 /// A root outlives the state directory that it stands in; rotation replaces the bundle instead.
 const ROOT_LIFETIME: time::Duration = time::Duration::days(3650);
-/// RFC 5280 Appendix A.1, `ub-common-name`.
-const MAX_COMMON_NAME_CHARS: usize = 64;
 
 /// A certificate authority that signs for exactly one trust domain.
 pub struct Authority {
@@ -37,6 +37,7 @@ pub struct Authority {
     cert_pem: String,
     key_pem: Zeroizing<String>,
     not_after: OffsetDateTime,
+    certifies_authorities: bool,
 }
 
 /// A certificate with its private key, ready to be written for its holder.
@@ -48,31 +49,21 @@ pub struct Issued {
     pub key_pem: String,
     /// End of validity, never after the authority's own.
     pub not_after: OffsetDateTime,
+    /// Its number.
+    pub serial: Serial,
 }
 
 impl Authority {
     /// Makes a new self-signed root for `domain`, valid for ten years from `now`.
     ///
-    /// The path length is 0: whatever it signs cannot sign in turn (RFC 5280 §4.2.1.9).
+    /// The path length is 1: one intermediate may stand below it, and nothing below that can sign in
+    /// turn (RFC 5280 §4.2.1.9).
     ///
     /// # Errors
     /// [`IdentityError::Issue`] when key or certificate cannot be made.
     pub fn generate(domain: &TrustDomain, now: OffsetDateTime) -> Result<Self, IdentityError> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        // Successive roots have names of their own, since verifiers look issuers up by name.
-        let fingerprint: String = params
-            .key_identifier(&key)
-            .iter()
-            .take(4)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        params.distinguished_name = subject(&format!("root {fingerprint} of {domain}"));
-        // X509-SVID §4: a signing certificate names the trust domain, without a path.
-        let own_id = format!("spiffe://{domain}");
-        params.subject_alt_names = vec![SanType::URI(ia5(&own_id)?)];
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let mut params = authority_params(domain, &key, "root", 1)?;
         params.not_before = whole_seconds(now) - BACKDATE;
         params.not_after = whole_seconds(now) + ROOT_LIFETIME;
         let certificate = params.self_signed(&key)?;
@@ -89,7 +80,8 @@ impl Authority {
             .map_err(|_| IdentityError::Authority("the certificate is not PEM"))?;
         let (_, certificate) = X509Certificate::from_der(&der)
             .map_err(|_| IdentityError::Authority("the certificate is not X.509"))?;
-        let trust_domain = domain_of_root(&certificate)?;
+        refuse_leaf(&certificate)?;
+        let trust_domain = domain_of(&certificate)?.ok_or(NO_DOMAIN)?;
         let key = KeyPair::from_pem(key_pem)
             .map_err(|_| IdentityError::Authority("the key is not a PKCS#8 PEM key"))?;
         if certificate.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
@@ -98,12 +90,14 @@ impl Authority {
             ));
         }
         let not_after = certificate.validity().not_after.to_datetime();
+        let certifies_authorities = path_length(&certificate) != Some(0);
         Ok(Self {
             trust_domain,
             issuer: Issuer::from_ca_cert_der(&der, key)?,
             cert_pem: cert_pem.to_owned(),
             key_pem: Zeroizing::new(key_pem.to_owned()),
             not_after,
+            certifies_authorities,
         })
     }
 
@@ -131,6 +125,44 @@ impl Authority {
         self.not_after
     }
 
+    /// Whether an intermediate may stand below this root. Roots that were made before there were
+    /// intermediates have path length 0: their state needs a new root.
+    #[must_use]
+    pub fn certifies_authorities(&self) -> bool {
+        self.certifies_authorities
+    }
+
+    /// Makes an intermediate of path length 0: it signs leaves while the root's key rests. The chain is
+    /// its certificate alone.
+    ///
+    /// # Errors
+    /// [`IdentityError::Authority`] when this root has path length 0; [`IdentityError::Lifetime`] and
+    /// [`IdentityError::AuthorityExpired`] for impossible times; [`IdentityError::Issue`].
+    pub fn issue_intermediate(
+        &self,
+        ttl: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Issued, IdentityError> {
+        if !self.certifies_authorities {
+            return Err(IdentityError::Authority(
+                "its path length is 0, so no intermediate may stand below it; make a new root",
+            ));
+        }
+        let (key, serial) = (KeyPair::generate()?, Serial::random()?);
+        let mut params = authority_params(&self.trust_domain, &key, "intermediate", 0)?;
+        params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
+        params.not_before = whole_seconds(now) - BACKDATE;
+        params.not_after = end_within(self.not_after, ttl, now)?;
+        params.use_authority_key_identifier_extension = true;
+        let not_after = params.not_after;
+        Ok(Issued {
+            chain_pem: params.signed_by(&key, &self.issuer)?.pem(),
+            key_pem: key.serialize_pem(),
+            not_after,
+            serial,
+        })
+    }
+
     /// Issues an X.509-SVID: one URI SAN (`id`), the DNS names `dns` beside it, client and server use.
     ///
     /// # Errors
@@ -144,23 +176,7 @@ impl Authority {
         ttl: Duration,
         now: OffsetDateTime,
     ) -> Result<Issued, IdentityError> {
-        if *id.trust_domain() != self.trust_domain {
-            return Err(IdentityError::ForeignTrustDomain {
-                authority: self.trust_domain.to_string(),
-                requested: id.to_string(),
-            });
-        }
-        if !id.is_workload() {
-            return Err(IdentityError::Svid("the SPIFFE ID of a leaf needs a path"));
-        }
-        let mut names = vec![SanType::URI(ia5(id.as_str())?)];
-        names.extend(dns_names(dns)?);
-        let usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        // Not the bare name: PostgreSQL takes a common name for a role, and an SVID is for the mesh.
-        self.issue(&format!("workload {}", id.path()), names, usages, ttl, now)
+        self.issue(Profile::svid(&self.trust_domain, id, dns)?, ttl, now)
     }
 
     /// Issues a server certificate without a workload identity, for the edge and for PostgreSQL.
@@ -175,19 +191,7 @@ impl Authority {
         ttl: Duration,
         now: OffsetDateTime,
     ) -> Result<Issued, IdentityError> {
-        let mut names = dns_names(dns)?;
-        names.extend(ips.iter().copied().map(SanType::IpAddress));
-        if names.is_empty() {
-            return Err(IdentityError::Name(String::new()));
-        }
-        let common_name = dns.first().map_or("server", String::as_str);
-        self.issue(
-            common_name,
-            names,
-            vec![ExtendedKeyUsagePurpose::ServerAuth],
-            ttl,
-            now,
-        )
+        self.issue(Profile::server(dns, ips)?, ttl, now)
     }
 
     /// Issues a client certificate whose common name is a database role (PostgreSQL `clientcert`).
@@ -201,64 +205,30 @@ impl Authority {
         ttl: Duration,
         now: OffsetDateTime,
     ) -> Result<Issued, IdentityError> {
-        if common_name.is_empty() || common_name.chars().count() > MAX_COMMON_NAME_CHARS {
-            return Err(IdentityError::Name(common_name.to_owned()));
-        }
-        self.issue(
-            common_name,
-            Vec::new(),
-            vec![ExtendedKeyUsagePurpose::ClientAuth],
-            ttl,
-            now,
-        )
+        self.issue(Profile::client(common_name)?, ttl, now)
     }
 
     /// Signs one leaf with a fresh key.
     fn issue(
         &self,
-        common_name: &str,
-        names: Vec<SanType>,
-        usages: Vec<ExtendedKeyUsagePurpose>,
+        profile: Profile,
         ttl: Duration,
         now: OffsetDateTime,
     ) -> Result<Issued, IdentityError> {
-        let mut params = CertificateParams::default();
-        params.not_before = whole_seconds(now) - BACKDATE;
-        params.not_after = self.end_of_leaf(ttl, now)?;
-        params.distinguished_name = subject(common_name);
-        params.subject_alt_names = names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = usages;
-        params.use_authority_key_identifier_extension = true;
-        let not_after = params.not_after;
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Issued {
-            chain_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-            not_after,
-        })
+        let leaf = profile.sign(&key, &self.issuer, self.not_after, ttl, now)?;
+        Ok(Issued::of(&leaf, &key))
     }
+}
 
-    /// `now + ttl`, but never beyond the root: a leaf that outlives its issuer is refused anyway.
-    fn end_of_leaf(
-        &self,
-        ttl: Duration,
-        now: OffsetDateTime,
-    ) -> Result<OffsetDateTime, IdentityError> {
-        if ttl < Duration::from_secs(1) {
-            return Err(IdentityError::Lifetime("shorter than one second"));
+impl Issued {
+    fn of(leaf: &Leaf, key: &KeyPair) -> Self {
+        Self {
+            chain_pem: leaf.certificate.pem(),
+            key_pem: key.serialize_pem(),
+            not_after: leaf.not_after,
+            serial: leaf.serial.clone(),
         }
-        if now >= self.not_after {
-            return Err(IdentityError::AuthorityExpired(self.not_after));
-        }
-        let ttl = time::Duration::try_from(ttl)
-            .map_err(|_| IdentityError::Lifetime("too long to express"))?;
-        let end = whole_seconds(now)
-            .checked_add(ttl)
-            .ok_or(IdentityError::Lifetime("ends after the year 9999"))?;
-        Ok(whole_seconds(end).min(self.not_after))
     }
 }
 
@@ -282,8 +252,34 @@ impl fmt::Debug for Issued {
     }
 }
 
-/// Checks that a certificate is a CA, and reads the trust domain that it names.
-fn domain_of_root(certificate: &X509Certificate<'_>) -> Result<TrustDomain, IdentityError> {
+const NO_DOMAIN: IdentityError =
+    IdentityError::Authority("the certificate does not name exactly one trust domain");
+
+/// A signing certificate of `domain`, without its times.
+fn authority_params(
+    domain: &TrustDomain,
+    key: &KeyPair,
+    role: &str,
+    path_length: u8,
+) -> Result<CertificateParams, IdentityError> {
+    let mut params = CertificateParams::default();
+    // Successive authorities have names of their own, since verifiers look issuers up by name.
+    let fingerprint: String = params
+        .key_identifier(key)
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    params.distinguished_name = subject(&format!("{role} {fingerprint} of {domain}"));
+    // X509-SVID §4: a signing certificate names the trust domain, without a path.
+    params.subject_alt_names = vec![SanType::URI(ia5(&format!("spiffe://{domain}"))?)];
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+/// Checks that a certificate may sign certificates (RFC 5280 §4.2.1.3, §4.2.1.9).
+pub(crate) fn refuse_leaf(certificate: &X509Certificate<'_>) -> Result<(), IdentityError> {
     const NOT_CA: IdentityError = IdentityError::Authority("the certificate is not a CA");
     let constraints = certificate
         .basic_constraints()
@@ -293,48 +289,45 @@ fn domain_of_root(certificate: &X509Certificate<'_>) -> Result<TrustDomain, Iden
     if !constraints.value.ca || !usage.value.key_cert_sign() {
         return Err(NOT_CA);
     }
-    const NO_DOMAIN: IdentityError =
-        IdentityError::Authority("the certificate does not name exactly one trust domain");
-    let names = certificate
+    Ok(())
+}
+
+/// How many intermediates may stand below this one; `None` for any number.
+pub(crate) fn path_length(certificate: &X509Certificate<'_>) -> Option<u32> {
+    let constraints = certificate.basic_constraints().ok().flatten()?;
+    constraints.value.path_len_constraint
+}
+
+/// The trust domain that a signing certificate names; `None` when it has no URI at all, as those of
+/// authorities that know nothing of SPIFFE.
+pub(crate) fn domain_of(
+    certificate: &X509Certificate<'_>,
+) -> Result<Option<TrustDomain>, IdentityError> {
+    let Some(names) = certificate
         .subject_alternative_name()
         .map_err(|_| NO_DOMAIN)?
-        .ok_or(NO_DOMAIN)?;
-    match names.value.general_names.as_slice() {
-        [GeneralName::URI(uri)] => {
+    else {
+        return Ok(None);
+    };
+    let mut uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
+    match (uris.next(), uris.next()) {
+        (None, _) => Ok(None),
+        (Some(uri), None) => {
             let id = SpiffeId::parse(uri)?;
             if id.is_workload() {
-                Err(NO_DOMAIN)
-            } else {
-                Ok(id.trust_domain().clone())
+                return Err(NO_DOMAIN);
             }
+            Ok(Some(id.trust_domain().clone()))
         }
         _ => Err(NO_DOMAIN),
     }
-}
-
-/// A subject for people to read; identity stands in the alternative names alone.
-fn subject(common_name: &str) -> DistinguishedName {
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Ringwall");
-    let short: String = common_name.chars().take(MAX_COMMON_NAME_CHARS).collect();
-    name.push(DnType::CommonName, short);
-    name
-}
-
-fn dns_names(dns: &[String]) -> Result<Vec<SanType>, IdentityError> {
-    dns.iter()
-        .map(|name| Ok(SanType::DnsName(ia5(name)?)))
-        .collect()
-}
-
-fn ia5(text: &str) -> Result<rcgen::string::Ia5String, IdentityError> {
-    text.try_into()
-        .map_err(|_| IdentityError::Name(text.to_owned()))
-}
-
-/// X.509 knows no fractions of a second; keeping them would make `not_after` lie.
-fn whole_seconds(at: OffsetDateTime) -> OffsetDateTime {
-    at.replace_nanosecond(0).unwrap_or(at)
 }
 
 #[cfg(test)]
@@ -440,13 +433,29 @@ mod tests {
     }
 
     #[test]
-    fn root_is_a_ca_without_grandchildren() {
+    fn root_is_a_ca_with_children_and_no_grandchildren() {
         let root = authority("ringwall.local");
         with_certificate(root.cert_pem(), |certificate| {
             let constraints = certificate.basic_constraints().unwrap().unwrap();
             assert!(constraints.critical && constraints.value.ca);
-            assert_eq!(constraints.value.path_len_constraint, Some(0));
+            assert_eq!(constraints.value.path_len_constraint, Some(1));
         });
+        assert!(root.certifies_authorities());
+    }
+
+    #[test]
+    fn a_root_of_the_time_before_intermediates_is_recognised() {
+        let domain = TrustDomain::parse("ringwall.local").unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = authority_params(&domain, &key, "root", 0).unwrap();
+        params.not_before = NOW - BACKDATE;
+        params.not_after = NOW + ROOT_LIFETIME;
+        let certificate = params.self_signed(&key).unwrap();
+        let old = Authority::load(&certificate.pem(), &key.serialize_pem()).unwrap();
+        assert!(!old.certifies_authorities());
+        assert!(old.issue_svid(&orders(), &[], HOUR, NOW).is_ok());
+        let error = old.issue_intermediate(HOUR, NOW).unwrap_err().to_string();
+        assert!(error.contains("make a new root"), "{error}");
     }
 
     #[test]

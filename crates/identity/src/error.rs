@@ -24,6 +24,21 @@ pub enum IdentityError {
     /// A certificate could not be parsed, or is not an X.509-SVID.
     #[error("certificate is not an X.509-SVID: {0}")]
     Svid(&'static str),
+    /// A certificate of any kind cannot be read.
+    #[error("certificate cannot be read: {0}")]
+    Certificate(&'static str),
+    /// A serial number is none.
+    #[error("serial number is not one of RFC 5280: {0}")]
+    Serial(&'static str),
+    /// A request for a certificate is refused.
+    #[error("certificate request is refused: {0}")]
+    Request(&'static str),
+    /// An authority does not stand where the trust bundle allows one.
+    #[error("certificate authority is refused: {0}")]
+    Chain(String),
+    /// The system gave no randomness.
+    #[error("the system gives no random bytes")]
+    Randomness,
     /// The authority's own certificate or key cannot be used.
     #[error("certificate authority cannot be loaded: {0}")]
     Authority(&'static str),
@@ -39,7 +54,7 @@ pub enum IdentityError {
     #[error("certificate lifetime is not usable: {0}")]
     Lifetime(&'static str),
     /// The authority's own certificate has ended.
-    #[error("certificate authority expired at {0}; renew the root first")]
+    #[error("certificate authority expired at {0}; renew it first")]
     AuthorityExpired(OffsetDateTime),
     /// A subject alternative name or common name cannot be put in a certificate.
     #[error("name {0:?} cannot stand in a certificate")]

@@ -6,8 +6,10 @@
 #![allow(
     unreachable_pub,
     missing_docs,
+    clippy::allow_attributes_without_reason,
     clippy::indexing_slicing,
     clippy::large_futures,
+    clippy::too_many_lines,
     reason = "generated code"
 )]
 
@@ -79,5 +81,6 @@ pub mod sds {
     pub const SECRET_TYPE: &str =
         "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     /// Type of the validator that checks SPIFFE ids.
-    pub const SPIFFE_VALIDATOR_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
+    pub const SPIFFE_VALIDATOR_TYPE: &str =
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
 }

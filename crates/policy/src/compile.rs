@@ -11,6 +11,7 @@ use cedar_policy::{
 use miette::Diagnostic;
 
 use crate::error::{Fault, PolicyError};
+use crate::nesting;
 
 const SCHEMA: &str = include_str!("ringwall.cedarschema");
 
@@ -180,13 +181,31 @@ fn refuse_action(action: &ActionDecl, rule: &'static str) -> PolicyError {
 }
 
 /// All policies under their `@id`, and which source each came from.
-struct Named {
-    policies: PolicySet,
+pub(crate) struct Named {
+    pub(crate) policies: PolicySet,
     origin: HashMap<PolicyId, usize>,
 }
 
 impl Named {
-    fn fault(
+    /// A fault at the place where a policy begins.
+    pub(crate) fn fault_of(
+        &self,
+        sources: &[PolicySource],
+        policy: &cedar_policy::Policy,
+        message: String,
+    ) -> Fault {
+        let source = self.origin.get(policy.id());
+        let source = source.and_then(|&index| sources.get(index));
+        let (file, text) = source.map_or(("?", ""), |s| (s.name.as_str(), s.text.as_str()));
+        let offset = policy.as_ref().loc().map_or(0, |loc| loc.start());
+        Fault {
+            file: file.to_owned(),
+            line: line_of(text, offset),
+            message,
+        }
+    }
+
+    pub(crate) fn fault(
         &self,
         sources: &[PolicySource],
         id: &PolicyId,
@@ -198,13 +217,21 @@ impl Named {
     }
 }
 
-fn name_policies(sources: &[PolicySource]) -> Result<Named, PolicyError> {
+pub(crate) fn name_policies(sources: &[PolicySource]) -> Result<Named, PolicyError> {
     let mut named = Named {
         policies: PolicySet::new(),
         origin: HashMap::new(),
     };
     let mut faults = Vec::new();
     for (index, source) in sources.iter().enumerate() {
+        if let Err(deep) = nesting::check(&source.text) {
+            faults.push(Fault {
+                file: source.name.clone(),
+                line: line_of(&source.text, deep.offset),
+                message: deep.rule.to_owned(),
+            });
+            continue;
+        }
         let parsed: PolicySet = match source.text.parse() {
             Ok(parsed) => parsed,
             Err(errors) => {
@@ -257,7 +284,7 @@ fn name_policies(sources: &[PolicySource]) -> Result<Named, PolicyError> {
     }
 }
 
-fn validation_faults(
+pub(crate) fn validation_faults(
     result: &ValidationResult,
     named: &Named,
     sources: &[PolicySource],

@@ -4,7 +4,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use crate::mesh::FailedExample;
 
 /// Policies are loaded whole or not at all.
 #[derive(Debug, Error)]
@@ -23,6 +26,9 @@ pub enum PolicyError {
     /// The schema with the declared actions could not be built.
     #[error("the policy schema is not usable: {0}")]
     Schema(String),
+    /// Cases that a mesh bundle carries do not hold; all of them.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Examples(Vec<FailedExample>),
 }
 
 impl PolicyError {
@@ -31,13 +37,13 @@ impl PolicyError {
     pub fn faults(&self) -> &[Fault] {
         match self {
             Self::Policies(faults) => faults,
-            Self::Action { .. } | Self::Schema(_) => &[],
+            Self::Action { .. } | Self::Schema(_) | Self::Examples(_) => &[],
         }
     }
 }
 
 /// One fault of one policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Name of the [`crate::PolicySource`].
     pub file: String,

@@ -43,6 +43,7 @@ mod compile;
 pub mod engine;
 pub mod error;
 pub mod mesh;
+mod nesting;
 pub mod request;
 
 pub use compile::{ActionClass, ActionDecl, PolicySource};

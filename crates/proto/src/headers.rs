@@ -16,3 +16,9 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 /// Where an event stream resumes (WHATWG HTML, server-sent events).
 pub const LAST_EVENT_ID: &str = "last-event-id";
+/// Who called, in the words of the service proxy before a component (Envoy's `x-forwarded-client-cert`).
+pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
+/// On `/readyz`: the process that answers, since two may share a socket while one replaces the other.
+pub const PROCESS: &str = "x-ringwall-process";
+/// The secret that a component and the service proxy beside it share. It never leaves loopback.
+pub const LOOPBACK: &str = "x-ringwall-loopback";

@@ -41,3 +41,11 @@ pub const NOTIFICATIONS_UNAVAILABLE: &str = "notifications-unavailable";
 pub const IDEMPOTENCY_KEY_MISSING: &str = "idempotency-key-missing";
 pub const IDEMPOTENCY_KEY_REUSED: &str = "idempotency-key-reused";
 pub const CURSOR_CONFLICT: &str = "cursor-conflict";
+
+/// A policy bundle is wrong; members `faults` and `failed_examples` say where.
+pub const POLICY_REFUSED: &str = "policy-refused";
+/// The version that a change replaces is not the active one any more; member `current` has that one.
+pub const VERSION_CONFLICT: &str = "version-conflict";
+pub const PRECONDITION_MISSING: &str = "precondition-missing";
+/// Another replica leads; member `leader` names it.
+pub const NOT_LEADER: &str = "not-leader";

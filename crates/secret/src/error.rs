@@ -94,6 +94,23 @@ pub enum SecretError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A sealed value cannot be opened: wrong key, wrong purpose, or changed bytes.
+    #[error(
+        "the sealed value for {purpose:?} cannot be opened: its key or its content is not the one that it \
+         was sealed with; restore the secret that sealed it"
+    )]
+    Envelope {
+        /// What it was sealed for.
+        purpose: String,
+    },
+    /// A secret is too short to derive a key from.
+    #[error("the secret for {purpose:?} is too short: at least {least} bytes are needed")]
+    TooShort {
+        /// What the key is for.
+        purpose: String,
+        /// Bytes that are needed.
+        least: usize,
+    },
     /// The operating system gave no randomness, or the cipher refused.
     #[error("the cryptographic library failed while {0}")]
     Crypto(&'static str),

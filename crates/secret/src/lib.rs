@@ -5,6 +5,7 @@
 //! Must not: log a value, put one in an error, or hand one out in any form but [`Secret`].
 //! Read next: `secret.rs`, then `provider.rs`, then `sealed.rs`.
 
+mod envelope;
 mod error;
 pub mod private_file;
 mod provider;

@@ -49,6 +49,14 @@ impl Stamp {
 /// [`SecretError::Permissions`] when group or others have any access, [`SecretError::NotAFile`] when
 /// it is no ordinary file or longer than [`MAX_BYTES`], [`SecretError::Read`] otherwise.
 pub fn read(path: &Path) -> Result<SecretBytes, SecretError> {
+    read_at_most(path, MAX_BYTES)
+}
+
+/// [`read`] with another limit than [`MAX_BYTES`], for private files that are no secrets.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_at_most(path: &Path, max_bytes: u64) -> Result<SecretBytes, SecretError> {
     // O_NONBLOCK: opening a pipe must not wait for a writer; it is refused below.
     let file = OpenOptions::new()
         .read(true)
@@ -69,14 +77,16 @@ pub fn read(path: &Path) -> Result<SecretBytes, SecretError> {
             mode: meta.mode() & 0o777,
         });
     }
-    let capacity = usize::try_from(meta.size().min(MAX_BYTES)).unwrap_or(0);
+    let capacity = usize::try_from(meta.size().min(max_bytes)).unwrap_or(0);
     // One byte to spare, so that reading to the end never moves the buffer and leaves a copy.
     let mut bytes = Vec::with_capacity(capacity + 1);
-    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    let read = file
+        .take(max_bytes.saturating_add(1))
+        .read_to_end(&mut bytes);
     let bytes = Secret::new(bytes);
     read.map_err(|source| read_error(path, source))?;
-    if bytes.expose().len() as u64 > MAX_BYTES {
-        return Err(refuse("longer than 1 MiB"));
+    if bytes.expose().len() as u64 > max_bytes {
+        return Err(refuse("longer than it may be"));
     }
     Ok(bytes)
 }

@@ -66,7 +66,11 @@ impl SealKey {
         Ok(Self(Secret::new(*key)))
     }
 
-    fn cipher(&self) -> Result<LessSafeKey, SecretError> {
+    pub(crate) const fn from_bytes(key: [u8; KEY_BYTES]) -> Self {
+        Self(Secret::new(key))
+    }
+
+    pub(crate) fn cipher(&self) -> Result<LessSafeKey, SecretError> {
         UnboundKey::new(&AES_256_GCM, self.0.expose())
             .map(LessSafeKey::new)
             .map_err(|_| SecretError::Crypto("preparing a cipher"))

@@ -13,11 +13,14 @@ pub(crate) const DEFAULT_MAX_BODY: usize = 1024 * 1024;
 /// A started component.
 pub struct App {
     pub(crate) router: Option<Router>,
+    pub(crate) admin: Option<Router>,
     pub(crate) users: Option<Arc<UserContextVerifier>>,
     pub(crate) checks: Vec<(&'static str, Check)>,
     pub(crate) background: Vec<(&'static str, BoxFuture<'static, ()>)>,
     pub(crate) data_paths: Vec<BoxFuture<'static, ()>>,
     pub(crate) max_body: usize,
+    pub(crate) admin_socket: Option<std::net::TcpListener>,
+    pub(crate) any_workload: bool,
 }
 
 impl App {
@@ -37,12 +40,21 @@ impl App {
     fn bare() -> Self {
         Self {
             router: None,
+            admin: None,
             users: None,
             checks: Vec::new(),
             background: Vec::new(),
             data_paths: Vec::new(),
             max_body: DEFAULT_MAX_BODY,
+            admin_socket: None,
+            any_workload: false,
         }
+    }
+
+    /// Adds routes to the admin listener, for the operator alone: every other admin caller gets `403`.
+    pub fn admin(mut self, router: Router) -> Self {
+        self.admin = Some(router);
+        self
     }
 
     /// Lets handlers use the [`crate::User`] extractor.
@@ -77,6 +89,20 @@ impl App {
     /// [`crate::Shell::shutdown`], within the drain time; ending earlier ends the process.
     pub fn data_path(mut self, work: impl Future<Output = ()> + Send + 'static) -> Self {
         self.data_paths.push(Box::pin(work));
+        self
+    }
+
+    /// Lets every workload of the trust domain connect to the mesh listener, whatever
+    /// `service.callers` says: for a component that knows by itself, at each request, whom it serves.
+    pub fn any_workload(mut self) -> Self {
+        self.any_workload = true;
+        self
+    }
+
+    /// Serves the admin listener on a socket that is bound already, such as one that a supervisor has
+    /// handed over, instead of `service.admin`.
+    pub fn admin_socket(mut self, socket: std::net::TcpListener) -> Self {
+        self.admin_socket = Some(socket);
         self
     }
 

@@ -1,12 +1,15 @@
 //! Configuration that all components share: the `service:` section.
 //!
 //! Owns: its shape and validation. `config/load.rs` reads files, `config/production.rs` says what a
-//! production profile refuses. This is the only place where a component's surroundings are named.
+//! production profile refuses, `config/sidecar.rs` is the part of a component behind a service proxy.
+//! This is the only place where a component's surroundings are named.
 //! Must not: read the environment; secrets come through `ringwall-secret`.
 
 mod error;
+mod identity;
 mod load;
 mod production;
+mod sidecar;
 
 use std::{
     collections::BTreeMap, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration,
@@ -20,8 +23,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use self::{
     error::ConfigError,
+    identity::IdentityFrom,
     load::{load_yaml, parse_yaml, place, read},
     production::{Refusal, validate_production},
+    sidecar::SidecarConfig,
 };
 
 /// A component's whole configuration file.
@@ -44,8 +49,11 @@ pub trait ComponentConfig: DeserializeOwned + JsonSchema {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
-    /// The component's name; also the path of its SPIFFE id.
+    /// The component's name; also the path of its SPIFFE id, unless `workload` says otherwise.
     pub name: String,
+    /// Path of the SPIFFE id where it differs from the name: a service proxy has its workload's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     pub trust_domain: TrustDomain,
     #[serde(default)]
     pub profile: Profile,
@@ -53,8 +61,11 @@ pub struct ServiceConfig {
     pub listen: SocketAddr,
     /// Admin listener (mTLS): `/healthz`, `/readyz`, `/metrics`.
     pub admin: SocketAddr,
-    /// Directory of `svid.pem`, `svid.key` and `bundle.pem`.
-    pub identity: PathBuf,
+    /// A directory of `svid.pem`, `svid.key` and `bundle.pem`; or `unix:PATH`, the socket of a SPIFFE
+    /// Workload API; or `self`, for components that get an identity in their own way. Behind a service
+    /// proxy there is none here.
+    #[serde(default)]
+    pub identity: IdentityFrom,
     /// Workloads that may connect to the mesh listener; nobody else completes the handshake.
     #[serde(default)]
     pub callers: Vec<String>,
@@ -80,6 +91,9 @@ pub struct ServiceConfig {
     /// Worker threads. One is enough where many components share a machine.
     #[serde(default = "default_workers")]
     pub workers: NonZeroUsize,
+    /// The service proxy that stands before this component; absent: the component speaks mTLS itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar: Option<SidecarConfig>,
 }
 
 /// How strict the component is about its own configuration.
@@ -178,9 +192,24 @@ impl ServiceConfig {
         })
     }
 
+    /// This component's own SPIFFE id.
+    pub fn own_id(&self) -> Result<SpiffeId, ConfigError> {
+        self.workload(self.workload.as_deref().unwrap_or(&self.name))
+    }
+
+    /// Whether a configuration of our name is for the binary called `binary`. What stands beside a
+    /// workload has both in its name: `orders-proxy` is a `proxy`.
+    fn is_for(&self, binary: &str) -> bool {
+        let beside = self
+            .name
+            .strip_suffix(binary)
+            .and_then(|rest| rest.strip_suffix('-'));
+        self.name == binary || (self.workload.is_some() && beside.is_some_and(|of| !of.is_empty()))
+    }
+
     /// Checks what types alone cannot, for the component called `name`.
     pub fn validate(&self, name: &str) -> Result<(), ConfigError> {
-        if self.name != name {
+        if !self.is_for(name) {
             return Err(ConfigError::invalid(
                 "service.name",
                 &format!("`{}`", self.name),
@@ -196,6 +225,8 @@ impl ServiceConfig {
                 "choose another port, such as the mesh port plus 100",
             ));
         }
+        self.own_id()?;
+        self.validate_way()?;
         for workload in self.callers.iter().chain(&self.admin_callers) {
             self.workload(workload)?;
         }

@@ -41,20 +41,49 @@ impl Mesh {
 
     /// A shell of `name` whose callers are `callers`; `extra` adds lines to its `service` section.
     pub(crate) fn shell(&self, name: &'static str, callers: &[&str], extra: &str) -> Shell {
-        let identity = self.identity(name);
-        let secrets = self.directory.path().join("secrets");
-        std::fs::create_dir_all(&secrets).unwrap();
+        let identity = format!("identity: {}\n{extra}", self.identity(name).display());
+        let config = self.config_behind_a_proxy(name, callers, &identity);
+        Shell::open(name, config).unwrap()
+    }
+
+    /// As [`Self::shell`], without certificates: `extra` says which proxy has them.
+    pub(crate) fn shell_behind_a_proxy(
+        &self,
+        name: &'static str,
+        callers: &[&str],
+        extra: &str,
+    ) -> Shell {
+        Shell::open(name, self.config_behind_a_proxy(name, callers, extra)).unwrap()
+    }
+
+    pub(crate) fn config_behind_a_proxy(
+        &self,
+        name: &str,
+        callers: &[&str],
+        extra: &str,
+    ) -> ServiceConfig {
+        let secrets = self.secrets();
         let text = format!(
             "name: {name}\ntrust_domain: ringwall.local\nprofile: demo\nlisten: 127.0.0.1:0\n\
-             admin: 127.0.0.1:0\nidentity: {}\ncallers: [{}]\n\
+             admin: 127.0.0.1:0\ncallers: [{}]\n\
              secrets: {{ provider: file, directory: {} }}\n{extra}",
-            identity.display(),
             callers.join(", "),
             secrets.display(),
         );
         let config: ServiceConfig = parse_yaml(&text, Path::new("test.yaml")).unwrap();
         config.validate(name).unwrap();
-        Shell::open(name, config).unwrap()
+        config
+    }
+
+    /// A secret of every component of this mesh.
+    pub(crate) fn secret(&self, name: &str, value: &str) {
+        private_file::write(&self.secrets().join(name), value.as_bytes()).unwrap();
+    }
+
+    fn secrets(&self) -> std::path::PathBuf {
+        let secrets = self.directory.path().join("secrets");
+        std::fs::create_dir_all(&secrets).unwrap();
+        secrets
     }
 
     /// A client that has the identity of `from` and expects the identity of `to`.

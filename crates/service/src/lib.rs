@@ -9,6 +9,7 @@
 pub mod api_keys;
 pub mod config;
 pub mod extract;
+pub mod grpc;
 pub mod telemetry;
 pub mod user_context;
 
@@ -21,6 +22,7 @@ mod fixture;
 mod health;
 mod listen;
 mod logs;
+mod loopback;
 mod metrics;
 mod middleware;
 mod peer;
@@ -32,14 +34,14 @@ mod upstream;
 
 pub use app::App;
 pub use cli::Cli;
-pub use config::{ComponentConfig, ConfigError, Profile, Refusal, ServiceConfig};
+pub use config::{ComponentConfig, ConfigError, IdentityFrom, Profile, Refusal, ServiceConfig};
 pub use error::{StartError, exit};
 pub use health::Health;
 pub use listen::bind;
 pub use metrics::Metrics;
 pub use peer::Peer;
 pub use ringwall_http_io::{Problem, Transport};
-pub use run::run;
+pub use run::{Seed, run, run_with_identity};
 pub use serve::serve;
 pub use shell::Shell;
 pub use upstream::Upstream;

@@ -45,14 +45,14 @@ pub(crate) fn events<S: Subscriber>(targets: Targets) -> impl Filter<S> {
 
 /// Writes events as lines.
 pub(crate) struct LogLayer {
-    component: &'static str,
+    component: String,
     format: LogFormat,
 }
 
 impl LogLayer {
-    pub(crate) fn new(component: &'static str, config: &LogsConfig) -> Self {
+    pub(crate) fn new(component: &str, config: &LogsConfig) -> Self {
         Self {
-            component,
+            component: component.to_owned(),
             format: config.format,
         }
     }
@@ -64,11 +64,11 @@ impl<S: Subscriber> Layer<S> for LogLayer {
         // A log line that cannot be written has nowhere to be reported.
         let _written = match self.format {
             LogFormat::Json => {
-                let line = json_line(self.component, now, event);
+                let line = json_line(&self.component, now, event);
                 io::stdout().lock().write_all(line.as_bytes())
             }
             LogFormat::Pretty => {
-                let line = pretty_line(self.component, now, event);
+                let line = pretty_line(&self.component, now, event);
                 io::stderr().lock().write_all(line.as_bytes())
             }
         };

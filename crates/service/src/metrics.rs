@@ -34,6 +34,7 @@ pub struct Metrics {
     server: Histograms<ServerLabels>,
     client: Histograms<ClientLabels>,
     pub(crate) handshake_failures: Counter,
+    pub(crate) loopback_refusals: Counter,
     pub(crate) connections: Gauge,
     pub(crate) panics: Counter,
     pub(crate) identity_not_after: Gauge,
@@ -69,6 +70,7 @@ impl Default for Metrics {
             server: Family::new_with_constructor(Buckets),
             client: Family::new_with_constructor(Buckets),
             handshake_failures: Counter::default(),
+            loopback_refusals: Counter::default(),
             connections: Gauge::default(),
             panics: Counter::default(),
             identity_not_after: Gauge::default(),
@@ -89,6 +91,11 @@ impl Default for Metrics {
             "tls_handshake_failures",
             "Refused or broken handshakes",
             metrics.handshake_failures.clone(),
+        );
+        metrics.register(
+            "loopback_refusals",
+            "Requests past the service proxy, refused",
+            metrics.loopback_refusals.clone(),
         );
         metrics.register(
             "http_server_connections",

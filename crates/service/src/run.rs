@@ -1,14 +1,18 @@
 //! The life of a component's process, from the command line to the exit code.
 
 mod health;
+mod identity;
 
 use std::{
     io::{self, Read as _, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
+use ringwall_secret::SecretProvider;
+use ringwall_tls::IdentitySource;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -17,7 +21,10 @@ use tokio::{
 use crate::{
     app::App,
     cli::Cli,
-    config::{ComponentConfig, ConfigError, Profile, parse_yaml, place, read, validate_production},
+    config::{
+        ComponentConfig, ConfigError, Profile, ServiceConfig, parse_yaml, place, read,
+        validate_production,
+    },
     error::{StartError, exit},
     serve::serve,
     shell::Shell,
@@ -31,6 +38,14 @@ const IDENTITY_RELOAD: Duration = Duration::from_secs(5);
 /// Threads for blocking work: name resolution, files, password hashing.
 const MAX_BLOCKING_THREADS: usize = 16;
 
+/// What a component has while it gets its identity in its own way.
+pub struct Seed {
+    pub config: Arc<ServiceConfig>,
+    /// The configuration file, for a component that reads a part of it again while it runs.
+    pub file: PathBuf,
+    pub secrets: Arc<SecretProvider>,
+}
+
 /// Runs a component: command line, configuration, runtime, `start`, serving, drain. `main` returns
 /// its result. `name` is the component's name in the mesh.
 pub fn run<C, F, Fut>(name: &'static str, start: F) -> ExitCode
@@ -39,11 +54,50 @@ where
     F: FnOnce(Shell, C) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
+    let identify = |seed: Seed, config: C| async move {
+        let identity = identity::configured(&seed.config).await?;
+        Ok((identity, config))
+    };
+    run_as(name, identify, start)
+}
+
+/// [`run`] for a component whose `service.identity` is `self`: `identify` gets the identity, and
+/// hands on to `start` whatever it has made on the way, its configuration at least.
+///
+/// For `--health`, which is another process, such a component keeps its SVID in the directory
+/// `identity` of its `service.state` (see [`ringwall_tls::IdentitySource::load`] for the files).
+pub fn run_with_identity<C, I, IFut, R, F, Fut>(
+    name: &'static str,
+    identify: I,
+    start: F,
+) -> ExitCode
+where
+    C: ComponentConfig,
+    I: FnOnce(Seed, C) -> IFut,
+    IFut: Future<Output = Result<(Arc<IdentitySource>, R), StartError>>,
+    F: FnOnce(Shell, R) -> Fut,
+    Fut: Future<Output = Result<App, StartError>>,
+{
+    let identify = |seed: Seed, config: C| async move {
+        let (identity, ready) = identify(seed, config).await?;
+        Ok((Some(identity), ready))
+    };
+    run_as(name, identify, start)
+}
+
+fn run_as<C, I, IFut, R, F, Fut>(name: &'static str, identify: I, start: F) -> ExitCode
+where
+    C: ComponentConfig,
+    I: FnOnce(Seed, C) -> IFut,
+    IFut: Future<Output = Result<(Option<Arc<IdentitySource>>, R), StartError>>,
+    F: FnOnce(Shell, R) -> Fut,
+    Fut: Future<Output = Result<App, StartError>>,
+{
     let cli = Cli::parse_as(name);
     if cli.health {
         return report_health(name, cli.config());
     }
-    match execute(name, &cli, start) {
+    match execute(name, &cli, identify, start) {
         Ok(Some(text)) => say(&text),
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => fail(name, &error),
@@ -51,10 +105,17 @@ where
 }
 
 /// What [`run`] does, without the process around it: a text to print, or the end of a served life.
-fn execute<C, F, Fut>(name: &'static str, cli: &Cli, start: F) -> Result<Option<String>, StartError>
+fn execute<C, I, IFut, R, F, Fut>(
+    name: &'static str,
+    cli: &Cli,
+    identify: I,
+    start: F,
+) -> Result<Option<String>, StartError>
 where
     C: ComponentConfig,
-    F: FnOnce(Shell, C) -> Fut,
+    I: FnOnce(Seed, C) -> IFut,
+    IFut: Future<Output = Result<(Option<Arc<IdentitySource>>, R), StartError>>,
+    F: FnOnce(Shell, R) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
     if cli.schema {
@@ -67,7 +128,7 @@ where
             cli.config().display()
         )));
     }
-    runtime(&config)?.block_on(Box::pin(live(name, cli, config, start)))?;
+    runtime(&config)?.block_on(Box::pin(live(name, cli, config, identify, start)))?;
     Ok(None)
 }
 
@@ -105,28 +166,42 @@ fn runtime<C: ComponentConfig>(config: &C) -> Result<Runtime, StartError> {
         .map_err(StartError::from)
 }
 
-async fn live<C, F, Fut>(
+async fn live<C, I, IFut, R, F, Fut>(
     name: &'static str,
     cli: &Cli,
     config: C,
+    identify: I,
     start: F,
 ) -> Result<(), StartError>
 where
     C: ComponentConfig,
-    F: FnOnce(Shell, C) -> Fut,
+    I: FnOnce(Seed, C) -> IFut,
+    IFut: Future<Output = Result<(Option<Arc<IdentitySource>>, R), StartError>>,
+    F: FnOnce(Shell, R) -> Fut,
     Fut: Future<Output = Result<App, StartError>>,
 {
-    let shell = Shell::open(name, config.service().clone())?;
+    ringwall_tls::install_crypto_provider();
+    let service = Arc::new(config.service().clone());
+    let secrets = Arc::new(SecretProvider::open(&service.secrets)?);
+    let seed = Seed {
+        config: Arc::clone(&service),
+        file: cli.config().to_owned(),
+        secrets: Arc::clone(&secrets),
+    };
+    let (identity, ready) = Box::pin(identify(seed, config)).await?;
+    let shell = Shell::assemble(name, service, secrets, identity)?;
     let telemetry = Telemetry::init(&shell)?;
     log_panics();
-    let _reload = shell.identity.spawn_reload(IDENTITY_RELOAD);
+    if let Ok(identity) = shell.identity() {
+        identity.spawn_reload(IDENTITY_RELOAD);
+    }
     watch_signals(&shell)?;
     if cli.exit_on_stdin_eof {
         watch_stdin(&shell);
     }
     // A signal during a slow start ends it at once: nothing is being served yet.
     let started = tokio::select! {
-        started = start(shell.clone(), config) => started,
+        started = start(shell.clone(), ready) => started,
         () = shell.shutdown() => {
             tracing::info!(reason = "signal before the start was complete", "stopped");
             return Ok(());
@@ -233,7 +308,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::config::{Refusal, ServiceConfig};
+    use crate::config::Refusal;
 
     #[derive(Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
@@ -268,6 +343,13 @@ mod tests {
         }
     }
 
+    async fn nobody(
+        _: Seed,
+        _: Config,
+    ) -> Result<(Option<Arc<IdentitySource>>, Config), StartError> {
+        Err(StartError::software("not started in these tests"))
+    }
+
     async fn unused(_: Shell, _: Config) -> Result<App, StartError> {
         Err(StartError::software("not started in these tests"))
     }
@@ -283,7 +365,7 @@ mod tests {
         std::fs::write(&file, text).unwrap();
         let file = file.to_str().unwrap();
         let cli = Cli::parse_from(["x", "--config", file, "--check"]);
-        execute::<Config, _, _>("inventory", &cli, unused)
+        execute::<Config, _, _, _, _, _>("inventory", &cli, nobody, unused)
     }
 
     #[test]
@@ -318,7 +400,7 @@ mod tests {
     #[test]
     fn the_schema_is_json() {
         let cli = Cli::parse_from(["x", "--schema"]);
-        let text = execute::<Config, _, _>("inventory", &cli, unused)
+        let text = execute::<Config, _, _, _, _, _>("inventory", &cli, nobody, unused)
             .unwrap()
             .unwrap();
         let schema: serde_json::Value = serde_json::from_str(&text).unwrap();

@@ -19,8 +19,9 @@ use crate::{
     app::App,
     error::StartError,
     listen::bind,
+    loopback::Door,
     middleware,
-    server::{Server, ServerLimits},
+    server::{Entrance, Server, ServerLimits},
     shell::Shell,
 };
 
@@ -29,8 +30,14 @@ const MAX_ADMIN_CONNECTIONS: usize = 64;
 
 /// Serves `app` until [`Shell::shutdown`], then drains. An error is a failed bind or a defect of the
 /// component: background work that panicked, or a data path that ended by itself.
-pub async fn serve(shell: Shell, app: App) -> Result<(), StartError> {
-    let admin = bind(shell.config.admin).await?;
+pub async fn serve(shell: Shell, mut app: App) -> Result<(), StartError> {
+    let admin = match app.admin_socket.take() {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket)?
+        }
+        None => bind(shell.config.admin).await?,
+    };
     let mesh = match &app.router {
         Some(_) => Some(bind(shell.config.listen).await?),
         None => None,
@@ -60,11 +67,8 @@ pub(crate) async fn serve_on(
     };
     let admin_server = Server {
         listener: admin,
-        tls: mesh_server_config(
-            &shell.identity,
-            policy(&shell, &shell.config.admin_callers)?,
-        )?,
-        router: admin::router(shell.clone()),
+        entrance: entrance(&shell, &shell.config.admin_callers, false)?,
+        router: admin::router(shell.clone(), app.admin),
         limits: admin_limits,
         metrics: shell.metrics.clone(),
         stop: admin_stop.clone(),
@@ -78,7 +82,7 @@ pub(crate) async fn serve_on(
         mesh_address = Some(listener.local_addr()?);
         let server = Server {
             listener,
-            tls: mesh_server_config(&shell.identity, policy(&shell, &shell.config.callers)?)?,
+            entrance: entrance(&shell, &shell.config.callers, app.any_workload)?,
             router: observed(&shell, router, app.users, app.max_body),
             limits: ServerLimits {
                 max_body: app.max_body,
@@ -99,6 +103,8 @@ pub(crate) async fn serve_on(
 
     let mut work = Work::start(app.background, app.data_paths);
     let outcome = tokio::select! {
+        // First: a data path that ends because of it has not ended by itself.
+        biased;
         () = shell.shutdown() => Ok(()),
         failure = work.failure() => Err(failure),
     };
@@ -157,12 +163,25 @@ async fn method_not_allowed() -> Problem {
     )
 }
 
-fn policy(shell: &Shell, names: &[String]) -> Result<PeerPolicy, StartError> {
-    let ids: Result<Vec<_>, _> = names
+/// How those in `callers` (or `any_workload` of the trust domain) come in: by mTLS, or by way of the
+/// service proxy.
+fn entrance(shell: &Shell, callers: &[String], any_workload: bool) -> Result<Entrance, StartError> {
+    if let Some(token) = &shell.loopback_token {
+        let door = Door::new(&shell.config, shell.spiffe_id(), token.clone(), callers)?;
+        return Ok(Entrance::Loopback(Arc::new(door)));
+    }
+    let ids: Result<Vec<_>, _> = callers
         .iter()
         .map(|name| shell.config.workload(name))
         .collect();
-    Ok(PeerPolicy::AnyOf(ids?))
+    let policy = if any_workload {
+        PeerPolicy::AnyInTrustDomain(shell.config.trust_domain.clone())
+    } else {
+        PeerPolicy::AnyOf(ids?)
+    };
+    let identity = Arc::clone(shell.identity()?);
+    let config = mesh_server_config(&identity, policy)?;
+    Ok(Entrance::Mesh { config, identity })
 }
 
 /// Work beside the routes. Dropping it aborts all of it.

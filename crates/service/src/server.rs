@@ -1,11 +1,14 @@
-//! One mTLS listener: accept → handshake → identity → HTTP, and the drain of what is open.
+//! One listener: accept → handshake → identity → HTTP, and the drain of what is open. Behind a service
+//! proxy the handshake is the proxy's, and each request says who calls (`loopback.rs`).
 //!
-//! Owns: the limits of connections. Used for the mesh port and the admin port alike.
+//! Owns: the limits of connections, and their end when the peer is believed no more (R34). Used for the mesh port and the admin port alike.
 //! Must not: look at requests; `middleware.rs` does.
+
+mod standing;
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, response::IntoResponse};
 use http_body_util::Limited;
 use hyper::{
     body::Incoming,
@@ -13,17 +16,23 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use ringwall_tls::peer_spiffe_id;
+use ringwall_tls::{IdentitySource, peer_spiffe_id};
 use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::{metrics::Metrics, peer::Peer};
+use self::standing::Standing;
+use crate::{
+    loopback::{self, Door},
+    metrics::Metrics,
+    peer::Peer,
+};
 
 /// Named limits of a listener.
 #[derive(Debug, Clone)]
@@ -60,11 +69,22 @@ impl Default for ServerLimits {
     }
 }
 
+/// How a listener learns who calls.
+pub(crate) enum Entrance {
+    /// By the certificate of the handshake, as long as `identity` finds it genuine.
+    Mesh {
+        config: Arc<ServerConfig>,
+        identity: Arc<IdentitySource>,
+    },
+    /// From the service proxy beside us, in plaintext.
+    Loopback(Arc<Door>),
+}
+
 /// Accepts until `stop`; every connection then gets a graceful shutdown. `open` counts connections:
 /// wait for it to drain. Cancelling `kill` ends what has not drained.
 pub(crate) struct Server {
     pub(crate) listener: TcpListener,
-    pub(crate) tls: Arc<ServerConfig>,
+    pub(crate) entrance: Entrance,
     pub(crate) router: Router,
     pub(crate) limits: ServerLimits,
     pub(crate) metrics: Metrics,
@@ -77,7 +97,7 @@ impl Server {
     pub(crate) async fn run(self) {
         let permits = Arc::new(Semaphore::new(self.limits.max_connections));
         let shared = Arc::new(Shared {
-            acceptor: TlsAcceptor::from(self.tls),
+            entrance: self.entrance,
             router: self.router,
             limits: self.limits,
             metrics: self.metrics,
@@ -128,7 +148,7 @@ async fn accept(
 }
 
 struct Shared {
-    acceptor: TlsAcceptor,
+    entrance: Entrance,
     router: Router,
     limits: ServerLimits,
     metrics: Metrics,
@@ -139,7 +159,32 @@ impl Shared {
     async fn connection(self: Arc<Self>, stream: TcpStream) {
         // Delayed small answers would cost more than the packets they save.
         let _unsupported = stream.set_nodelay(true);
-        let handshake = self.acceptor.accept(stream);
+        match &self.entrance {
+            Entrance::Mesh { config, identity } => {
+                let acceptor = TlsAcceptor::from(Arc::clone(config));
+                Box::pin(self.encrypted(acceptor, identity, stream)).await;
+            }
+            Entrance::Loopback(door) => {
+                let caller = Caller::Named(Arc::clone(door));
+                let speaks = speaks_http2(&stream);
+                match tokio::time::timeout(self.limits.handshake_timeout, speaks).await {
+                    Ok(Ok(true)) => self.http2(stream, caller, &self.stop).await,
+                    Ok(Ok(false)) => self.http1(stream, caller, &self.stop).await,
+                    // Gone, or silent: there is nobody to answer.
+                    Ok(Err(_)) | Err(_) => {}
+                }
+            }
+        }
+    }
+
+    async fn encrypted(
+        &self,
+        acceptor: TlsAcceptor,
+        identity: &Arc<IdentitySource>,
+        stream: TcpStream,
+    ) {
+        let changes = identity.subscribe();
+        let handshake = acceptor.accept(stream);
         let tls = match tokio::time::timeout(self.limits.handshake_timeout, handshake).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(error)) => return self.refused(&error.to_string()),
@@ -149,11 +194,23 @@ impl Shared {
             return self.refused("the peer has no workload identity");
         };
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-        let peer = Peer(id);
-        if is_h2 {
-            self.http2(tls, peer).await
-        } else {
-            self.http1(tls, peer).await
+        let standing = Standing::of(identity, changes, tls.get_ref().1);
+        let caller = Caller::Known(Peer(id.clone()));
+        // The end of a certificate lets open requests finish; the end of trust does not.
+        let stop = self.stop.child_token();
+        let serving = async {
+            if is_h2 {
+                self.http2(tls, caller, &stop).await
+            } else {
+                self.http1(tls, caller, &stop).await
+            }
+        };
+        tokio::select! {
+            () = serving => {}
+            why = standing.lost(&stop) => {
+                self.metrics.handshake_failures.inc();
+                tracing::warn!(peer = %id, reason = %why, "a live connection was cut: its peer is believed no more");
+            }
         }
     }
 
@@ -162,18 +219,23 @@ impl Shared {
         tracing::warn!(reason, "connection refused in the handshake");
     }
 
-    async fn http1(&self, tls: TlsStream<TcpStream>, peer: Peer) {
-        let service = service_fn(|request| self.serve(request, peer.clone()));
+    async fn http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        caller: Caller,
+        stop: &CancellationToken,
+    ) {
+        let service = service_fn(|request| self.serve(request, caller.clone()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read_timeout)
             .max_buf_size(self.limits.max_header_bytes)
             .max_headers(self.limits.max_headers)
-            .serve_connection(TokioIo::new(tls), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
+            () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -181,8 +243,13 @@ impl Shared {
         closed(result);
     }
 
-    async fn http2(&self, tls: TlsStream<TcpStream>, peer: Peer) {
-        let service = service_fn(|request| self.serve(request, peer.clone()));
+    async fn http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        caller: Caller,
+        stop: &CancellationToken,
+    ) {
+        let service = service_fn(|request| self.serve(request, caller.clone()));
         let max_header_list = u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -192,11 +259,11 @@ impl Shared {
             .max_local_error_reset_streams(self.limits.h2_max_local_resets)
             .keep_alive_interval(self.limits.h2_keep_alive)
             .keep_alive_timeout(self.limits.h2_keep_alive)
-            .serve_connection(TokioIo::new(tls), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = self.stop.cancelled() => {
+            () = stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -208,12 +275,64 @@ impl Shared {
     fn serve(
         &self,
         request: http::Request<Incoming>,
-        peer: Peer,
+        caller: Caller,
     ) -> impl Future<Output = Result<axum::response::Response, Infallible>> + Send + use<> {
         let max_body = self.limits.max_body;
         let mut request = request.map(|body| Body::new(Limited::new(body, max_body)));
-        request.extensions_mut().insert(peer);
-        self.router.clone().oneshot(request)
+        let admitted = caller.admit(&mut request);
+        let (router, refusals) = (self.router.clone(), self.metrics.loopback_refusals.clone());
+        async move {
+            match admitted {
+                Ok(peer) => {
+                    request.extensions_mut().insert(peer);
+                    router.oneshot(request).await
+                }
+                Err(reason) => {
+                    refusals.inc();
+                    tracing::warn!(%reason, "request refused on loopback");
+                    Ok(loopback::refusal().into_response())
+                }
+            }
+        }
+    }
+}
+
+/// Who calls on a connection: known from the handshake, or named by each request.
+#[derive(Clone)]
+enum Caller {
+    Known(Peer),
+    Named(Arc<Door>),
+}
+
+impl Caller {
+    fn admit<B>(&self, request: &mut http::Request<B>) -> Result<Peer, loopback::Refused> {
+        match self {
+            Self::Known(peer) => Ok(peer.clone()),
+            Self::Named(door) => door.admit(request),
+        }
+    }
+}
+
+/// Whether the connection begins with HTTP/2's preface (RFC 9113 §3.4): its first letters are no
+/// method of HTTP/1.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI ";
+    /// A preface in several packets is rare; meanwhile the socket stays readable.
+    const PAUSE: Duration = Duration::from_millis(2);
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let seen = stream.peek(&mut first).await?;
+        let seen = first.get(..seen).unwrap_or_default();
+        if seen == PREFACE {
+            return Ok(true);
+        }
+        if seen.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(seen) {
+            return Ok(false);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -54,7 +54,7 @@ impl Telemetry {
         let targets = logs::filter(&config.logs.level)
             .map_err(|error| StartError::config(format!("service.logs.level: {error}")))?;
         let log_layer =
-            logs::LogLayer::new(shell.name, &config.logs).with_filter(logs::events(targets));
+            logs::LogLayer::new(&config.name, &config.logs).with_filter(logs::events(targets));
         let trace_layer = provider
             .as_ref()
             .map(|provider| span_layer(provider.tracer("ringwall")));

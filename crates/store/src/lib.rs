@@ -11,6 +11,8 @@ pub mod database;
 pub mod error;
 pub mod log;
 pub mod postgres;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use database::{Database, StoreLimits};
 pub use error::StoreError;

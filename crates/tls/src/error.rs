@@ -62,6 +62,14 @@ pub enum TlsError {
         /// The workload that this process is.
         expected: SpiffeId,
     },
+    /// A certificate revocation list cannot be used (RFC 5280 §5).
+    #[error("{}: a revocation list in it is not usable: {why}", path.display())]
+    RevocationList {
+        /// Where the list came from.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// An edge certificate does not cover a host that it is configured for.
     #[error("{} does not cover the host {host:?} that it is configured for", path.display())]
     HostNotCovered {

@@ -52,6 +52,25 @@ pub fn mesh_client_config(
     source: &Arc<IdentitySource>,
     peer: SpiffeId,
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config(source, peer, b"http/1.1")
+}
+
+/// As [`mesh_client_config`] for gRPC: ALPN offers `h2` alone.
+///
+/// # Errors
+/// [`TlsError::Rustls`] when the cryptographic provider cannot do TLS 1.3.
+pub fn mesh_grpc_client_config(
+    source: &Arc<IdentitySource>,
+    peer: SpiffeId,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    client_config(source, peer, b"h2")
+}
+
+fn client_config(
+    source: &Arc<IdentitySource>,
+    peer: SpiffeId,
+    protocol: &[u8],
+) -> Result<Arc<ClientConfig>, TlsError> {
     let verifier = ServerVerifier {
         source: Arc::clone(source),
         expected: peer,
@@ -61,7 +80,7 @@ pub fn mesh_client_config(
         .dangerous() // Its own verifier: SPIFFE IDs are not DNS names, which is all that webpki matches.
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::clone(source) as _);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     Ok(Arc::new(config))

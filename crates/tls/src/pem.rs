@@ -9,7 +9,7 @@ use ringwall_secret::private_file;
 use rustls::sign::CertifiedKey;
 use rustls::{InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 use crate::TlsError;
 use crate::provider::provider;
@@ -19,18 +19,11 @@ const MAX_CERTIFICATES_BYTES: u64 = 1024 * 1024;
 
 /// All certificates of a PEM file, at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = |source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    };
     let wrong = |what| TlsError::Content {
         path: path.to_owned(),
         what,
     };
-    if std::fs::metadata(path).map_err(read)?.len() > MAX_CERTIFICATES_BYTES {
-        return Err(wrong("longer than 1 MiB"));
-    }
-    let text = std::fs::read(path).map_err(read)?;
+    let text = bounded(path)?;
     let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         .map_err(|_| wrong("not PEM"))?;
@@ -39,6 +32,37 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     } else {
         Ok(found)
     }
+}
+
+/// What a file of certificates or lists holds.
+fn bounded(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let read = |source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    if std::fs::metadata(path).map_err(read)?.len() > MAX_CERTIFICATES_BYTES {
+        return Err(TlsError::Content {
+            path: path.to_owned(),
+            what: "longer than 1 MiB",
+        });
+    }
+    std::fs::read(path).map_err(read)
+}
+
+/// The revocation lists of a PEM file; none when the file is not there.
+pub(crate) fn revocation_lists(
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = bounded(path)?;
+    CertificateRevocationListDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|_| TlsError::Content {
+            path: path.to_owned(),
+            what: "not PEM",
+        })
 }
 
 /// A chain with its private key, checked to be a pair.

@@ -55,13 +55,25 @@ pub(crate) fn spawn<S: Reload>(source: &Arc<S>, every: Duration) -> JoinHandle<(
 
 /// Versions of a set of files, to see whether any of them has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Versions(Vec<Stamp>);
+pub(crate) struct Versions(Vec<Option<Stamp>>);
 
 impl Versions {
     pub(crate) fn of(paths: &[PathBuf]) -> Result<Self, TlsError> {
         let stamps = paths
             .iter()
-            .map(|path: &PathBuf| Stamp::of(Path::new(path)));
+            .map(|path: &PathBuf| Stamp::of(Path::new(path)).map(Some));
         Ok(Self(stamps.collect::<Result<_, _>>()?))
+    }
+
+    /// The same with one more file, which need not be there.
+    pub(crate) fn with_optional(paths: &[PathBuf], optional: &Path) -> Result<Self, TlsError> {
+        let mut versions = Self::of(paths)?;
+        let stamp = if optional.exists() {
+            Some(Stamp::of(optional)?)
+        } else {
+            None
+        };
+        versions.0.push(stamp);
+        Ok(versions)
     }
 }

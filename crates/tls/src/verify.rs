@@ -1,7 +1,7 @@
 //! Whom a handshake believes inside the mesh (R71).
 //!
-//! Owns: the check of a peer's certificate, in this order: chain to the trust bundle, validity and
-//! use (webpki); leaf rules and exactly one URI SAN (`ringwall-identity`); the exact SPIFFE ID.
+//! Owns: the check of a peer's certificate, in this order: chain to the trust bundle, validity, use
+//! and revocation (`chain.rs`); leaf rules and exactly one URI SAN (`ringwall-identity`); the exact SPIFFE ID.
 //! Must not: look at DNS names, subjects or addresses. None of them is an identity here.
 //! Read next: `mesh.rs`, which puts these verifiers into configurations.
 
@@ -11,37 +11,65 @@ use std::sync::Arc;
 use ringwall_identity::svid::Svid;
 use ringwall_identity::{IdentityError, SpiffeId, TrustDomain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::verify_tls13_signature;
-use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    SignatureScheme,
+    RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::IdentitySource;
+use crate::chain::{self, RevocationLists, Usage};
 use crate::provider::provider;
 
+/// Somebody who knows at each handshake who may connect, such as a proxy whose policy changes.
+pub trait Gatekeeper: Send + Sync + fmt::Debug {
+    /// Asked once the chain is verified and `peer` is read from `leaf`.
+    ///
+    /// # Errors
+    /// Why the handshake is refused; for the log of this side alone.
+    fn admit(&self, peer: &SpiffeId, leaf: &CertificateDer<'_>) -> Result<(), &'static str>;
+}
+
 /// Which workloads may connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum PeerPolicy {
     /// Exactly these; an empty list admits nobody.
     AnyOf(Vec<SpiffeId>),
     /// Every workload of this trust domain.
     AnyInTrustDomain(TrustDomain),
+    /// Whoever the gatekeeper lets in.
+    Asked(Arc<dyn Gatekeeper>),
 }
 
 impl PeerPolicy {
-    /// Whether `peer` may connect.
-    #[must_use]
-    pub fn allows(&self, peer: &SpiffeId) -> bool {
-        match self {
-            Self::AnyOf(ids) => ids.contains(peer),
+    /// Whether `peer` may connect, which has shown `leaf`.
+    fn check(&self, peer: SpiffeId, leaf: &CertificateDer<'_>) -> Result<(), PeerRefused> {
+        let allowed = match self {
+            Self::AnyOf(ids) => ids.contains(&peer),
             Self::AnyInTrustDomain(domain) => peer.trust_domain() == domain,
+            Self::Asked(gatekeeper) => {
+                return gatekeeper
+                    .admit(&peer, leaf)
+                    .map_err(|why| PeerRefused::NotAdmitted { peer, why });
+            }
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(PeerRefused::NotACaller(peer))
         }
     }
+}
+
+/// Which end of a connection a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerSide {
+    /// It has dialled us.
+    Caller,
+    /// We have dialled it.
+    Server,
 }
 
 /// Why a peer with a genuine certificate is refused. Found inside the handshake's `rustls::Error`,
@@ -62,6 +90,37 @@ pub enum PeerRefused {
     /// The caller is not among those that this component serves.
     #[error("caller {0} is not among those that may connect here")]
     NotACaller(SpiffeId),
+    /// The gatekeeper does not let it in.
+    #[error("caller {peer} is not let in: {why}")]
+    NotAdmitted {
+        /// Who called.
+        peer: SpiffeId,
+        /// What the gatekeeper says.
+        why: &'static str,
+    },
+}
+
+impl PeerRefused {
+    /// The workload that was refused, where its certificate was genuine.
+    #[must_use]
+    pub fn peer(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::NotAnSvid(_) => None,
+            Self::WrongServer { seen, .. } => Some(seen),
+            Self::NotACaller(peer) | Self::NotAdmitted { peer, .. } => Some(peer),
+        }
+    }
+}
+
+/// Why a handshake's peer was refused, if that is why `error` came about.
+#[must_use]
+pub fn peer_refused(error: &std::io::Error) -> Option<&PeerRefused> {
+    match error.get_ref()?.downcast_ref::<Error>()? {
+        Error::InvalidCertificate(CertificateError::Other(other)) => {
+            other.0.downcast_ref::<PeerRefused>()
+        }
+        _ => None,
+    }
 }
 
 impl fmt::Debug for PeerRefused {
@@ -128,6 +187,30 @@ macro_rules! check_signatures {
     };
 }
 
+/// Verifies the server that a node dials before it has an identity: roots from a file, one exact id.
+#[derive(Debug)]
+pub(crate) struct JoinVerifier {
+    pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) expected: SpiffeId,
+}
+
+impl ServerCertVerifier for JoinVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let none = RevocationLists::default();
+        chain::verify(leaf, intermediates, &self.roots, &none, Usage::Server, now)?;
+        expect(identity(leaf)?, &self.expected)
+    }
+
+    check_signatures!();
+}
+
 impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
@@ -137,19 +220,10 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(leaf)?,
-            &self.source.material().roots,
-            intermediates,
-            now,
-            provider().signature_verification_algorithms.all,
-        )?;
-        let seen = identity(leaf)?;
-        if seen != self.expected {
-            let expected = self.expected.clone();
-            return Err(refused(PeerRefused::WrongServer { seen, expected }));
-        }
-        Ok(ServerCertVerified::assertion())
+        let seen = self
+            .source
+            .genuine(leaf, intermediates, Usage::Server, now)?;
+        expect(seen, &self.expected)
     }
 
     check_signatures!();
@@ -171,18 +245,57 @@ impl ClientCertVerifier for CallerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let material = self.source.material();
-        let verified = material
-            .caller_chains
-            .verify_client_cert(leaf, intermediates, now)?;
-        let caller = identity(leaf)?;
-        if !self.policy.allows(&caller) {
-            return Err(refused(PeerRefused::NotACaller(caller)));
-        }
-        Ok(verified)
+        let caller = self
+            .source
+            .genuine(leaf, intermediates, Usage::Client, now)?;
+        self.policy.check(caller, leaf).map_err(refused)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     check_signatures!();
+}
+
+impl IdentitySource {
+    /// Verifies the other end of an open connection again, as the certificates and lists are now.
+    /// `chain` is what rustls calls `peer_certificates`. Use: after [`IdentitySource::subscribe`] has
+    /// told of a change, to end connections of peers that would not be let in any more (R34).
+    ///
+    /// # Errors
+    /// Why the peer is not genuine any more: revoked, expired, or of a root that is no longer trusted.
+    pub fn verify_peer(
+        &self,
+        chain: &[CertificateDer<'_>],
+        side: PeerSide,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let usage = match side {
+            PeerSide::Caller => Usage::Client,
+            PeerSide::Server => Usage::Server,
+        };
+        self.genuine(leaf, intermediates, usage, now)
+    }
+
+    fn genuine(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<SpiffeId, Error> {
+        let material = self.material();
+        let (roots, revoked) = (&material.roots, &material.revoked);
+        chain::verify(leaf, intermediates, roots, revoked, usage, now)?;
+        identity(leaf)
+    }
+}
+
+fn expect(seen: SpiffeId, expected: &SpiffeId) -> Result<ServerCertVerified, Error> {
+    if seen != *expected {
+        let expected = expected.clone();
+        return Err(refused(PeerRefused::WrongServer { seen, expected }));
+    }
+    Ok(ServerCertVerified::assertion())
 }
 
 fn identity(leaf: &CertificateDer<'_>) -> Result<SpiffeId, Error> {

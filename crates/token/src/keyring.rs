@@ -81,6 +81,12 @@ impl KeyRing {
         VerifyingKeys::from_jwks(&self.jwks())
     }
 
+    /// Whether a key is announced that does not sign yet.
+    #[must_use]
+    pub const fn has_next(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// Publishes `next` before it signs.
     ///
     /// # Errors

@@ -1,14 +1,15 @@
 //! Step 1: is this message one that everybody reads alike?
 //!
 //! Owns: the checks of a parsed head that hyper leaves to its user: host, target form, path, framing fields,
-//! upgrades. What is refused here ends its connection. The bytes below were checked by `conn/guard.rs`.
+//! upgrades. What is refused here ends its connection. The bytes below were checked by `ringwall_data_path::guard`.
 //! Must not: look at routes.
 
 use http::uri::Authority;
-use http::{HeaderMap, Method, Request, Version, header};
+use http::{Method, Request, Version, header};
 use hyper::body::Incoming;
+use ringwall_data_path::fields::check_framing;
+use ringwall_data_path::path;
 
-use super::path;
 use crate::conn::Connection;
 use crate::refusal::Refusal;
 
@@ -30,7 +31,7 @@ pub(crate) fn admit(
     let host = host_of(&request)?;
     check_sni(connection, &host)?;
     path::check(request.uri().path()).map_err(|fault| Refusal::Malformed(fault.as_str()))?;
-    check_framing(request.headers(), request.version())?;
+    check_framing(request.headers(), request.version()).map_err(Refusal::Malformed)?;
     let websocket = check_upgrade(&request)?;
     Ok(Admitted {
         request,
@@ -108,24 +109,6 @@ fn check_sni(connection: &Connection, host: &str) -> Result<(), Refusal> {
         Some(sni) if sni != host => Err(Refusal::Misdirected("host-differs-from-sni")),
         _ => Ok(()),
     }
-}
-
-/// What two parsers may disagree on is refused here even though hyper decided already (RFC 9112 §6.3).
-fn check_framing(headers: &HeaderMap, version: Version) -> Result<(), Refusal> {
-    if !headers.contains_key(header::TRANSFER_ENCODING) {
-        return Ok(());
-    }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let only = codings
-        .next()
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"chunked"));
-    if version != Version::HTTP_11 || !only || codings.next().is_some() {
-        return Err(Refusal::Malformed("transfer-encoding-not-chunked"));
-    }
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(Refusal::Malformed("content-length-with-transfer-encoding"));
-    }
-    Ok(())
 }
 
 /// The only upgrade there is is WebSocket; h2c (RFC 7540 §3.2, withdrawn by RFC 9113) is refused, not ignored.

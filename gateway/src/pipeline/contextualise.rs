@@ -8,11 +8,11 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, Version};
 use hyper::body::Incoming;
+use ringwall_data_path::trace::TRACEPARENT;
 use ringwall_http_io::headers::X_USER_CONTEXT;
 
 use super::authorize::Authorized;
 use super::strip::Stripped;
-use super::trace::TRACEPARENT;
 use crate::access_log::Exchange;
 use crate::conn::Connection;
 use crate::refusal::Refusal;

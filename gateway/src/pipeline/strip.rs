@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::{self, HeaderName};
 use http::request::Parts;
 use hyper::body::Incoming;
+use ringwall_data_path::fields;
 use ringwall_http_io::headers::{is_hop_by_hop, is_trusted_header};
 
 use super::admit::Admitted;
@@ -28,7 +29,7 @@ pub(crate) fn strip(admitted: Admitted, route: &Route) -> Stripped {
         websocket,
     } = admitted;
     let (mut parts, body) = request.into_parts();
-    remove_fields(&mut parts.headers, ends_here);
+    fields::remove(&mut parts.headers, ends_here);
     if !route.forward_access_token {
         parts.headers.remove(header::AUTHORIZATION);
     }
@@ -37,45 +38,6 @@ pub(crate) fn strip(admitted: Admitted, route: &Route) -> Stripped {
         body,
         host,
         websocket,
-    }
-}
-
-/// Takes out the fields that end here. One pass over the names; most messages have nothing to remove
-/// and pay no more than that.
-fn remove_fields(headers: &mut HeaderMap, ends: impl Fn(&HeaderName) -> bool) {
-    let mut doomed: [Option<HeaderName>; 8] = [const { None }; 8];
-    loop {
-        let mut found = 0;
-        for (name, slot) in headers.keys().filter(|name| ends(name)).zip(&mut doomed) {
-            *slot = Some(name.clone());
-            found += 1;
-        }
-        if found == 0 {
-            return;
-        }
-        for name in doomed.iter_mut().filter_map(Option::take) {
-            if name == header::CONNECTION {
-                strip_listed(headers);
-            }
-            headers.remove(name);
-        }
-    }
-}
-
-/// Fields that `Connection` lists end here too.
-#[cold]
-fn strip_listed(headers: &mut HeaderMap) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|option| HeaderName::from_bytes(option.trim().as_bytes()).ok())
-        // hyper has read them already; the next hop's framing is not the client's to remove.
-        .filter(|name| *name != header::CONTENT_LENGTH && *name != header::HOST)
-        .collect();
-    for name in listed {
-        headers.remove(name);
     }
 }
 
@@ -98,7 +60,7 @@ pub(crate) fn strip_response(headers: &mut HeaderMap) {
         Some(b'x') => name.as_str() == "x-powered-by" || is_trusted_header(name.as_str()),
         _ => false,
     };
-    remove_fields(headers, ends);
+    fields::remove(headers, ends);
 }
 
 #[cfg(test)]
@@ -137,7 +99,7 @@ mod tests {
             "idempotency-key",
             "cookie",
         ]);
-        remove_fields(&mut headers, ends_here);
+        fields::remove(&mut headers, ends_here);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(
@@ -154,7 +116,7 @@ mod tests {
             header::CONNECTION,
             HeaderValue::from_static("content-length"),
         );
-        remove_fields(&mut headers, ends_here);
+        fields::remove(&mut headers, ends_here);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "content-length"]);
@@ -171,7 +133,7 @@ mod tests {
                 }
             }
             let mut theirs = ours.clone();
-            remove_fields(&mut ours, ends_here);
+            fields::remove(&mut ours, ends_here);
             ringwall_http_io::headers::strip_hop_by_hop(&mut theirs);
             ringwall_http_io::headers::strip_trusted(&mut theirs);
             prop_assert_eq!(ours, theirs);

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use foldhash::fast::{FixedState, RandomState};
 use http::Method;
+use ringwall_data_path::path;
 use ringwall_policy::PolicyEngine;
 
 use self::checks::{check_auth, check_listeners, check_tokens, refuse_closed_anonymous};
@@ -22,7 +23,7 @@ use crate::config::{AuthConfig, Config, LimitConfig, MatchConfig, RouteConfig};
 use crate::error::Fault;
 use crate::limiter::Quota;
 use crate::metrics::RouteSeries;
-use crate::pipeline::{authorize, path};
+use crate::pipeline::authorize;
 
 /// Compiles and forgets: for `--check` and the start.
 pub(crate) fn check(config: &Config) -> Result<(), Fault> {

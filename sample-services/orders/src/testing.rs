@@ -3,7 +3,6 @@
 //! It must not hold tests. Read next: `place_order/tests.rs`.
 
 mod neighbours;
-mod postgres;
 
 use std::sync::Arc;
 
@@ -17,7 +16,6 @@ use ringwall_service::Upstream;
 use tokio::sync::Notify;
 
 pub(crate) use self::neighbours::{Neighbours, PaymentMode};
-pub(crate) use self::postgres::Server;
 use crate::credentials::Credentials;
 use crate::draft::Placement;
 use crate::inventory::Inventory;
@@ -25,6 +23,7 @@ use crate::metrics::OrderMetrics;
 use crate::payments::Payments;
 use crate::place_order::Shop;
 use crate::store::OrderStore;
+pub(crate) use ringwall_store::testing::Server;
 
 /// A shop with a real database and stand-in neighbours.
 pub(crate) struct Rig {
@@ -36,7 +35,7 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) async fn new() -> Self {
-        let server = Server::shared();
+        let server = Server::shared("orders");
         let store = OrderStore::new(server.database().await);
         store.migrate().await.unwrap();
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Finding;
+use super::{Category, Finding};
 use crate::commands::CompositionArgs;
 use crate::engine::{self, Project};
 use crate::error::CliError;
@@ -48,16 +48,17 @@ fn version(
 ) -> Finding {
     match seen {
         Ok(version) if parse(&version).is_some_and(|version| version >= (major, minor)) => {
-            Finding::good(subject, format!("{what} {version}"))
+            Finding::good(Category::Machine, subject, format!("{what} {version}"))
         }
         Ok(version) => Finding::bad(
+            Category::Machine,
             subject,
             format!(
                 "{what} is {version}, and {major}.{minor} or newer is needed\n  \
                  fix: update it (docs.docker.com)"
             ),
         ),
-        Err(error) => Finding::bad(subject, error.to_string()),
+        Err(error) => Finding::bad(Category::Machine, subject, error.to_string()),
     }
 }
 
@@ -70,17 +71,20 @@ fn parse(version: &str) -> Option<(u32, u32)> {
 fn engine_memory() -> Finding {
     match engine::machine_memory() {
         Ok(bytes) => super::memory("memory", bytes >> 20),
-        Err(error) => Finding::bad("memory", error.to_string()),
+        Err(error) => Finding::bad(Category::Machine, "memory", error.to_string()),
     }
 }
 
 /// Absent images are made or fetched by `docker compose up`: that takes time, and is no fault.
 fn images(compose_file: &Path) -> Finding {
     match engine::images(compose_file) {
-        Ok((count, missing)) if missing.is_empty() => {
-            Finding::good("images", format!("all {count} are there"))
-        }
+        Ok((count, missing)) if missing.is_empty() => Finding::good(
+            Category::Machine,
+            "images",
+            format!("all {count} are there"),
+        ),
         Ok((count, missing)) => Finding::good(
+            Category::Machine,
             "images",
             format!(
                 "{} of {count} are there; `docker compose up` builds or pulls the others: {}\n  \
@@ -89,7 +93,7 @@ fn images(compose_file: &Path) -> Finding {
                 missing.join(", ")
             ),
         ),
-        Err(error) => Finding::bad("images", error.to_string()),
+        Err(error) => Finding::bad(Category::Machine, "images", error.to_string()),
     }
 }
 
@@ -104,15 +108,16 @@ fn public_port(args: &CompositionArgs, project: &Project<'_>) -> Result<Finding,
         .any(|container| container.pid > 0);
     if held_by_us {
         let detail = format!("held by the running project `{}`", project.name);
-        return Ok(Finding::good("ports", detail));
+        return Ok(Finding::good(Category::Machine, "ports", detail));
     }
     let conflicts = ports::conflicts(&composition);
     Ok(if conflicts.is_empty() {
         let port = composition.public.port.value;
-        Finding::good("ports", format!("{port} is free"))
+        Finding::good(Category::Machine, "ports", format!("{port} is free"))
     } else {
         let text = conflicts.join("\n");
         Finding::bad(
+            Category::Machine,
             "ports",
             format!("{text}\n  in containers: RINGWALL_PORT=9443 docker compose up"),
         )

@@ -32,7 +32,10 @@ pub(super) fn report(record: &Record, state: &StateDir) -> Result<Report, CliErr
         })
         .collect();
     Ok(Report {
-        stack: "native".into(),
+        stack: match record.attestation {
+            Some(tier) => format!("native, workloads recognised by {}", tier.as_str()),
+            None => "native".into(),
+        },
         url: record.url.clone(),
         json: as_json(record, &rows)?,
         rows,
@@ -69,7 +72,7 @@ async fn probe(prober: &Prober, component: &ComponentRecord) -> String {
         };
     }
     match &component.admin {
-        Some(admin) => match prober.ready(&component.name, admin).await {
+        Some(admin) => match prober.ready(&component.identity, admin, None).await {
             Ok(()) => READY.into(),
             Err(why) => format!("not ready: {why}"),
         },

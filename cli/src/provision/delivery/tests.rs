@@ -54,7 +54,8 @@ impl Place {
 
     fn deliver(&self) {
         self.site.state().create_own().unwrap();
-        crate::provision::run(&self.composition, &self.site, Profile::Demo, None).unwrap();
+        let choices = crate::provision::Choices::default();
+        crate::provision::run(&self.composition, &self.site, Profile::Demo, &choices).unwrap();
     }
 
     fn complaint_in(&self, span: Span) -> Option<String> {

@@ -1,7 +1,5 @@
 //! The client against real sockets on loopback: what it sends, and how each failure is named.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -228,4 +226,28 @@ async fn a_streamed_answer_outlives_the_request_timeout() {
     });
     let response = client(address).get("/stream").send().await.unwrap();
     assert_eq!(collect(response.into_body(), 64).await.unwrap(), "abcd");
+}
+
+#[tokio::test]
+async fn by_way_of_a_proxy_the_service_is_named_and_every_request_carries_the_pass() {
+    let (address, seen) = server("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntrue").await;
+    let pass = (
+        HeaderName::from_static("x-pass"),
+        "of-the-proxy".parse().unwrap(),
+    );
+    let limits = ClientLimits::default();
+    let client = Client::through(address, "inventory", pass, limits).unwrap();
+    // What a caller sets under that name is replaced.
+    let call = client.get("/v1/items").header("x-pass", "another");
+    assert!(call.receive::<bool>().await.unwrap().body);
+    let text = seen.await.unwrap();
+    assert!(text.starts_with("GET /v1/items HTTP/1.1\r\n"), "{text}");
+    assert!(text.contains("host: inventory\r\n"), "{text}");
+    assert!(text.contains("x-pass: of-the-proxy\r\n"), "{text}");
+    assert!(!text.contains("another"), "{text}");
+    let pass = (
+        HeaderName::from_static("x-pass"),
+        "of-the-proxy".parse().unwrap(),
+    );
+    assert!(Client::through(address, "no name", pass, ClientLimits::default()).is_err());
 }

@@ -69,7 +69,7 @@ fn an_unknown_key_is_named_with_the_nearest_one() {
         error("  listen:", "  listn:"),
         "orders.yaml:5:3: the configuration is not valid
   seen:     the unknown key `listn`
-  expected: one of `name`, `trust_domain`, `profile`, `listen`, `admin`, `identity`, `callers`, `admin_callers`, `upstreams`, `secrets`, `logs`, `telemetry`, `drain`, `state`, `workers`
+  expected: one of `name`, `workload`, `trust_domain`, `profile`, `listen`, `admin`, `identity`, `callers`, `admin_callers`, `upstreams`, `secrets`, `logs`, `telemetry`, `drain`, `state`, `workers`, `sidecar`
   fix:      write `listen`, or remove `listn`"
     );
 }
@@ -225,4 +225,42 @@ fn production_refuses_what_only_a_demo_may_do() {
             "endpoint: \"http://127.0.0.1:4318\",",
         );
     assert_eq!(validate_production(&parse(&good).unwrap().service), []);
+}
+
+#[test]
+fn attack_plaintext_beyond_loopback_is_refused() {
+    let behind = GOOD.replace(
+        "  identity: /state/identity/orders\n",
+        "  sidecar: { outbound: \"127.0.0.1:7505\" }\n",
+    );
+    parse(&behind).unwrap().service.validate("orders").unwrap();
+    for (from, to, key) in [
+        (
+            "listen: 127.0.0.1:7105",
+            "listen: 0.0.0.0:7105",
+            "service.listen",
+        ),
+        (
+            "admin: 127.0.0.1:7205",
+            "admin: 10.0.0.1:7205",
+            "service.admin",
+        ),
+        (
+            "\"127.0.0.1:7505\"",
+            "\"[::]:7505\"",
+            "service.sidecar.outbound",
+        ),
+    ] {
+        assert!(behind.contains(from));
+        let whole = parse(&behind.replacen(from, to, 1)).unwrap();
+        let text = whole.service.validate("orders").unwrap_err().to_string();
+        assert!(text.contains(&format!("key:      {key}\n")), "{text}");
+        assert!(text.contains("an address of loopback"), "{text}");
+    }
+}
+
+#[test]
+fn a_component_has_an_identity_or_a_proxy_that_has_it() {
+    let text = invalid("  identity: /state/identity/orders\n", "");
+    assert!(text.contains("neither `identity` nor `sidecar`"), "{text}");
 }

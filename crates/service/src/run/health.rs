@@ -1,6 +1,7 @@
 //! `--health`: asks the running component whether it is ready, for a container engine's health check.
 //!
-//! Owns: one question over mTLS as the component itself, which its admin listener must let in.
+//! Owns: one question over mTLS as the component itself, which its admin listener must let in; behind a
+//! service proxy, past that proxy and with the secret that it shares with the component.
 //! Must not: open anything but the identity, or start more than one thread: it runs every few
 //! seconds beside the component, within its limits.
 
@@ -11,13 +12,17 @@ use std::{
 };
 
 use ringwall_http_io::{Client, ClientLimits, Transport, body::collect};
-use ringwall_tls::{IdentitySource, mesh_client_config};
+use ringwall_identity::SpiffeId;
+use ringwall_secret::SecretProvider;
+use ringwall_tls::mesh_client_config;
 use serde::Deserialize;
 use tokio::runtime::Builder;
 
+use super::identity;
 use crate::{
     config::{ServiceConfig, parse_yaml, place, read},
     error::StartError,
+    loopback,
 };
 
 /// From reading the identity to the whole answer.
@@ -64,19 +69,14 @@ fn load(name: &str, path: &Path) -> Result<ServiceConfig, StartError> {
 }
 
 async fn ready(service: &ServiceConfig) -> Result<(), String> {
-    ringwall_tls::install_crypto_provider();
-    let identity = IdentitySource::load(&service.identity).map_err(|error| error.to_string())?;
-    let own = service
-        .workload(&service.name)
-        .map_err(|error| error.to_string())?;
-    let tls = mesh_client_config(&identity, own).map_err(|error| error.to_string())?;
-    let client =
-        Client::mesh(own_address(service.admin), tls, ClientLimits::default()).named(&service.name);
-    let response = client
-        .get("/readyz")
-        .send()
-        .await
-        .map_err(|error| error.to_string())?;
+    let own = service.own_id().map_err(|error| error.to_string())?;
+    let client = client(service, &own).await?;
+    let mut question = client.get("/readyz");
+    if service.sidecar.is_some() {
+        let (name, value) = loopback::named(&own);
+        question = question.header(name, value);
+    }
+    let response = question.send().await.map_err(|error| error.to_string())?;
     let status = response.status();
     if status.is_success() {
         return Ok(());
@@ -88,6 +88,21 @@ async fn ready(service: &ServiceConfig) -> Result<(), String> {
         "answers {status}: {}",
         String::from_utf8_lossy(&text).trim()
     ))
+}
+
+/// The way to our own admin listener.
+async fn client(service: &ServiceConfig, own: &SpiffeId) -> Result<Client, String> {
+    let (admin, limits) = (own_address(service.admin), ClientLimits::default());
+    let Some(sidecar) = &service.sidecar else {
+        ringwall_tls::install_crypto_provider();
+        let identity = identity::of_running(service, PATIENCE / 2).await?;
+        let tls = mesh_client_config(&identity, own.clone()).map_err(|error| error.to_string())?;
+        return Ok(Client::mesh(admin, tls, limits).named(&service.name));
+    };
+    let secrets = SecretProvider::open(&service.secrets).map_err(|error| error.to_string())?;
+    let token = loopback::token(sidecar, &secrets).map_err(|error| error.to_string())?;
+    let pass = loopback::pass(&token).map_err(|error| error.to_string())?;
+    Client::through(admin, &service.name, pass, limits).map_err(|error| error.to_string())
 }
 
 /// A listener on every address is reached on loopback.

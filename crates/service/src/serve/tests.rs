@@ -281,6 +281,23 @@ async fn the_admin_listener_tells_operators_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_component_s_own_admin_routes_are_the_operator_s_alone() {
+    let mesh = Mesh::new();
+    let own = Router::new().route("/observe", get(|| async { "flows" }));
+    let app = App::new(router()).admin(own);
+    let running = Running::start(mesh.shell("inventory", &["orders"], ""), app).await;
+    for (caller, status) in [("ringwall", 200), ("prometheus", 403)] {
+        let client = mesh.client(caller, "inventory", running.admin);
+        let response = client.get("/observe").send().await.unwrap();
+        assert_eq!(response.status(), status, "{caller}");
+    }
+    let inside = mesh.client("orders", "inventory", running.mesh);
+    let response = inside.get("/observe").send().await.unwrap();
+    assert_eq!(response.status(), 404, "not on the mesh listener");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_drain_finishes_open_requests_and_takes_no_new_ones() {
     let mesh = Mesh::new();
     let (entered, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));

@@ -14,6 +14,7 @@ use crate::fixture::{Mesh, id};
 
 struct Listening {
     mesh: Mesh,
+    shell: crate::Shell,
     address: SocketAddr,
     metrics: Metrics,
     stop: CancellationToken,
@@ -28,8 +29,14 @@ impl Listening {
         let stop = CancellationToken::new();
         let server = Server {
             listener,
-            tls: mesh_server_config(&shell.identity, PeerPolicy::AnyOf(vec![id("orders")]))
+            entrance: Entrance::Mesh {
+                config: mesh_server_config(
+                    shell.identity().unwrap(),
+                    PeerPolicy::AnyOf(vec![id("orders")]),
+                )
                 .unwrap(),
+                identity: Arc::clone(shell.identity().unwrap()),
+            },
             router: Router::new().route("/", get(|| async { "hello" })),
             limits,
             metrics: shell.metrics.clone(),
@@ -40,6 +47,7 @@ impl Listening {
         tokio::spawn(server.run());
         Self {
             mesh,
+            shell: shell.clone(),
             address,
             metrics: shell.metrics,
             stop,
@@ -179,7 +187,7 @@ async fn the_connection_cap_queues_instead_of_serving_more() {
 async fn a_caller_outside_the_policy_never_reaches_http() {
     let server = Listening::start(ServerLimits::default()).await;
     let shell = server.mesh.shell("payments", &[], "");
-    let config = mesh_client_config(&shell.identity, id("inventory")).unwrap();
+    let config = mesh_client_config(shell.identity().unwrap(), id("inventory")).unwrap();
     let tcp = TcpStream::connect(server.address).await.unwrap();
     let connected = TlsConnector::from(config)
         .connect(mesh_server_name(server.address), tcp)
@@ -190,4 +198,43 @@ async fn a_caller_outside_the_policy_never_reaches_http() {
         assert!(!rest(&mut tls).await.contains("hello"));
     }
     assert_eq!(server.metrics.handshake_failures.get(), 1);
+}
+
+/// The trust bundle changes while a connection is open: its peer has no way up to a root any more.
+#[tokio::test]
+async fn r34_a_live_connection_is_cut_when_its_peer_is_believed_no_more() {
+    let server = Listening::start(ServerLimits::default()).await;
+    let identity = Arc::clone(server.shell.identity().unwrap());
+    let directory = server.shell.config.identity.directory().unwrap();
+    let mut live = server.tls(b"http/1.1").await;
+    let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    async fn served(live: &mut tokio_rustls::client::TlsStream<TcpStream>, request: &[u8]) {
+        live.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert_ne!(live.read_buf(&mut answer).await.unwrap(), 0, "cut");
+        }
+    }
+    served(&mut live, request).await;
+    let bundle = |shell: &crate::Shell| {
+        shell
+            .config
+            .identity
+            .directory()
+            .unwrap()
+            .join("bundle.pem")
+    };
+    let text = std::fs::read(bundle(&server.shell)).unwrap();
+    // Another change, with the root still there: the connection stays.
+    ringwall_secret::private_file::write(&directory.join("bundle.pem"), &text).unwrap();
+    assert!(identity.reload().unwrap());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    served(&mut live, request).await;
+    let stranger = Mesh::new();
+    let stranger = stranger.shell("inventory", &[], "");
+    let text = std::fs::read(bundle(&stranger)).unwrap();
+    ringwall_secret::private_file::write(&directory.join("bundle.pem"), &text).unwrap();
+    assert!(identity.reload().unwrap());
+    let ended = tokio::time::timeout(Duration::from_secs(1), rest(&mut live)).await;
+    assert!(ended.is_ok(), "the connection lives on");
 }

@@ -53,6 +53,21 @@ async fn a_ready_component_is_healthy() {
 }
 
 #[tokio::test]
+async fn behind_a_service_proxy_it_is_asked_past_the_proxy() {
+    let mesh = Mesh::new();
+    mesh.secret("loopback-token", &"t".repeat(43));
+    let extra = format!("{LETS_ITSELF_IN}sidecar: {{ outbound: \"127.0.0.1:9\" }}\n");
+    let shell = mesh.shell_behind_a_proxy("inventory", &[], &extra);
+    let running = Running::start(shell, App::new(Router::new())).await;
+    let folder = file(&running.shell, running.admin);
+    assert!(asked(&folder).await.is_ok());
+    mesh.secret("loopback-token", &"u".repeat(43));
+    let why = reason(asked(&folder).await);
+    assert!(why.starts_with("answers 403"), "{why}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_failing_check_is_repeated() {
     let mesh = Mesh::new();
     let shell = mesh.shell("inventory", &[], LETS_ITSELF_IN);
@@ -105,7 +120,7 @@ async fn a_component_that_does_not_let_itself_in_is_not_ready() {
 async fn an_identity_that_cannot_be_read_is_named() {
     let mesh = Mesh::new();
     let shell = mesh.shell("inventory", &[], LETS_ITSELF_IN);
-    std::fs::remove_file(shell.config.identity.join("svid.key")).unwrap();
+    std::fs::remove_file(shell.config.identity.directory().unwrap().join("svid.key")).unwrap();
     let why = reason(asked(&file(&shell, "127.0.0.1:9".parse().unwrap())).await);
     assert!(why.contains("svid.key"), "{why}");
 }

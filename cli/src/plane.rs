@@ -1,0 +1,125 @@
+//! The operator's way to the running platform: its control plane's API, and the certificates that its
+//! components serve. Everything goes over mTLS with the operator's own SVID.
+//!
+//! Must not: hold anything; each command connects anew.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ringwall_http_io::Address;
+use ringwall_identity::{SpiffeId, TrustDomain};
+use ringwall_mesh_api::v1::authority_client::AuthorityClient;
+use ringwall_tls::{IdentitySource, mesh_client_config, mesh_grpc_client_config, mesh_server_name};
+use rustls_pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::Channel;
+
+use crate::composition::OPERATOR;
+use crate::error::CliError;
+use crate::record::{ComponentRecord, Record};
+use crate::state::StateDir;
+
+/// The component that is the control plane; its name is its identity.
+const CONTROL_PLANE: &str = "control-plane";
+/// How long one answer may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running platform, as its operator reaches it.
+pub(crate) struct Plane {
+    pub(crate) record: Record,
+    identity: Arc<IdentitySource>,
+    domain: TrustDomain,
+}
+
+impl Plane {
+    /// Finds the platform of a state directory.
+    pub(crate) fn of(state: &StateDir) -> Result<Self, CliError> {
+        let record = Record::read(state)?.filter(|record| record.supervisor().is_alive());
+        let record = record.ok_or_else(|| CliError::NotRunning(state.root().to_path_buf()))?;
+        ringwall_tls::install_crypto_provider();
+        let identity = IdentitySource::load(&state.identity(OPERATOR))
+            .map_err(|error| CliError::internal("loading the operator's certificate", error))?;
+        Ok(Self {
+            domain: TrustDomain::parse(&record.trust_domain)?,
+            record,
+            identity,
+        })
+    }
+
+    /// The operator's part of the control plane's API.
+    pub(crate) fn authority(&self) -> Result<AuthorityClient<Channel>, CliError> {
+        let plane = self.component(CONTROL_PLANE)?;
+        let id = SpiffeId::workload(&self.domain, &plane.identity)?;
+        let tls = mesh_grpc_client_config(&self.identity, id)
+            .map_err(|error| CliError::internal("dialling the control plane", error))?;
+        let channel = ringwall_service::grpc::channel(plane.address.clone(), tls);
+        Ok(AuthorityClient::new(channel))
+    }
+
+    /// SPIFFE id of a workload of this platform.
+    pub(crate) fn id(&self, workload: &str) -> Result<SpiffeId, CliError> {
+        Ok(SpiffeId::workload(&self.domain, workload)?)
+    }
+
+    pub(crate) fn component(&self, name: &str) -> Result<&ComponentRecord, CliError> {
+        let known = self.record.components.iter().find(|one| one.name == name);
+        known.ok_or_else(|| CliError::State {
+            what: format!("the running platform has no component `{name}`"),
+            fix: "`ringwall status` lists them".into(),
+        })
+    }
+
+    /// The chain that a component serves now, leaf first.
+    pub(crate) async fn served(
+        &self,
+        component: &ComponentRecord,
+    ) -> Result<Vec<CertificateDer<'static>>, String> {
+        let admin = component.admin.as_ref().ok_or("it has no admin listener")?;
+        let asked = tokio::time::timeout(PATIENCE, self.handshake(&component.identity, admin));
+        asked
+            .await
+            .unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
+    async fn handshake(
+        &self,
+        workload: &str,
+        admin: &Address,
+    ) -> Result<Vec<CertificateDer<'static>>, String> {
+        let say = |error: &dyn ToString| error.to_string();
+        let id = SpiffeId::workload(&self.domain, workload).map_err(|error| say(&error))?;
+        let config = mesh_client_config(&self.identity, id).map_err(|error| say(&error))?;
+        let tcp = match admin {
+            Address::Ip(address) => TcpStream::connect(address).await,
+            Address::Name { host, port } => TcpStream::connect((host.as_ref(), *port)).await,
+        };
+        let tcp = tcp.map_err(|error| say(&error))?;
+        let name = mesh_server_name(tcp.peer_addr().map_err(|error| say(&error))?);
+        let stream = TlsConnector::from(config).connect(name, tcp).await;
+        let stream = stream.map_err(|error| say(&error))?;
+        let chain = stream.get_ref().1.peer_certificates();
+        Ok(chain
+            .unwrap_or_default()
+            .iter()
+            .map(|der| der.clone().into_owned())
+            .collect())
+    }
+}
+
+/// A refusal of the control plane, for people.
+pub(crate) fn refused(what: &'static str, status: &tonic::Status) -> CliError {
+    CliError::Plane {
+        what,
+        said: status.message().to_owned(),
+        fix: match status.code() {
+            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => {
+                "look whether it runs: ringwall status, ringwall logs control-plane"
+            }
+            tonic::Code::PermissionDenied => {
+                "use the state directory of this platform: --state-dir"
+            }
+            _ => "correct the command",
+        },
+    }
+}

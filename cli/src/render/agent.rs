@@ -1,0 +1,93 @@
+//! Configuration of the agent: how it joins, and which certificates it writes to files.
+
+use serde_json::{Map, Value, json};
+
+use super::Rendering;
+use crate::composition::{Component, MONITOR, OPERATOR};
+
+impl Rendering<'_> {
+    pub(super) fn agent(&self, component: &Component) -> Map<String, Value> {
+        let (composition, site) = (self.composition, self.site);
+        let name = &component.name.value;
+        let node = composition
+            .mesh
+            .as_ref()
+            .map(|mesh| mesh.node.value.clone());
+        let node = node.unwrap_or_default();
+        let admin = site.admin_listen(component);
+        let service = json!({
+            "name": name,
+            "workload": composition.workload_of(component),
+            "trust_domain": composition.trust_domain.value,
+            "profile": self.profile.as_str(),
+            // Nobody calls it but by its socket: the address is never bound.
+            "listen": "127.0.0.1:0",
+            "admin": admin,
+            "admin_callers": [OPERATOR, MONITOR, composition.workload_of(component)],
+            "identity": "self",
+            "upstreams": Map::from_iter(self.to_control_plane()),
+            "secrets": self.secrets(name),
+            "logs": { "format": composition.logs.format, "level": composition.logs.level },
+            "drain": "1s",
+            "state": site.data(name),
+        });
+        let bootstrap = composition.mesh.as_ref().map(|mesh| &mesh.control_plane);
+        let bootstrap = bootstrap.map(|plane| {
+            let address = site.place(&plane.component.value, plane.bootstrap.value);
+            json!({ "address": address, "bundle": site.read(name).ca })
+        });
+        let mut document = Map::from_iter([
+            ("service".to_owned(), service),
+            ("node".to_owned(), json!(node)),
+            ("bootstrap".to_owned(), json!(bootstrap)),
+            ("socket".to_owned(), json!(site.agent_socket())),
+            ("deliver".to_owned(), json!(self.deliveries())),
+        ]);
+        if let Some(socket) = site.spawned_socket().filter(|_| self.spawned) {
+            let spawned = json!({ "spawned": { "socket": socket } });
+            document.insert("attestation".into(), spawned);
+        }
+        document
+    }
+
+    /// Certificates for those that read files.
+    fn deliveries(&self) -> Vec<Value> {
+        let (composition, site) = (self.composition, self.site);
+        let mut deliveries = Vec::new();
+        let public = &composition.public.component.value;
+        deliveries.push(json!({
+            "kind": "server", "workload": public, "dns": composition.public_hosts(),
+            "directory": site.delivered(public).edge, "chain": "chain.pem", "key": "key.pem",
+        }));
+        for server in composition.servers() {
+            let name = &server.name.value;
+            let place = site.database_delivery(name);
+            let mut delivery = json!({
+                "kind": "server", "workload": name, "dns": [name, "localhost"], "ips": ["127.0.0.1"],
+                "directory": place.directory, "bundle": "bundle.pem",
+            });
+            if let Some(fields) = delivery.as_object_mut() {
+                if let Some(pid_file) = place.pid_file {
+                    fields.insert("reload".into(), json!({ "sighup": pid_file }));
+                }
+                if let Some((uid, gid)) = self.database_user {
+                    fields.insert("owner".into(), json!({ "uid": uid, "gid": gid }));
+                }
+            }
+            deliveries.push(delivery);
+            for role in server.databases() {
+                deliveries.push(json!({
+                    "kind": "database-client", "workload": role, "role": role,
+                    "directory": site.delivered(&role).identity.join(name),
+                }));
+            }
+        }
+        for engine in site.engines(composition) {
+            let name = &engine.name.value;
+            deliveries.push(json!({
+                "kind": "svid", "workload": name, "directory": site.delivered(name).identity,
+            }));
+        }
+        deliveries
+    }
+}

@@ -1,0 +1,116 @@
+//! Configuration of service proxies and of the egress gateway.
+
+use serde_json::{Map, Value, json};
+
+use super::{Rendering, loopback, upstream};
+use crate::composition::{Component, MONITOR, OPERATOR, Sidecar, proxy_name};
+
+/// Where proxies accept tunnels in containers, as Istio's do.
+const HBONE: u16 = 15008;
+
+impl Rendering<'_> {
+    /// The proxy before a component.
+    pub(super) fn proxy(&self, component: &Component, sidecar: &Sidecar) -> Map<String, Value> {
+        let site = self.site;
+        let inbound = [
+            (site.listen(component), &component.port, &sidecar.app),
+            (
+                site.admin_listen(component),
+                &component.admin,
+                &sidecar.app_admin,
+            ),
+        ];
+        let inbound: Vec<Value> = inbound
+            .into_iter()
+            .filter_map(|(listen, port, app)| {
+                let (listen, port, app) = (listen?, port.as_ref()?.value, loopback(app.value));
+                Some(json!({ "listen": listen, "app": app, "port": port, "protocol": "http" }))
+            })
+            .collect();
+        let tcp: Vec<Value> = sidecar
+            .tcp
+            .iter()
+            .map(|edge| json!({ "listen": loopback(edge.port.value), "service": edge.to.value }))
+            .collect();
+        let mut document = self.of_a_proxy(component, site.own_listen(sidecar.admin.value));
+        document.insert("inbound".into(), json!(inbound));
+        let outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp });
+        document.insert("outbound".into(), outbound);
+        document.insert("loopback_token".into(), json!("loopback-token"));
+        // Who asks the gateway for the keys of its statements about users is told such statements.
+        let ingress = &self.composition.public.component.value;
+        if component
+            .calls
+            .iter()
+            .any(|callee| callee.value == *ingress)
+            && let Some(gateway) = self.composition.component(ingress)
+        {
+            self.add_upstream(&mut document, upstream(ingress, site.dial(gateway)));
+            let keys = json!({ "issuer_upstream": ingress });
+            document.insert("user_context".into(), keys);
+        }
+        document
+    }
+
+    /// The proxy that is the way out; its rules are the component's own keys.
+    pub(super) fn egress(&self, component: &Component) -> Map<String, Value> {
+        let (listen, admin) = (
+            self.site.listen(component),
+            self.site.admin_listen(component),
+        );
+        let mut document = self.of_a_proxy(component, admin);
+        let port = component.port.as_ref().map_or(0, |port| port.value);
+        let inbound =
+            json!([{ "listen": listen, "app": loopback(port), "port": port, "protocol": "http" }]);
+        document.insert("inbound".into(), inbound);
+        document
+    }
+
+    /// What every proxy has.
+    fn of_a_proxy(
+        &self,
+        component: &Component,
+        admin: Option<std::net::SocketAddr>,
+    ) -> Map<String, Value> {
+        let (composition, site) = (self.composition, self.site);
+        let (name, workload) = (proxy_name(component), &component.name.value);
+        let node = composition.mesh.as_ref().map(|mesh| &mesh.node.value);
+        let owner = match composition.sidecar(component) {
+            Some(_) => name.as_str(),
+            None => workload.as_str(),
+        };
+        let service = json!({
+            "name": name,
+            "workload": workload,
+            "trust_domain": composition.trust_domain.value,
+            "profile": self.profile.as_str(),
+            "listen": site.listen(component),
+            "admin": admin,
+            "admin_callers": [OPERATOR, MONITOR, workload],
+            "identity": format!("unix:{}", site.agent_socket().display()),
+            "upstreams": Map::from_iter(self.to_control_plane()),
+            "secrets": self.secrets(owner),
+            "logs": { "format": composition.logs.format, "level": composition.logs.level },
+            "drain": format!("{}s", composition.drain.as_secs()),
+            "state": site.data(owner),
+        });
+        let mut document = Map::from_iter([
+            ("service".to_owned(), service),
+            ("node".to_owned(), json!(node)),
+            ("zone".to_owned(), json!(node)),
+        ]);
+        document.extend(site.advertised());
+        if site.has_own_network() {
+            document.insert("hbone".into(), json!(site.own_listen(HBONE)));
+        }
+        document
+    }
+
+    fn add_upstream(&self, document: &mut Map<String, Value>, (name, upstream): (String, Value)) {
+        let service = document.get_mut("service").and_then(Value::as_object_mut);
+        let upstreams = service.and_then(|service| service.get_mut("upstreams"));
+        if let Some(upstreams) = upstreams.and_then(Value::as_object_mut) {
+            upstreams.insert(name, upstream);
+        }
+    }
+}

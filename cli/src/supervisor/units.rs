@@ -1,0 +1,137 @@
+//! The processes of a composition: components, and a service proxy before those that have one.
+//!
+//! Owns: what each needs to be there before it. The agent needs the control plane; whoever has an
+//! identity or a certificate in files needs the agent; a component needs its proxy.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::Parts;
+use super::sockets::Sockets;
+use super::unit::{Binary, Kind, Unit};
+use crate::cgroups::Side;
+use crate::composition::{Component, PROXY_BINARY, Role, Sidecar, proxy_name};
+use crate::error::CliError;
+
+/// All of them; sockets are bound on the way.
+pub(super) fn all(parts: &Parts) -> Result<Vec<Unit>, CliError> {
+    let mut units = Vec::new();
+    for component in &parts.composition.components {
+        if let Some(sidecar) = parts.composition.sidecar(component) {
+            units.push(proxy(parts, component, sidecar)?);
+        }
+        units.extend(of_component(parts, component)?);
+    }
+    Ok(units)
+}
+
+fn of_component(parts: &Parts, component: &Component) -> Result<Option<Unit>, CliError> {
+    let (composition, site) = (&parts.composition, &parts.site);
+    let (name, role) = (component.name.value.clone(), composition.role(component));
+    let kind = match (&component.binary, site.dial_admin(component)) {
+        (Some(binary), Some(admin)) => {
+            let identity = composition.workload_of(component);
+            let attested = match role {
+                Some(Role::Ingress | Role::Egress) => Some(identity.clone()),
+                _ => None,
+            };
+            let side = match role {
+                Some(Role::Egress) => Side::Proxy,
+                _ => Side::App,
+            };
+            let sockets = match role {
+                Some(Role::Egress) => {
+                    let own = [site.listen(component), site.admin_listen(component)];
+                    let own: Vec<SocketAddr> = own.into_iter().flatten().collect();
+                    Sockets::bind(&name, &own)?
+                }
+                _ => Sockets::default(),
+            };
+            // The parts of the mesh itself are no workloads.
+            let workload = !matches!(role, Some(Role::ControlPlane | Role::Agent) | None);
+            Kind::Binary(Box::new(Binary {
+                program: parts.binaries.join(binary),
+                config: site.read(&name).config,
+                folder: site.data(&name),
+                admin,
+                identity,
+                sockets,
+                group: group(parts, &name, side).filter(|_| workload),
+                attested,
+                launcher: parts.launcher.clone(),
+            }))
+        }
+        _ => match &parts.server {
+            Some(server) if component.postgres.is_some() => Kind::Postgres {
+                server: server.clone(),
+                databases: component.databases(),
+            },
+            // Validation has refused the rest.
+            _ => return Ok(None),
+        },
+    };
+    let mut needs: Vec<String> = component
+        .needs
+        .iter()
+        .map(|need| need.value.clone())
+        .collect();
+    needs.extend(needs_of_mesh(parts, component, role));
+    Ok(Some(Unit {
+        log: site.state().log(&name),
+        name,
+        needs,
+        kind,
+    }))
+}
+
+fn needs_of_mesh(parts: &Parts, component: &Component, role: Option<Role<'_>>) -> Vec<String> {
+    let Some(mesh) = &parts.composition.mesh else {
+        return Vec::new();
+    };
+    let plane = mesh.control_plane.component.value.clone();
+    match role {
+        None | Some(Role::ControlPlane) => Vec::new(),
+        Some(Role::Agent) => vec![plane],
+        Some(Role::Workload(_)) => vec![proxy_name(component)],
+        Some(Role::Ingress | Role::Egress | Role::Database) => {
+            vec![plane, mesh.agent.value.clone()]
+        }
+    }
+}
+
+/// The proxy before a component: it holds the component's addresses and identity.
+fn proxy(parts: &Parts, component: &Component, sidecar: &Sidecar) -> Result<Unit, CliError> {
+    let site = &parts.site;
+    let (name, workload) = (proxy_name(component), &component.name.value);
+    let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    // The order is that of the proxy's configuration (LISTEN_FDS): inbound, outbound, admin.
+    let mut addresses: Vec<SocketAddr> = site.listen(component).into_iter().collect();
+    addresses.extend(site.admin_listen(component));
+    addresses.push(local(sidecar.outbound.value));
+    addresses.extend(sidecar.tcp.iter().map(|edge| local(edge.port.value)));
+    addresses.push(local(sidecar.admin.value));
+    let needs = parts.composition.mesh.iter().flat_map(|mesh| {
+        let (plane, agent) = (&mesh.control_plane.component, &mesh.agent);
+        [plane.value.clone(), agent.value.clone()]
+    });
+    Ok(Unit {
+        log: site.state().log(&name),
+        needs: needs.collect(),
+        kind: Kind::Binary(Box::new(Binary {
+            program: parts.binaries.join(PROXY_BINARY),
+            config: site.read(&name).config,
+            folder: site.data(&name),
+            admin: local(sidecar.admin.value).into(),
+            identity: workload.clone(),
+            sockets: Sockets::bind(&name, &addresses)?,
+            group: group(parts, workload, Side::Proxy),
+            attested: Some(workload.clone()),
+            launcher: parts.launcher.clone(),
+        })),
+        name,
+    })
+}
+
+fn group(parts: &Parts, workload: &str, side: Side) -> Option<PathBuf> {
+    parts.slice.as_ref()?.group(workload, side)
+}

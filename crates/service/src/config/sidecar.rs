@@ -1,0 +1,57 @@
+//! A component behind a service proxy: plaintext, and therefore on loopback only.
+
+use std::net::SocketAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, IdentityFrom, ServiceConfig};
+
+/// The service proxy beside a component. It speaks mTLS in the component's name; between the two
+/// there is plaintext HTTP on loopback and a shared secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SidecarConfig {
+    /// Where the proxy takes our calls; it finds a service by its name.
+    pub outbound: SocketAddr,
+    /// Name of the secret that both hold.
+    #[serde(default = "default_loopback_token")]
+    pub loopback_token: String,
+}
+
+fn default_loopback_token() -> String {
+    "loopback-token".into()
+}
+
+impl ServiceConfig {
+    /// Either the component has an identity, or a proxy has it; and plaintext stays on this machine.
+    pub(super) fn validate_way(&self) -> Result<(), ConfigError> {
+        let Some(sidecar) = &self.sidecar else {
+            return match &self.identity {
+                IdentityFrom::Directory(_) | IdentityFrom::WorkloadApi(_) | IdentityFrom::Own => {
+                    Ok(())
+                }
+                IdentityFrom::Proxy => Err(ConfigError::invalid(
+                    "service",
+                    "neither `identity` nor `sidecar`",
+                    "a workload identity, or a service proxy that has it",
+                    "add `identity: DIRECTORY`, or `sidecar: { outbound: \"127.0.0.1:PORT\" }`",
+                )),
+            };
+        };
+        let listeners = [
+            ("service.listen", self.listen),
+            ("service.admin", self.admin),
+            ("service.sidecar.outbound", sidecar.outbound),
+        ];
+        let open = listeners.iter().find(|(_, at)| !at.ip().is_loopback());
+        open.map_or(Ok(()), |(key, address)| {
+            Err(ConfigError::invalid(
+                key,
+                &address.to_string(),
+                "an address of loopback: behind a service proxy everything here is plaintext",
+                &format!("write `127.0.0.1:{}`", address.port()),
+            ))
+        })
+    }
+}

@@ -1,0 +1,60 @@
+//! gRPC over mTLS: a channel to exactly one address.
+//!
+//! Owns: the connector and the limits of a channel. tonic has no TLS of its own here; the rustls
+//! configuration comes from `ringwall-tls` and names the one peer that may answer.
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use ringwall_http_io::Address;
+use ringwall_tls::mesh_server_name;
+use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+/// TCP connect and TLS handshake together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that is gone without a word is noticed after this and [`KEEP_ALIVE_TIMEOUT`].
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A channel to `address` over `tls`, connected at first use and again when it must. Calls have no
+/// limit of time of their own: streams last. The caller sets one per call.
+#[must_use]
+pub fn channel(address: Address, tls: Arc<ClientConfig>) -> Channel {
+    let connector = TlsConnector::from(tls);
+    let connect = service_fn(move |_| {
+        let (address, connector) = (address.clone(), connector.clone());
+        async move {
+            let connecting = connect(address, connector);
+            match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                Ok(connected) => connected,
+                Err(_elapsed) => Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("no connection within {CONNECT_TIMEOUT:?}"),
+                )),
+            }
+        }
+    });
+    // The name is sent as `:authority` only; the peer is named by its SPIFFE id.
+    Endpoint::from_static("http://mesh")
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connect)
+}
+
+async fn connect(
+    address: Address,
+    connector: TlsConnector,
+) -> io::Result<TokioIo<tokio_rustls::client::TlsStream<TcpStream>>> {
+    let tcp = match &address {
+        Address::Ip(address) => TcpStream::connect(address).await?,
+        Address::Name { host, port } => TcpStream::connect((host.as_ref(), *port)).await?,
+    };
+    tcp.set_nodelay(true)?;
+    let name = mesh_server_name(tcp.peer_addr()?);
+    Ok(TokioIo::new(connector.connect(name, tcp).await?))
+}

@@ -1,0 +1,9 @@
+//! Whole control planes over real sockets: who gets what, who gets nothing, and what is left after a
+//! restart. Read next: `testing.rs`.
+
+mod clocks;
+mod issuing;
+mod joining;
+mod replicas;
+mod revoking;
+mod rogues;

@@ -1,0 +1,325 @@
+//! The proxy's configuration: what the CLI renders for each workload.
+//!
+//! Owns: the serde structs and checks that need no other file. Must not: open anything. Services, endpoints and
+//! policy are not configuration: they come from the control plane (`control.rs`).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::egress::EgressConfig;
+use crate::snapshot::Protocol;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) service: ServiceConfig,
+    /// The machine, and the zone in which calls preferably stay.
+    #[serde(default = "local")]
+    pub(crate) node: String,
+    #[serde(default = "local")]
+    pub(crate) zone: String,
+    /// Listeners for peers, and the application behind each.
+    #[serde(default)]
+    pub(crate) inbound: Vec<InboundConfig>,
+    /// Address under which other proxies dial the inbound listeners.
+    #[serde(default = "loopback")]
+    pub(crate) advertise: IpAddr,
+    /// The HBONE port, where only tunnels are accepted; the inbound listeners accept them as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hbone: Option<SocketAddr>,
+    /// Listeners for the application.
+    #[serde(default)]
+    pub(crate) outbound: OutboundConfig,
+    /// Name of the secret that proxy and application share; absent: loopback is believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) loopback_token: Option<String>,
+    /// Verify the gateway's statement about the user, so that policies may ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user_context: Option<UserContextConfig>,
+    /// How to ask the application whether it can serve. Default: `GET /readyz` of the second inbound port where that is
+    /// HTTP, else whether the first one accepts connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) health: Option<HealthConfig>,
+    /// Headers whose values `ringwall tap` never shows, beside those that sound like secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) redact: Vec<String>,
+    /// The egress gateway only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) egress: Option<EgressConfig>,
+    /// Threads of the data path; each runs its own event loop.
+    #[serde(default = "one")]
+    pub(crate) workers: usize,
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    #[serde(default)]
+    pub(crate) access_log: AccessLogConfig,
+}
+
+/// One listener for peers.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InboundConfig {
+    pub(crate) listen: SocketAddr,
+    /// Where the application listens, in plaintext.
+    pub(crate) app: SocketAddr,
+    /// What edges and policies call this port.
+    pub(crate) port: u16,
+    #[serde(default)]
+    pub(crate) protocol: ProtocolConfig,
+}
+
+/// Where the application is asked whether it can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HealthConfig {
+    pub(crate) address: SocketAddr,
+    /// Answers 2xx when it can; absent: whether a connection opens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+}
+
+/// How the application reads bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ProtocolConfig {
+    #[default]
+    Http,
+    Http2,
+    Tcp,
+}
+
+impl From<ProtocolConfig> for Protocol {
+    fn from(config: ProtocolConfig) -> Self {
+        match config {
+            ProtocolConfig::Http => Self::Http,
+            ProtocolConfig::Http2 => Self::Http2,
+            ProtocolConfig::Tcp => Self::Tcp,
+        }
+    }
+}
+
+/// Listeners on loopback.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct OutboundConfig {
+    /// `Host` names the service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) http: Option<SocketAddr>,
+    pub(crate) tcp: Vec<OutboundTcp>,
+}
+
+/// One listener whose bytes go to one service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OutboundTcp {
+    pub(crate) listen: SocketAddr,
+    pub(crate) service: String,
+    /// Which of the service's ports; default: its first `tcp` port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) port: Option<u16>,
+    /// Ends connections on which nothing moves for so long; default: never.
+    #[serde(
+        default,
+        with = "humantime_serde",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserContextConfig {
+    /// Name in `service.upstreams`: who signs user contexts and publishes the keys.
+    pub(crate) issuer_upstream: String,
+}
+
+/// Limits of connections, requests and tunnels.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Limits {
+    /// Connections at once over all workers, both directions; further ones are closed at accept.
+    pub(crate) max_connections: usize,
+    /// TLS handshakes at once per worker; further connections wait in the kernel.
+    pub(crate) max_handshakes: usize,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) handshake_timeout: Duration,
+    /// From the first byte of a request head to its end.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) header_timeout: Duration,
+    /// Between requests; longer than what callers allow, so that they close first.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) idle_timeout: Duration,
+    /// Without a byte of a request body that is due (HTTP/1.1).
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) body_timeout: Duration,
+    /// Bytes per second that a request body must keep up after the first ten seconds (HTTP/1.1).
+    pub(crate) body_min_rate: u64,
+    /// While the peer does not take bytes.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) write_timeout: Duration,
+    /// A request in flight on which neither side moves a byte.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) stall_timeout: Duration,
+    /// Request head in bytes; at least 8192.
+    pub(crate) max_head: usize,
+    /// HTTP/2: streams at once per connection.
+    pub(crate) max_streams: u32,
+    /// Request body in bytes; bodies of gRPC calls and tunnels have no end and so no limit.
+    pub(crate) max_body: u64,
+    /// Requests at once to the application, per worker; further ones are answered 503.
+    pub(crate) max_requests: usize,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) connect_timeout: Duration,
+    /// Until the application's response head. The caller's proxy has the deadline that counts.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) response_timeout: Duration,
+    /// Idle connections to the application that are kept, per worker and port.
+    pub(crate) max_idle: usize,
+    pub(crate) tunnels: TunnelLimits,
+}
+
+/// Limits of the connections to other proxies, per worker.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct TunnelLimits {
+    /// Connections to one endpoint.
+    pub(crate) max_connections: usize,
+    /// Requests that wait for a connection or a stream to one endpoint.
+    pub(crate) max_pending: usize,
+    /// Without a request.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) idle_timeout: Duration,
+    /// Between pings; a peer that does not answer one within `ping_timeout` is gone.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) ping_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub(crate) ping_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_handshakes: 256,
+            handshake_timeout: Duration::from_secs(5),
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+            body_timeout: Duration::from_secs(30),
+            body_min_rate: 256,
+            write_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(300),
+            max_head: 64 * 1024,
+            max_streams: 256,
+            max_body: 1024 * 1024 * 1024,
+            max_requests: 1024,
+            connect_timeout: Duration::from_secs(2),
+            response_timeout: Duration::from_secs(60),
+            max_idle: 128,
+            tunnels: TunnelLimits::default(),
+        }
+    }
+}
+
+impl Default for TunnelLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4,
+            max_pending: 1024,
+            idle_timeout: Duration::from_secs(60),
+            ping_interval: Duration::from_secs(20),
+            ping_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// One JSON line per request, written by a thread of its own; lines are dropped and counted, never waited for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AccessLogConfig {
+    pub(crate) disabled: bool,
+    /// Default: standard output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+fn local() -> String {
+    "local".to_owned()
+}
+
+const fn loopback() -> IpAddr {
+    IpAddr::V4(Ipv4Addr::LOCALHOST)
+}
+
+const fn one() -> usize {
+    1
+}
+
+impl Config {
+    /// Name of the workload beside which this proxy stands.
+    pub(crate) fn workload(&self) -> &str {
+        let name = &self.service.name;
+        name.strip_suffix("-proxy").unwrap_or(name)
+    }
+}
+
+impl ComponentConfig for Config {
+    fn service(&self) -> &ServiceConfig {
+        &self.service
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.workers == 0 || self.workers > 64 {
+            return Err(ConfigError::invalid(
+                "workers",
+                &self.workers.to_string(),
+                "1 to 64",
+                "write `workers: 1`",
+            ));
+        }
+        if self.limits.max_head < 8192 {
+            return Err(ConfigError::invalid(
+                "limits.max_head",
+                &self.limits.max_head.to_string(),
+                "at least 8192 bytes",
+                "leave the key out for the default of 64 KiB",
+            ));
+        }
+        if let Some(egress) = &self.egress {
+            egress.validate()?;
+        }
+        let mut ports: Vec<u16> = self.inbound.iter().map(|inbound| inbound.port).collect();
+        ports.sort_unstable();
+        if let Some(twice) = ports.windows(2).find(|pair| pair.first() == pair.last()) {
+            return Err(ConfigError::invalid(
+                "inbound",
+                &format!("the port {:?} twice", twice.first()),
+                "one listener for each port",
+                "give every inbound listener a `port` of its own",
+            ));
+        }
+        Ok(())
+    }
+
+    fn production_refusals(&self) -> Vec<Refusal> {
+        let egress = self.egress.as_ref();
+        egress.map_or_else(Vec::new, EgressConfig::production_refusals)
+    }
+}

@@ -1,0 +1,181 @@
+//! Sockets: handed over by a supervisor (LISTEN_FDS), or bound here; and the loops that accept from them.
+//!
+//! Owns: the order of handed-over sockets (inbound…, outbound.http, outbound.tcp…, hbone, admin), so that a new
+//! process can take over from an old one without a refused connection. Must not: read a byte.
+
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use ringwall_data_path::listen::bind_each;
+use ringwall_data_path::watch::Watch;
+use ringwall_service::StartError;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::config::Config;
+use crate::inbound::{self, Inbound};
+use crate::outbound;
+use crate::serve::Gone;
+use crate::worker::{Accepted, Worker};
+
+/// After an accept that failed for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A bound socket and what it is for.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) socket: StdListener,
+    pub(crate) role: Role,
+}
+
+/// Who connects to a listener, and what is done with them.
+#[derive(Debug, Clone)]
+pub(crate) enum Role {
+    /// Peers, over mTLS.
+    Inbound(Arc<Inbound>),
+    /// The application's HTTP.
+    OutboundHttp,
+    /// The application's opaque bytes for one service.
+    OutboundTcp(Arc<outbound::TcpTarget>),
+}
+
+/// All sockets of the data path.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// Of each listener, in the order of the configuration.
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) per_worker: Vec<Vec<Listener>>,
+    /// The admin listener's, where it was handed over too.
+    pub(crate) admin: Option<StdListener>,
+}
+
+/// Takes over or binds every socket of `roles`, once per worker.
+pub(crate) fn open(
+    config: &Config,
+    roles: Vec<(SocketAddr, Role)>,
+    mut handed: ListenFd,
+) -> Result<Sockets, StartError> {
+    let workers = config.workers;
+    let mut sockets = Sockets {
+        addresses: Vec::with_capacity(roles.len()),
+        per_worker: (0..workers).map(|_| Vec::new()).collect(),
+        admin: handed.take_tcp_listener(roles.len())?,
+    };
+    for (index, (address, role)) in roles.into_iter().enumerate() {
+        let (bound, each) = match handed.take_tcp_listener(index)? {
+            Some(socket) => shared_by(socket, workers)?,
+            None => {
+                bind_each(address, workers).map_err(|error| StartError::bind(address, &error))?
+            }
+        };
+        sockets.addresses.push(bound);
+        for (worker, socket) in sockets.per_worker.iter_mut().zip(each) {
+            let role = role.clone();
+            worker.push(Listener { socket, role });
+        }
+    }
+    Ok(sockets)
+}
+
+/// A handed-over socket has one queue, from which all workers accept.
+fn shared_by(
+    socket: StdListener,
+    workers: usize,
+) -> std::io::Result<(SocketAddr, Vec<StdListener>)> {
+    socket.set_nonblocking(true)?;
+    let address = socket.local_addr()?;
+    let mut each = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        each.push(socket.try_clone()?);
+    }
+    each.push(socket);
+    Ok((address, each))
+}
+
+/// Accepts until the task is ended.
+pub(crate) async fn accept(worker: Arc<Worker>, listener: Listener) {
+    let Listener { socket, role } = listener;
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(%error, "a listener could not be used");
+            return;
+        }
+    };
+    let handshakes = Arc::new(Semaphore::new(worker.shared.config.limits.max_handshakes));
+    loop {
+        // A storm of handshakes waits in the kernel, where it costs nothing.
+        let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else {
+            return;
+        };
+        match socket.accept().await {
+            Ok((stream, peer)) => begin(&worker, stream, peer, &role, handshake),
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn begin(
+    worker: &Arc<Worker>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    role: &Role,
+    handshake: tokio::sync::OwnedSemaphorePermit,
+) {
+    let Some(permit) = worker.shared.permit() else {
+        return;
+    };
+    // Without it a response in two writes waits for the peer's delayed acknowledgement.
+    if let Err(error) = socket.set_nodelay(true) {
+        tracing::debug!(%peer, %error, "connection lost at accept");
+        return;
+    }
+    let limits = &worker.shared.config.limits;
+    let (first, stall) = match role {
+        Role::Inbound(_) => (limits.handshake_timeout, limits.stall_timeout),
+        Role::OutboundHttp => (limits.idle_timeout, limits.stall_timeout),
+        // Opaque bytes may be silent for as long as their ends like, unless somebody says otherwise.
+        Role::OutboundTcp(target) => (Duration::MAX, target.idle.unwrap_or(Duration::MAX)),
+    };
+    let watch = Arc::new(Watch::new(
+        Arc::clone(&worker.clock),
+        first,
+        limits.idle_timeout,
+        stall,
+    ));
+    let id = worker.next_id();
+    let gone = Gone {
+        worker: Arc::clone(worker),
+        id,
+    };
+    let accepted = Accepted {
+        worker: Arc::clone(worker),
+        id,
+        watch: Arc::clone(&watch),
+        socket,
+        peer,
+        permit,
+    };
+    let task = match role.clone() {
+        Role::Inbound(inbound) => tokio::spawn(async move {
+            let _gone = gone;
+            inbound::connection(accepted, inbound, handshake).await;
+        }),
+        Role::OutboundHttp => tokio::spawn(async move {
+            let _gone = gone;
+            drop(handshake);
+            outbound::http(accepted).await;
+        }),
+        Role::OutboundTcp(target) => tokio::spawn(async move {
+            let _gone = gone;
+            drop(handshake);
+            outbound::tcp(accepted, target).await;
+        }),
+    };
+    worker.watches.add(id, watch, task.abort_handle());
+}

@@ -1,0 +1,208 @@
+//! One accepted connection, whatever it speaks: what both directions share.
+//!
+//! Owns: [`Session`], hyper's and the h2 crate's settings, and the choice between them. Bytes are guarded as at the
+//! gateway (`ringwall_data_path`). Must not: know directions; [`Handler`] does. Next: `serve/http2.rs`.
+
+mod http1;
+mod http2;
+pub(crate) mod live;
+pub(crate) mod peer;
+mod prefixed;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use ringwall_data_path::io::IoLimits;
+use ringwall_data_path::permit::Permit;
+use ringwall_data_path::watch::Watch;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+pub(crate) use self::http1::http1;
+pub(crate) use self::http2::http2;
+pub(crate) use self::prefixed::Prefixed;
+use crate::access_log::{Direction, Flow, FlowKind};
+use crate::body::ProxyBody;
+use crate::config::Limits;
+use crate::worker::{Accepted, Worker};
+
+/// The connection preface of HTTP/2 with prior knowledge (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What requests know of the connection that they came on.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) id: u64,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) direction: Direction,
+    /// Notified when the connection has to end now.
+    pub(crate) cut: Arc<Notify>,
+    _permit: Permit,
+}
+
+/// Answers the requests of one connection. It cannot fail: a refusal is a response too.
+///
+/// An HTTP/2 CONNECT, plain or extended (RFC 8441, `h2::ext::Protocol` among the extensions), is a request whose
+/// body is what the peer sends and a response whose body is what it gets. An HTTP/1.1 upgrade has
+/// `hyper::upgrade::OnUpgrade` among its extensions.
+pub(crate) trait Handler: Send + Sync + 'static {
+    fn handle(
+        self: Arc<Self>,
+        request: Request<ProxyBody>,
+    ) -> impl Future<Output = Response<ProxyBody>> + Send;
+}
+
+/// A request in flight: its connection is neither idle nor stalled without reason.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<Session>);
+
+/// Ends the supervision of a task however it ends.
+#[derive(Debug)]
+pub(crate) struct Gone {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) id: u64,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.worker.watches.remove(self.id);
+        self.worker.live.remove(self.id);
+    }
+}
+
+impl Session {
+    /// Takes the socket out of an accepted connection.
+    pub(crate) fn begin(accepted: Accepted, direction: Direction) -> (TcpStream, Arc<Self>) {
+        let Accepted {
+            worker,
+            id,
+            watch,
+            socket,
+            peer,
+            permit,
+        } = accepted;
+        let session = Arc::new(Self {
+            worker,
+            id,
+            watch,
+            peer,
+            direction,
+            cut: Arc::default(),
+            _permit: permit,
+        });
+        (socket, session)
+    }
+
+    /// A connection inside a tunnel of `outer`: the same peer, with deadlines of its own.
+    pub(crate) fn inside(outer: &Self, watch: Arc<Watch>, permit: Permit) -> Arc<Self> {
+        Arc::new(Self {
+            worker: Arc::clone(&outer.worker),
+            id: outer.worker.next_id(),
+            watch,
+            peer: outer.peer,
+            direction: outer.direction,
+            cut: Arc::default(),
+            _permit: permit,
+        })
+    }
+
+    /// Ends the supervision of the connection when it is dropped.
+    pub(crate) fn guard(&self) -> Gone {
+        Gone {
+            worker: Arc::clone(&self.worker),
+            id: self.id,
+        }
+    }
+
+    /// Counts a request as in flight for as long as the value lives.
+    pub(crate) fn request(self: &Arc<Self>) -> InFlight {
+        self.watch.begin();
+        InFlight(Arc::clone(self))
+    }
+
+    pub(crate) fn io_limits(&self) -> IoLimits {
+        let limits: &Limits = &self.worker.shared.config.limits;
+        IoLimits {
+            header: limits.header_timeout,
+            body_idle: limits.body_timeout,
+            body_min_rate: limits.body_min_rate,
+            write: limits.write_timeout,
+            max_head: limits.max_head,
+        }
+    }
+
+    /// Runs `work` beside the connection, such as the bytes after an upgrade, under the same deadlines and ended
+    /// with the same peer.
+    pub(crate) fn beside(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let worker = Arc::clone(&self.worker);
+        let id = worker.next_id();
+        let gone = Gone {
+            worker: Arc::clone(&worker),
+            id,
+        };
+        let task = tokio::spawn(async move {
+            let _gone = gone;
+            work.await;
+        });
+        worker.live.add_beside(id, self.id, task.abort_handle());
+        worker
+            .watches
+            .add(id, Arc::clone(&self.watch), task.abort_handle());
+    }
+
+    /// Records bytes that were refused before they were a request.
+    fn malformed(&self, why: &'static str) {
+        self.worker.shared.metrics.malformed();
+        let mut flow = Flow::new(
+            self.direction,
+            FlowKind::Connection,
+            ("", &self.worker.shared.workload),
+            0,
+            self.peer,
+        );
+        flow.status = 400;
+        flow.refusal = Some(why);
+        flow.flag = "DPE";
+        self.worker.finished(&flow);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.watch.end();
+    }
+}
+
+/// What the first bytes of a plaintext connection say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Http1,
+    Http2,
+}
+
+/// Reads as much as tells the two apart, and gives the bytes back in front of the socket.
+///
+/// # Errors
+/// When the connection ends first.
+pub(crate) async fn detect<S: AsyncRead + Unpin>(
+    mut socket: S,
+) -> std::io::Result<(Spoken, Prefixed<S>)> {
+    let mut first = [0; PREFACE.len()];
+    let mut length = 0;
+    // `PRI` and a blank is no method of HTTP/1.1 that we would serve.
+    while length < 4 {
+        let room = first.get_mut(length..).unwrap_or_default();
+        match socket.read(room).await? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            more => length += more,
+        }
+        if !PREFACE.starts_with(first.get(..length).unwrap_or_default()) {
+            return Ok((Spoken::Http1, Prefixed::new(socket, &first, length)));
+        }
+    }
+    Ok((Spoken::Http2, Prefixed::new(socket, &first, length)))
+}

@@ -1,0 +1,82 @@
+//! Sockets as bodies: what is read becomes frames, frames become what is written.
+//!
+//! Owns: reading without a buffer per connection: an idle one costs none (R25). Must not: know HTTP.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+/// Bytes that one read takes at most.
+const READ: usize = 64 * 1024;
+
+thread_local! {
+    /// Shared by all sockets of a worker: a read that is not ready leaves nothing in it.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What comes from a socket, as a body that ends where the socket's other side stops writing.
+pub(crate) struct ReadBody(Pin<Box<dyn AsyncRead + Send>>);
+
+impl fmt::Debug for ReadBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadBody").finish_non_exhaustive()
+    }
+}
+
+impl ReadBody {
+    pub(crate) fn new(reader: impl AsyncRead + Send + 'static) -> Self {
+        Self(Box::pin(reader))
+    }
+}
+
+impl Body for ReadBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.resize(READ, 0);
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(self.0.as_mut().poll_read(cx, &mut buffer))?;
+            let filled = buffer.filled();
+            if filled.is_empty() {
+                return Poll::Ready(None);
+            }
+            let data = Bytes::copy_from_slice(filled);
+            Poll::Ready(Some(Ok(Frame::data(data))))
+        })
+    }
+}
+
+/// Writes all of `body`'s data, and then says that no more comes.
+///
+/// # Errors
+/// Of the writer, or `BrokenPipe` when the body broke off.
+pub(crate) async fn feed<B, W>(mut body: B, mut writer: W) -> io::Result<()>
+where
+    B: Body<Data = Bytes> + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    loop {
+        let frame = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        match frame {
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    writer.write_all(&data).await?;
+                    writer.flush().await?;
+                }
+            }
+            Some(Err(_)) => return Err(io::ErrorKind::BrokenPipe.into()),
+            None => return writer.shutdown().await,
+        }
+    }
+}
