@@ -5,9 +5,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -61,6 +62,35 @@ pub(super) fn mesh(config: &Config, folder: &Path, workloads: &[&str]) -> Result
         maker.certificate(name, &identity, "serverAuth,clientAuth")?;
     }
     Ok(())
+}
+
+/// A file that its owner alone reads.
+pub(super) fn secret(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content).context("writing a secret")?;
+    private(path)
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(super) fn sha256(config: &Config, bytes: &[u8]) -> Result<String> {
+    let openssl = config
+        .tool("openssl")
+        .context("openssl is missing: apt-get install -y openssl")?;
+    let mut child = Command::new(openssl)
+        .args(["dgst", "-sha256", "-r"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting openssl")?;
+    child
+        .stdin
+        .take()
+        .context("openssl takes no input")?
+        .write_all(bytes)
+        .context("writing to openssl")?;
+    let output = child.wait_with_output().context("waiting for openssl")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let digest = text.split_whitespace().next();
+    digest.map(str::to_owned).context("openssl said nothing")
 }
 
 struct Maker {

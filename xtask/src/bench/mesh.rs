@@ -82,6 +82,13 @@ enum Side {
 }
 
 impl Side {
+    fn workload(self) -> &'static str {
+        match self {
+            Self::Near => FRONT,
+            Self::Far => BACK,
+        }
+    }
+
     fn name(self, peer: &'static str) -> &'static str {
         match (peer, self) {
             ("envoy", Self::Near) => "envoy-near",

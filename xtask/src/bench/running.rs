@@ -1,7 +1,7 @@
 //! Processes under measurement: started on a core of their own, asked what they used, stopped at the end.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,12 +31,19 @@ pub(super) struct Program {
 
 /// A started process; stopped when it goes out of scope.
 pub(super) struct Running {
-    name: &'static str,
     child: Child,
 }
 
 impl Program {
+    /// Starts the process and waits until it listens.
     pub(super) fn start(&self) -> Result<Running> {
+        let mut running = self.spawn()?;
+        self.wait_for(&mut running)?;
+        Ok(running)
+    }
+
+    /// Starts the process.
+    pub(super) fn spawn(&self) -> Result<Running> {
         let mut command = Command::new("taskset");
         command
             .args(["-c", self.core])
@@ -49,35 +56,32 @@ impl Program {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting `{}`", show(&command)))?;
-        let mut running = Running {
-            name: self.name,
-            child,
-        };
-        running.wait_for(self.port, &self.log)?;
-        Ok(running)
+        Ok(Running { child })
     }
-}
 
-impl Running {
-    fn wait_for(&mut self, port: u16, log: &Path) -> Result<()> {
+    /// Waits until the process listens.
+    pub(super) fn wait_for(&self, running: &mut Running) -> Result<()> {
         let until = Instant::now() + START;
         while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().context("looking at a process")? {
-                let said = fs::read_to_string(log).unwrap_or_default();
+            if let Some(status) = running.child.try_wait().context("looking at a process")? {
+                let said = fs::read_to_string(&self.log).unwrap_or_default();
                 bail!("{} ended with {status}:\n{said}", self.name);
             }
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(50));
         }
         bail!(
-            "{} does not listen on port {port}; see {}",
+            "{} does not listen on port {}; see {}",
             self.name,
-            log.display()
+            self.port,
+            self.log.display()
         )
     }
+}
 
+impl Running {
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }

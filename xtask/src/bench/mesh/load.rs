@@ -94,6 +94,12 @@ pub(super) fn idle(port: u16, count: u32) -> Result<Vec<TcpStream>> {
         .collect()
 }
 
+/// Whether one request passes.
+pub(super) fn answers(port: u16) -> bool {
+    let answer = connect(port).and_then(|mut stream| exchange(&mut stream, "close"));
+    answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
 fn connect(port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect(("127.0.0.1", port)).context("connecting")?;
     stream
