@@ -18,6 +18,8 @@ use ringwall_tls::IdentitySource;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
+use crate::tools::control_plane;
+
 /// Longest wait for anything here.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -311,24 +313,4 @@ fn free_ports<const N: usize>() -> [u16; N] {
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
     std::array::from_fn(|at| held[at].local_addr().unwrap().port())
-}
-
-/// Where cargo puts binaries.
-pub(crate) fn outputs() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    own.parent().and_then(Path::parent).unwrap().to_owned()
-}
-
-/// The control plane's binary: built with the workspace, or now where this package is tested alone.
-fn control_plane() -> PathBuf {
-    let binary = outputs().join("ringwall-control-plane");
-    if !binary.exists() {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "ringwall-control-plane"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-            .status()
-            .unwrap();
-        assert!(built.success(), "ringwall-control-plane cannot be built");
-    }
-    binary
 }
