@@ -174,7 +174,7 @@ impl Revocations {
         if set.is_stale((self.clock)()) {
             return Ok(true);
         }
-        Ok(false)
+        Ok(self.store.revisions().await?.revocations != set.wire.revision)
     }
 }
 

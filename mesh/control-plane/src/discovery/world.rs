@@ -108,6 +108,7 @@ impl World {
     }
 
     /// Revision of the newest change.
+    #[cfg(test)]
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -133,11 +134,6 @@ impl World {
             .and_then(|item| item.resource.body.as_ref());
         matches!(body, Some(v1::resource::Body::Revocations(list))
             if list.spiffe_ids.iter().any(|id| id == spiffe_id))
-    }
-
-    /// Version of the policy that is pushed; 0 for none.
-    pub(crate) fn policy_version(&self) -> u64 {
-        self.policy.as_ref().map_or(0, |item| version_of(item))
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {
@@ -332,7 +328,7 @@ impl World {
         if revision == 0 {
             return Since::Nothing;
         }
-        let ours = (self.base..=self.revision).contains(&revision) && revision % STEP == 0;
+        let ours = (self.base..=self.revision).contains(&revision) && revision.is_multiple_of(STEP);
         // A view that has lost or gained services since then cannot be amended by revisions alone.
         let same_shape = self
             .callees
