@@ -14,3 +14,6 @@ mod usage;
 
 pub(crate) use admin::PolicyAdmin;
 pub(crate) use api::router;
+
+#[cfg(test)]
+mod tests;

@@ -133,6 +133,12 @@ impl Hub {
         self.wake();
     }
 
+    /// The policy that is pushed.
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> v1::SignedPolicy {
+        self.inner.lock().world.policy()
+    }
+
     pub(crate) fn is_serving(&self) -> bool {
         self.inner.lock().serving
     }

@@ -136,6 +136,15 @@ impl World {
             if list.spiffe_ids.iter().any(|id| id == spiffe_id))
     }
 
+    /// The policy that is pushed.
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> v1::SignedPolicy {
+        match self.policy.as_ref().map(|item| &item.resource.body) {
+            Some(Some(v1::resource::Body::Policy(policy))) => policy.clone(),
+            _ => v1::SignedPolicy::default(),
+        }
+    }
+
     pub(crate) fn endpoints(&self) -> &Endpoints {
         &self.table
     }

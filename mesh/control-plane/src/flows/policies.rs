@@ -396,25 +396,6 @@ async fn r31_of_two_who_have_seen_the_same_version_one_wins() {
     running.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn r31_a_change_is_whole_when_its_caller_has_gone() {
-    let site = Site::new().with_policy();
-    let running = site.start().await;
-    let desk = running.desk(&site.caller("ringwall"));
-    let mut orders = running.connected(&site.caller("orders"), "local").await;
-    let mut next = desk.bundle().await;
-    for patience in 0..25 {
-        let version = desk.version().await;
-        let pushed = tokio::time::timeout(Duration::from_secs(2), orders.until_policy(version));
-        assert!(pushed.await.is_ok(), "{version} is stored and not pushed");
-        next["examples"][0]["name"] = json!(format!("reads {patience}"));
-        let applied = desk.apply(&next, version, "0s");
-        let _gone = tokio::time::timeout(Duration::from_millis(patience), applied).await;
-    }
-    assert!(desk.version().await > 5, "most have come through");
-    running.stop().await;
-}
-
 /// A proxy that takes over everything until it is told to stop.
 pub(super) fn obedient(mut proxy: Proxy) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
