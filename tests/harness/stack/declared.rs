@@ -29,7 +29,8 @@ pub struct Declared {
 #[derive(Debug, Clone)]
 pub struct Node {
     pub name: String,
-    pub port: u16,
+    /// The agent takes no calls.
+    pub port: Option<u16>,
     pub admin: Option<u16>,
     pub networks: BTreeSet<String>,
     pub needs: Vec<String>,
@@ -115,7 +116,7 @@ fn node(value: &Value) -> Result<Node> {
     }
     Ok(Node {
         name: name.to_owned(),
-        port: port("port").with_context(|| format!("{name} has no port"))?,
+        port: port("port"),
         admin: port("admin"),
         networks,
         needs: list("needs"),
