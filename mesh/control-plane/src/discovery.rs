@@ -5,6 +5,7 @@
 //! Read next: `discovery/stream.rs` (who is let in, and what a stream does), then the parts without I/O and clock:
 //! `session.rs` (what is sent when), `world.rs` (views and revisions), `endpoints.rs` (health and leases).
 
+mod direct;
 mod endpoints;
 mod hub;
 mod metrics;

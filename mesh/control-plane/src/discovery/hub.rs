@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::direct::{Named, Resolved, named};
 use super::endpoints::{LEASE, MAX_NAME, Proxy, Report, StreamId};
 use super::metrics::Metrics;
 use super::session::{Answer, Session};
@@ -146,6 +147,19 @@ impl Hub {
     pub(crate) fn set_services(&self, services: Vec<RegisteredService>) {
         self.inner.lock().world.set_services(services);
         self.wake();
+    }
+
+    /// Addresses of services without a proxy, to be looked up.
+    pub(super) fn named(&self) -> Vec<Named> {
+        let inner = self.inner.lock();
+        inner.world.services().flat_map(named).collect()
+    }
+
+    /// What came of that.
+    pub(super) fn set_direct(&self, resolved: &Resolved) {
+        if self.inner.lock().world.set_direct(resolved) {
+            self.wake();
+        }
     }
 
     pub(crate) fn set_policy(&self, policy: v1::SignedPolicy, edges: Vec<Edge>) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ringwall_mesh_api::v1;
 use ringwall_policy::mesh::Edge;
 
+use super::direct::Resolved;
 use super::endpoints::{Endpoints, Proxy, Report, ReportError, StreamId};
 
 pub(crate) const EDGES: &str = "edges";
@@ -72,6 +73,8 @@ pub(crate) struct World {
     services: BTreeMap<Arc<str>, Registered>,
     endpoints: BTreeMap<Arc<str>, Arc<Item>>,
     table: Endpoints,
+    /// Endpoints that nobody registers.
+    direct: Resolved,
     all_edges: Vec<Edge>,
     edges: HashMap<Arc<str>, Arc<Item>>,
     /// Services that a workload may call, and when that has last changed.
@@ -98,6 +101,7 @@ impl World {
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             table: Endpoints::default(),
+            direct: Resolved::new(),
             all_edges: Vec::new(),
             edges: HashMap::new(),
             callees: HashMap::new(),
@@ -176,6 +180,29 @@ impl World {
         self.reshape();
     }
 
+    pub(super) fn services(&self) -> impl Iterator<Item = &v1::Service> {
+        let bodies = self
+            .services
+            .values()
+            .map(|known| &known.item.resource.body);
+        bodies.filter_map(|body| match body {
+            Some(v1::resource::Body::Service(service)) => Some(service),
+            _ => None,
+        })
+    }
+
+    /// Replaces the endpoints of services without a proxy; `true` when somebody sees a change.
+    pub(super) fn set_direct(&mut self, resolved: &Resolved) -> bool {
+        let before = std::mem::replace(&mut self.direct, resolved.clone());
+        let names: BTreeSet<&Arc<str>> = before.keys().chain(resolved.keys()).collect();
+        let moved = |name: &&&Arc<str>| before.get(**name) != resolved.get(**name);
+        let moved: Vec<&Arc<str>> = names.iter().filter(moved).copied().collect();
+        for service in &moved {
+            self.endpoints_changed(service);
+        }
+        !moved.is_empty()
+    }
+
     /// Replaces the policy and the edges that stand in it.
     pub(crate) fn set_policy(&mut self, policy: v1::SignedPolicy, edges: Vec<Edge>) {
         self.revision += STEP;
@@ -234,9 +261,11 @@ impl World {
     }
 
     fn endpoints_item(&self, service: &Arc<str>) -> Arc<Item> {
+        let mut endpoints = self.table.seen(service);
+        endpoints.extend(self.direct.get(service).into_iter().flatten().cloned());
         let body = v1::resource::Body::Endpoints(v1::Endpoints {
             service: service.to_string(),
-            endpoints: self.table.seen(service),
+            endpoints,
         });
         self.item(&format!("{ENDPOINTS_PREFIX}{service}"), body, None)
     }
