@@ -203,7 +203,8 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
             purge(Arc::clone(&store), begun.config.authority.audit_keep, clock),
         )
         .background("gauges", gauges(control_plane.clone()))
-        .background("leases", hub.keep_time())
+        .background("leases", hub.clone().keep_time())
+        .background("names", hub.follow_names())
         .data_path(policy.follow(serving, revocations, shell.shutdown()))
         .data_path(leadership.run(store, shell.shutdown()))
         .data_path(bootstrap.run(shell.clone()));
