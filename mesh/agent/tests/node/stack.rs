@@ -175,9 +175,13 @@ impl Stack {
     pub(crate) fn start_plane(&mut self) {
         self.plane = Some(self.spawn(&control_plane(), "plane"));
         let port = self.ports[2];
+        let mut ended = None;
         until("the control plane listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+            ended = self.plane.as_mut().unwrap().try_wait().unwrap();
+            let listens = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+            (listens || ended.is_some()).then_some(())
         });
+        assert_eq!(ended, None, "the control plane has ended");
     }
 
     pub(crate) fn start_agent(&mut self) {
