@@ -45,12 +45,15 @@ pub(crate) struct World {
     dns: SocketAddr,
 }
 
+/// Method, target, fields and length of the body.
+pub(crate) type SeenRequest = (Method, Uri, HeaderMap, usize);
+
 /// A server outside and what it has seen.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
-    pub(crate) requests: Arc<Mutex<Vec<(Method, Uri, HeaderMap, usize)>>>,
+    pub(crate) requests: Arc<Mutex<Vec<SeenRequest>>>,
 }
 
 impl World {
