@@ -1,7 +1,7 @@
 //! Composition root: authority, registry, store and leadership become one component.
 //!
 //! Owns: what is wired to what, and the order of the start: intermediate → own SVID → store →
-//! leadership → keys and revocations → listeners. Must not: decide.
+//! leadership → keys and revocations → policy → listeners. Must not: decide.
 //! Read next: `authority.rs`, `attestation.rs`, `leader.rs`.
 //!
 //! Whoever adds a gRPC service or routes adds them in [`router`], work beside them in [`start`];
@@ -161,6 +161,9 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
     let (hub, policy) = policy(&shell, &control_plane, &begun, &clock).await?;
     let routes = router(&shell, &control_plane, &begun.config, (&hub, &policy));
     let revocations = authority.revocations.subscribe();
+    let revoked = Arc::clone(&revocations.borrow());
+    let serving = policy.start(&revoked).await;
+    let served = policy.clone();
     let mut app = App::new(routes)
         .any_workload()
         // Streams last as long as proxies do; each message has its own limit.
@@ -180,6 +183,10 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
                 ))
             }
         })
+        .ready_check("policy", move || {
+            let serving = served.ensure_serving();
+            async move { serving }
+        })
         .background("registry", begun.file.follow())
         .background(
             "intermediate",
@@ -196,8 +203,9 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
             purge(Arc::clone(&store), begun.config.authority.audit_keep, clock),
         )
         .background("gauges", gauges(control_plane.clone()))
-        .background("leases", hub.keep_time())
-        .data_path(policy.follow(revocations, shell.shutdown()))
+        .background("leases", hub.clone().keep_time())
+        .background("names", hub.follow_names())
+        .data_path(policy.follow(serving, revocations, shell.shutdown()))
         .data_path(leadership.run(store, shell.shutdown()))
         .data_path(bootstrap.run(shell.clone()));
     if let Some(client) = begun.database_client {

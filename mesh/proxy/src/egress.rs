@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use http::request::Parts;
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use ringwall_http_io::{BoxBody, body};
 use ringwall_secret::SecretProvider;
@@ -378,18 +378,4 @@ fn trace_id(parts: &Parts) -> &str {
         .unwrap_or_default();
     let hex = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     if hex { id } else { "" }
-}
-
-/// Whether a request asks this gateway for something outside at all: `Host` or `:authority` of another name than its own.
-pub(crate) fn is_outside(parts: &Parts, own: &str) -> bool {
-    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
-    let host = parts
-        .headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    match authority.or(host).map(Target::parse) {
-        Some(Ok(target)) => target.host != Host::Name(own.into()),
-        Some(Err(_)) => true,
-        None => false,
-    }
 }

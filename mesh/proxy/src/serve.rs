@@ -26,6 +26,7 @@ pub(crate) use self::prefixed::Prefixed;
 use crate::access_log::{Direction, Flow, FlowKind};
 use crate::body::ProxyBody;
 use crate::config::Limits;
+use crate::serve::live::Bond;
 use crate::worker::{Accepted, Worker};
 
 /// The connection preface of HTTP/2 with prior knowledge (RFC 9113 §3.4).
@@ -135,9 +136,13 @@ impl Session {
         }
     }
 
-    /// Runs `work` beside the connection, such as the bytes after an upgrade, under the same deadlines and ended
-    /// with the same peer.
-    pub(crate) fn beside(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+    /// Runs `work` beside the connection, such as the bytes after an upgrade, under the same deadlines, and for as long
+    /// as `bond` holds.
+    pub(crate) fn beside(
+        self: &Arc<Self>,
+        bond: Bond,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let worker = Arc::clone(&self.worker);
         let id = worker.next_id();
         let gone = Gone {
@@ -148,7 +153,7 @@ impl Session {
             let _gone = gone;
             work.await;
         });
-        worker.live.add_beside(id, self.id, task.abort_handle());
+        worker.live.add(id, bond, task.abort_handle(), None);
         worker
             .watches
             .add(id, Arc::clone(&self.watch), task.abort_handle());

@@ -28,7 +28,7 @@ use ringwall_identity::SpiffeId;
 use tokio::sync::watch;
 
 pub(crate) use self::body::H2Body;
-pub(crate) use self::error::{SendError, SendFailure};
+pub(crate) use self::error::SendError;
 pub(crate) use self::pipe::pipe;
 use self::pool::{Pool, Target};
 pub(crate) use self::socket::{ReadBody, feed};
@@ -92,21 +92,18 @@ impl Tunnels {
     /// streams. The request's URI needs scheme, authority and path. Dropping the future resets the stream.
     ///
     /// # Errors
-    /// [`SendFailure`] says whether the peer may have seen the request, and gives back what was not begun.
+    /// [`SendError::is_unseen`] says whether the peer may have seen the request.
     pub(crate) async fn send<B>(
         &self,
         service: &Service,
         endpoint: &Endpoint,
         request: Request<B>,
-    ) -> Result<Response<H2Body>, SendFailure<B>>
+    ) -> Result<Response<H2Body>, SendError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let stream = match self.pool(service, endpoint).stream().await {
-            Ok(stream) => stream,
-            Err(error) => return Err(SendFailure::unbegun(error, request)),
-        };
+        let stream = self.pool(service, endpoint).stream().await?;
         exchange::send(stream, request).await
     }
 
@@ -176,11 +173,6 @@ impl Tunnels {
         Ok(())
     }
 
-    /// Opens a connection to `endpoint` before it is needed.
-    pub(crate) fn warm(&self, service: &Service, endpoint: &Endpoint) {
-        self.pool(service, endpoint).warm();
-    }
-
     fn pool(&self, service: &Service, endpoint: &Endpoint) -> Arc<Pool> {
         let key = Key::of(service, endpoint);
         let mut pools = self.pools.lock();
@@ -218,18 +210,13 @@ impl AppTunnel {
     ///
     /// # Errors
     /// As there.
-    pub(crate) async fn send<B>(
-        &self,
-        request: Request<B>,
-    ) -> Result<Response<H2Body>, SendFailure<B>>
+    pub(crate) async fn send<B>(&self, request: Request<B>) -> Result<Response<H2Body>, SendError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        match self.0.stream().await {
-            Ok(stream) => exchange::send(stream, request).await,
-            Err(error) => Err(SendFailure::unbegun(error, request)),
-        }
+        let stream = self.0.stream().await?;
+        exchange::send(stream, request).await
     }
 
     pub(crate) fn sweep(&self) {

@@ -157,11 +157,13 @@ fn join(
         Switch::Stream => {
             let (reader, writer) = tokio::io::split(tunnel);
             let body = exchange.count(body);
-            session.beside(async move {
-                // Either side's end is told to the other; there is nobody else to tell.
-                let _ended = feed(body, writer).await;
+            let (answer, link) = ReadBody::linked(reader);
+            session.beside(exchange.bond(), async move {
+                if feed(body, writer).await.is_ok() {
+                    link.done();
+                }
             });
-            ProxyBody::socket(ReadBody::new(reader))
+            ProxyBody::socket(answer)
         }
     }
 }

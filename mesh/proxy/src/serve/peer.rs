@@ -76,9 +76,7 @@ impl Peer {
     }
 
     pub(crate) fn is_revoked(&self, revocations: &Revocations) -> bool {
-        revocations.spiffe_ids.contains(self.id.as_str())
-            || revocations.spki_sha256.contains(&self.spki_sha256)
-            || revocations.serials.contains(&self.serial)
+        revocations.name(&self.serial, &self.id, &self.spki_sha256)
     }
 
     pub(crate) fn is_expired(&self, now: OffsetDateTime) -> bool {

@@ -86,7 +86,7 @@ impl Calling {
         let request = request.body(ProxyBody::empty()).expect("request");
         let at = endpoint(at);
         let sent = self.worker.tunnels.send(&self.service, &at, request);
-        sent.await.map_err(|failure| failure.error)
+        sent.await
     }
 
     async fn settle(&self, open: usize) {

@@ -14,7 +14,7 @@ use ringwall_http_io::body::BoxError;
 
 use super::Switched;
 use super::body::H2Body;
-use super::error::{SendError, SendFailure};
+use super::error::SendError;
 use super::pipe::{PipeError, pipe};
 use super::pool::Stream;
 use super::stream::TunnelStream;
@@ -22,7 +22,7 @@ use super::stream::TunnelStream;
 pub(super) async fn send<B>(
     stream: Stream,
     request: Request<B>,
-) -> Result<Response<H2Body>, SendFailure<B>>
+) -> Result<Response<H2Body>, SendError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -32,8 +32,7 @@ where
     let end = body.is_end_stream();
     let sent = sender.send_request(Request::from_parts(parts, ()), end);
     // An error here means that no frame was made.
-    let (mut response, send) =
-        sent.map_err(|error| SendFailure::begun(SendError::NotTaken(error)))?;
+    let (mut response, send) = sent.map_err(SendError::NotTaken)?;
     let mut piping = (!end).then(|| Box::pin(pipe(body, send)));
     let response = poll_fn(|cx| {
         if let Some(running) = &mut piping
@@ -48,7 +47,7 @@ where
         let response = Pin::new(&mut response).poll(cx);
         response.map_err(SendError::of_stream)
     });
-    let response = response.await.map_err(SendFailure::begun)?;
+    let response = response.await?;
     if let Some(rest) = piping {
         // The answer is early, or both directions stream: the rest of the body goes its own way.
         tokio::spawn(rest);

@@ -141,14 +141,6 @@ impl Pool {
         }
     }
 
-    /// Dials where nothing is open; the result is for whoever comes next.
-    pub(super) fn warm(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        if state.open.is_empty() && state.dialling.is_none() {
-            self.begin(&mut state);
-        }
-    }
-
     pub(super) fn is_connected(&self) -> bool {
         !self.state.lock().open.is_empty()
     }

@@ -14,6 +14,9 @@ use super::{Pair, dead};
 use crate::app::{Running, shared};
 use crate::snapshot::RoutePolicy;
 
+/// How long a breaker of these tests stays open.
+const OPEN: Duration = Duration::from_secs(2);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r29_a_dead_endpoint_costs_no_request_and_is_ejected() {
     let dead = dead(HTTP).await;
@@ -45,7 +48,7 @@ async fn r29_a_service_that_fails_is_given_a_rest_and_tried_again() {
     let pair = Pair::start_with(|orders| {
         orders.endpoints = vec![dead];
         orders.traffic.breaker.min_requests = 5;
-        orders.traffic.breaker.open = Duration::from_millis(300);
+        orders.traffic.breaker.open = OPEN;
         orders.traffic.retries.attempts = 0;
     })
     .await;
@@ -61,9 +64,9 @@ async fn r29_a_service_that_fails_is_given_a_rest_and_tried_again() {
     // The service comes back, at another address; the breaker has to find out.
     let mut orders = pair.orders();
     orders.traffic.breaker.min_requests = 5;
-    orders.traffic.breaker.open = Duration::from_millis(300);
+    orders.traffic.breaker.open = OPEN;
     pair.publish(vec![orders], super::bundle());
-    sleep(Duration::from_millis(300)).await;
+    sleep(OPEN).await;
     for _ in 0..5 {
         assert_eq!(pair.get("orders", "/v1/orders", "").await.status, 200);
     }
