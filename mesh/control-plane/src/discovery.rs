@@ -13,7 +13,7 @@ mod session;
 mod stream;
 mod world;
 
-pub(crate) use hub::{Hub, NackState, ProxyState, UsageSink};
+pub(crate) use hub::{Hub, ProxyState, UsageSink};
 pub(crate) use stream::Discovery;
 pub(crate) use world::RegisteredService;
 

@@ -112,6 +112,7 @@ impl World {
     }
 
     /// Revision of the newest change.
+    #[cfg(test)]
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -139,9 +140,13 @@ impl World {
             if list.spiffe_ids.iter().any(|id| id == spiffe_id))
     }
 
-    /// Version of the policy that is pushed; 0 for none.
-    pub(crate) fn policy_version(&self) -> u64 {
-        self.policy.as_ref().map_or(0, |item| version_of(item))
+    /// The policy that is pushed.
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> v1::SignedPolicy {
+        match self.policy.as_ref().map(|item| &item.resource.body) {
+            Some(Some(v1::resource::Body::Policy(policy))) => policy.clone(),
+            _ => v1::SignedPolicy::default(),
+        }
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {
@@ -361,7 +366,7 @@ impl World {
         if revision == 0 {
             return Since::Nothing;
         }
-        let ours = (self.base..=self.revision).contains(&revision) && revision % STEP == 0;
+        let ours = (self.base..=self.revision).contains(&revision) && revision.is_multiple_of(STEP);
         // A view that has lost or gained services since then cannot be amended by revisions alone.
         let same_shape = self
             .callees
