@@ -52,8 +52,13 @@ where
         Ok(connection) => connection,
         Err(error) => return ended(&session, &error),
     };
-    let mut draining = pin!(shared.draining());
-    let mut drains = false;
+    let mut leaving = pin!(async {
+        tokio::select! {
+            () = shared.draining() => {}
+            () = session.waned() => {}
+        }
+    });
+    let mut leaves = false;
     loop {
         tokio::select! {
             biased;
@@ -72,8 +77,8 @@ where
                 let _closed = tokio::time::timeout(FAREWELL, closed).await;
                 return;
             }
-            () = &mut draining, if !drains => {
-                drains = true;
+            () = &mut leaving, if !leaves => {
+                leaves = true;
                 connection.graceful_shutdown();
             }
         }
