@@ -6,6 +6,7 @@
 mod containers;
 mod gateway;
 mod order;
+mod propagation;
 pub(crate) mod report;
 
 use std::process::ExitCode;
@@ -47,6 +48,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
     ("gateway", gateway::measure),
     ("order", order::measure),
+    ("propagation", propagation::measure),
 ];
 
 /// Measures, prints, and says by the exit code whether the targets are met.
