@@ -49,9 +49,7 @@ fn run() -> Result<Value> {
     let rounds: u32 = rounds
         .parse()
         .context("the number of rounds is no number")?;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), composition()?)?;
-    let stack = Stack::start_as(Some(file.path()))?;
+    let stack = Stack::start_as(Some(&composition()?))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

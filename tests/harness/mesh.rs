@@ -1,5 +1,8 @@
 //! Clients for the mesh listeners: with a workload's own identity, as a thief of it would have it,
 //! and with identities that no authority of the platform has issued.
+//!
+//! Workloads keep their keys in memory, and no file has them: our thief has the key of the
+//! intermediate instead, and makes any workload's certificate just like the control plane does.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,18 +13,21 @@ use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use ringwall_http_io::{Client, ClientLimits, Transport, body};
-use ringwall_identity::authority::{Authority, Issued};
+use ringwall_identity::authority::Issued;
+use ringwall_identity::intermediate::Intermediate;
 use ringwall_identity::{SpiffeId, TrustDomain};
-use ringwall_secret::{SealKey, sealed};
-use ringwall_tls::{IdentitySource, mesh_client_config};
+use ringwall_tls::{IdentityMaterial, IdentitySource, mesh_client_config};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::OffsetDateTime;
 
 use crate::edge::AnyServer;
 use crate::stack::StackInfo;
 
 /// Patience with a hundred handshakes at once on a small machine.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Life of what our thief makes.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A bounded answer.
 #[derive(Debug)]
@@ -37,17 +43,14 @@ impl Answer {
     }
 }
 
-/// Calls `component` with the identity whose files lie in `identity`.
-pub async fn call(
+/// Calls `component` as the workload `caller`, with the SVID of the running platform.
+pub async fn call_as(
     stack: &StackInfo,
-    identity: &Path,
+    caller: &str,
     component: &str,
     request: Request<Bytes>,
 ) -> Result<Answer> {
-    let source = IdentitySource::load(identity).context("cannot load the identity")?;
-    let peer = SpiffeId::workload(&trust_domain()?, component)?;
-    let config = mesh_client_config(&source, peer)?;
-    call_at(stack.component(component)?.address, config, request).await
+    Caller::new(stack, caller, component)?.call(request).await
 }
 
 /// Calls the admin listener of `component` as the workload `caller`.
@@ -57,14 +60,41 @@ pub async fn admin_call(
     component: &str,
     request: Request<Bytes>,
 ) -> Result<Answer> {
-    let source =
-        IdentitySource::load(&stack.identity(caller)).context("cannot load the identity")?;
-    let peer = SpiffeId::workload(&trust_domain()?, component)?;
-    let address = stack
-        .component(component)?
-        .admin
-        .context("it has no admin listener")?;
+    let (source, component) = (identity(stack, caller)?, stack.component(component)?);
+    let peer = component.peer()?;
+    let address = component.admin.context("it has no admin listener")?;
     call_at(address, mesh_client_config(&source, peer)?, request).await
+}
+
+/// The identity of a workload: its own files where it has some, as the operator and engines do, else
+/// one that our thief makes.
+pub fn identity(stack: &StackInfo, workload: &str) -> Result<Arc<IdentitySource>> {
+    let files = stack.identity(workload);
+    if files.join("svid.pem").is_file() {
+        return loaded(&files);
+    }
+    let id = SpiffeId::workload(&trust_domain()?, workload)?;
+    let made = Presented::made(&stolen_authority(stack)?, &id, OffsetDateTime::now_utc())?;
+    let material = IdentityMaterial {
+        chain: made.chain,
+        key: made.key,
+        bundle: roots(stack)?,
+        crls: Vec::new(),
+    };
+    Ok(IdentitySource::from_material(material)?)
+}
+
+/// Key and certificate are replaced one after the other: who comes between the two looks again.
+fn loaded(files: &Path) -> Result<Arc<IdentitySource>> {
+    let mut last = IdentitySource::load(files);
+    for _ in 0..5 {
+        if last.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        last = IdentitySource::load(files);
+    }
+    last.context("cannot load the identity")
 }
 
 /// A caller that keeps its connection, for many requests.
@@ -73,10 +103,9 @@ pub struct Caller(Client);
 impl Caller {
     /// With the identity of the workload `caller`.
     pub fn new(stack: &StackInfo, caller: &str, component: &str) -> Result<Self> {
-        let source = IdentitySource::load(&stack.identity(caller))?;
-        let peer = SpiffeId::workload(&trust_domain()?, component)?;
-        let config = mesh_client_config(&source, peer)?;
-        Ok(Self::at(stack.component(component)?.address, config))
+        let component = stack.component(component)?;
+        let config = mesh_client_config(&identity(stack, caller)?, component.peer()?)?;
+        Ok(Self::at(component.address, config))
     }
 
     fn at(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> Self {
@@ -108,31 +137,48 @@ pub async fn call_at(
     Caller::at(address, config).call(request).await
 }
 
-/// Calls `component` as the workload `caller`, with the SVID of the running platform.
-pub async fn call_as(
-    stack: &StackInfo,
-    caller: &str,
-    component: &str,
-    request: Request<Bytes>,
-) -> Result<Answer> {
-    call(stack, &stack.identity(caller), component, request).await
+/// A certificate and its key, as a client shows them.
+pub struct Presented {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Presented {
+    /// An SVID for an hour from `now` on.
+    pub fn made(authority: &Intermediate, id: &SpiffeId, now: OffsetDateTime) -> Result<Self> {
+        let (certified, key) = authority.issue_svid(id, &[], HOUR, now)?;
+        Ok(Self {
+            chain: certified.chain,
+            key: PrivatePkcs8KeyDer::from(key.to_vec()).into(),
+        })
+    }
+}
+
+impl TryFrom<Issued> for Presented {
+    type Error = anyhow::Error;
+
+    fn try_from(issued: Issued) -> Result<Self> {
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes()).collect();
+        Ok(Self {
+            chain: chain?,
+            key: PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())?,
+        })
+    }
 }
 
 /// Calls `component` with any certificate at all. Nothing on this side looks at it, so that a
 /// refusal is the component's.
 pub async fn call_with(
     stack: &StackInfo,
-    issued: &Issued,
+    presented: Presented,
     component: &str,
     request: Request<Bytes>,
 ) -> Result<Answer> {
-    let chain: Result<Vec<_>, _> =
-        CertificateDer::pem_slice_iter(issued.chain_pem.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes())?;
     let config = rustls::ClientConfig::builder()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyServer))
-        .with_client_auth_cert(chain?, key)?;
+        .with_client_auth_cert(presented.chain, presented.key)?;
     call_at(
         stack.component(component)?.address,
         Arc::new(config),
@@ -141,17 +187,22 @@ pub async fn call_with(
     .await
 }
 
-/// The platform's own certificate authority, as somebody who has stolen its sealed key has it.
-pub fn stolen_authority(stack: &StackInfo) -> Result<Authority> {
-    let folder = stack.state_dir.join("ca");
-    let seal = SealKey::from_file(&folder.join("root.seal-key"))?;
-    let secrets = sealed::read(&folder.join("root.key"), &seal, "ca")?;
-    let key = secrets.get("root-key").context("no key of the authority")?;
-    let certificate = std::fs::read_to_string(stack.ca_bundle())?;
-    Ok(Authority::load(
-        &certificate,
-        std::str::from_utf8(key.expose())?,
+/// The authority that the control plane signs with, as somebody who has stolen its sealed file has it.
+pub fn stolen_authority(stack: &StackInfo) -> Result<Intermediate> {
+    let secret = |name: &str| stack.secret("control-plane", name);
+    Ok(Intermediate::load(
+        &trust_domain()?,
+        &secret("intermediate-cert")?,
+        &secret("intermediate-key")?,
+        &roots(stack)?,
+        OffsetDateTime::now_utc(),
     )?)
+}
+
+fn roots(stack: &StackInfo) -> Result<Vec<CertificateDer<'static>>> {
+    let pem = std::fs::read(stack.ca_bundle())?;
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    Ok(roots?)
 }
 
 /// Fails unless the connection itself was refused: no HTTP answer of any status came back.

@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use ringwall_identity::SpiffeId;
 use ringwall_secret::{SecretProvider, SecretsConfig};
 use serde_json::Value;
 use url::Url;
+
+use crate::mesh;
 
 pub mod cleanup;
 mod compose_file;
@@ -67,6 +70,8 @@ enum Site {
 #[derive(Debug, Clone)]
 pub struct Component {
     pub name: String,
+    /// The workload that answers: a service proxy has its component's identity.
+    pub identity: String,
     pub address: SocketAddr,
     pub admin: Option<SocketAddr>,
     pub pid: i32,
@@ -78,6 +83,13 @@ pub struct LogMark {
     at: time::OffsetDateTime,
     /// Lengths of the files of the native stack.
     lengths: Vec<(String, usize)>,
+}
+
+impl Component {
+    /// The SPIFFE id with which it answers.
+    pub fn peer(&self) -> Result<SpiffeId> {
+        Ok(SpiffeId::workload(&mesh::trust_domain()?, &self.identity)?)
+    }
 }
 
 impl Stack {
@@ -94,8 +106,9 @@ impl Stack {
         }
     }
 
-    /// The native platform from another composition than the built-in one.
-    pub fn start_as(composition: Option<&Path>) -> Result<Self> {
+    /// The native platform from the text of another composition than the built-in one; with the policy
+    /// of the checkout.
+    pub fn start_as(composition: Option<&str>) -> Result<Self> {
         let (info, platform) = native::Platform::start(composition)?;
         let platform = Platform::Native(platform);
         Ok(Self { info, platform })

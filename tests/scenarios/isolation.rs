@@ -241,11 +241,13 @@ fn targets(stack: &StackInfo, declared: &Declared) -> Result<Vec<Target>> {
     let site = stack.containers()?;
     let mut targets = Vec::new();
     for node in &declared.components {
-        let mut ports = vec![(node.port, Port::Mesh)];
-        match node.admin {
-            Some(admin) => ports.push((admin, Port::Admin)),
-            None => ports = vec![(node.port, Port::Database)],
-        }
+        let own = if node.admin.is_some() {
+            Port::Mesh
+        } else {
+            Port::Database
+        };
+        let mut ports: Vec<(u16, Port)> = node.port.map(|port| (port, own)).into_iter().collect();
+        ports.extend(node.admin.map(|admin| (admin, Port::Admin)));
         if node.name == declared.public {
             ports.push((site.port, Port::Public));
         }

@@ -5,8 +5,11 @@
 
 mod containers;
 mod gateway;
+mod material;
+mod mesh;
 mod order;
 pub(crate) mod report;
+mod running;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,7 @@ type Measure = fn(&Config, u32) -> Result<Report>;
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
     ("gateway", gateway::measure),
+    ("mesh", mesh::measure),
     ("order", order::measure),
 ];
 

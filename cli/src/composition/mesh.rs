@@ -188,12 +188,9 @@ impl Composition {
                 port,
             };
             if let Some(port) = &callee.port {
+                // The collector of spans calls itself as well: its own spans go where all go.
                 let callers = self.callers_of(callee).into_iter();
-                edges.extend(
-                    callers
-                        .filter(|caller| caller != name)
-                        .map(|caller| edge(caller, port.value)),
-                );
+                edges.extend(callers.map(|caller| edge(caller, port.value)));
             }
             if let Some(admin) = &callee.admin {
                 let readers = [OPERATOR, MONITOR].into_iter();

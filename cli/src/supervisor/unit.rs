@@ -38,7 +38,7 @@ pub(super) enum Kind {
     Binary(Box<Binary>),
     /// A PostgreSQL server with its databases.
     Postgres {
-        server: Server,
+        server: Box<Server>,
         databases: Vec<String>,
     },
 }

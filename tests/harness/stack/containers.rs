@@ -53,7 +53,7 @@ pub struct Site {
     pub file: PathBuf,
     pub port: u16,
     /// Mesh and admin port by component.
-    ports: BTreeMap<String, (u16, Option<u16>)>,
+    ports: BTreeMap<String, (Option<u16>, Option<u16>)>,
 }
 
 impl Platform {
@@ -195,9 +195,10 @@ impl Site {
     }
 
     pub(super) fn component(&self, name: &str) -> Result<Option<Component>> {
-        let Some((port, admin)) = self.ports.get(name) else {
+        let Some(&(port, admin)) = self.ports.get(name) else {
             return Ok(None);
         };
+        let port = port.or(admin).context("a component without a port")?;
         if !self.services.iter().any(|service| service == name) {
             return Ok(None);
         }
@@ -209,7 +210,8 @@ impl Site {
         let pid = inspected["State"]["Pid"].as_i64().unwrap_or_default();
         Ok(Some(Component {
             name: name.to_owned(),
-            address: SocketAddr::new(ip, *port),
+            identity: name.to_owned(),
+            address: SocketAddr::new(ip, port),
             admin: admin.map(|port| SocketAddr::new(ip, port)),
             pid: i32::try_from(pid)?,
         }))

@@ -19,11 +19,16 @@ use url::Url;
 use super::cleanup::{self, Leftover};
 use super::{Component, StackInfo, checkout, ringwall, set_mode};
 
+/// Name of a composition's file.
+const COMPOSITION: &str = "ringwall.yaml";
+
 /// The supervisor and its state.
 pub(super) struct Platform {
     supervisor: Option<Child>,
     components: Vec<Known>,
     state: tempfile::TempDir,
+    /// Another composition than the built-in one, with the policy beside it.
+    _composition: Option<tempfile::TempDir>,
     cleanup: cleanup::Ticket,
 }
 
@@ -36,6 +41,7 @@ pub(super) struct Site {
 #[derive(Debug, Clone, Deserialize)]
 struct Known {
     name: String,
+    identity: String,
     address: SocketAddr,
     admin: Option<SocketAddr>,
     pid: i32,
@@ -54,13 +60,14 @@ struct Record {
 }
 
 impl Platform {
-    pub(super) fn start(composition: Option<&Path>) -> Result<(StackInfo, Self)> {
+    pub(super) fn start(composition: Option<&str>) -> Result<(StackInfo, Self)> {
+        let composition = composition.map(with_policy).transpose()?;
         let state = tempfile::Builder::new()
             .prefix(&cleanup::prefix())
             .tempdir()?;
         // PostgreSQL runs as a user of its own when the tests run as root.
         set_mode(state.path(), 0o711)?;
-        let mut supervisor = command(state.path(), composition)?
+        let mut supervisor = command(state.path(), composition.as_ref())?
             .spawn()
             .context("cannot run `ringwall up`")?;
         let cleanup = cleanup::remember(Leftover::Process {
@@ -76,6 +83,7 @@ impl Platform {
                     supervisor: Some(supervisor),
                     components: site.components.clone(),
                     state,
+                    _composition: composition,
                     cleanup,
                 };
                 Ok((info, platform))
@@ -165,6 +173,7 @@ impl Known {
     fn component(&self, pid: i32) -> Component {
         Component {
             name: self.name.clone(),
+            identity: self.identity.clone(),
             address: self.address,
             admin: self.admin,
             pid,
@@ -199,7 +208,18 @@ pub(super) fn is_alive(pid: i32) -> bool {
     })
 }
 
-fn command(state: &Path, composition: Option<&Path>) -> Result<Command> {
+/// A folder with the composition, and the policy where it looks for it.
+fn with_policy(composition: &str) -> Result<tempfile::TempDir> {
+    const POLICY: &str = "deploy/mesh/policy.yaml";
+    let folder = tempfile::tempdir()?;
+    std::fs::write(folder.path().join(COMPOSITION), composition)?;
+    let policy = folder.path().join(POLICY);
+    std::fs::create_dir_all(policy.parent().context("no folder of policies")?)?;
+    std::fs::copy(checkout()?.join(POLICY), policy)?;
+    Ok(folder)
+}
+
+fn command(state: &Path, composition: Option<&tempfile::TempDir>) -> Result<Command> {
     let mut command = ringwall()?;
     command
         .args(["up", "--free-ports", "-o", "json"])
@@ -208,8 +228,8 @@ fn command(state: &Path, composition: Option<&Path>) -> Result<Command> {
         .arg("--web-dir")
         .arg(checkout()?.join("spa-proxy/web/dist"))
         .stdout(Stdio::piped());
-    if let Some(file) = composition {
-        command.arg("--file").arg(file);
+    if let Some(folder) = composition {
+        command.arg("--file").arg(folder.path().join(COMPOSITION));
     }
     Ok(command)
 }

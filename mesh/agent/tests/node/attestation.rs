@@ -241,13 +241,11 @@ fn not_the_supervisor() {
         caller.pid(),
         crate::stack::started(caller.pid()),
     );
-    let script = format!(
-        "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-         s.sendall(sys.argv[2].encode()+b'\\n')\nprint(repr(s.recv(100)))"
-    );
+    let script = "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+         s.sendall(sys.argv[2].encode()+b'\\n')\nprint(repr(s.recv(100)))";
     let control = stack.path("run/control.sock");
     let heard = Command::new("python3")
-        .args(["-c", &script, control.to_str().unwrap(), &line])
+        .args(["-c", script, control.to_str().unwrap(), &line])
         .output()
         .unwrap();
     let heard = String::from_utf8_lossy(&heard.stdout).into_owned();

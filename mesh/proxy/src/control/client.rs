@@ -5,6 +5,7 @@
 //! Must not: decide what a message means (`machine.rs`). Time is tokio's and chance a parameter, so that a simulation owns
 //! both.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use parking_lot::Mutex;
 use ringwall_mesh_api::v1::proxy_message::Message;
 use ringwall_mesh_api::v1::{self, configuration_client::ConfigurationClient};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, Sleep, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -31,6 +32,8 @@ const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 /// Pauses between attempts double from the first to the last of these; each is shortened by chance to no less than half.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// From a stream's first message until whoever was cut off together with us is back: their longest pause, and an attempt.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Time between two reports of uses.
 const USAGE: Duration = Duration::from_secs(10);
 /// Changes within this time are saved together.
@@ -142,10 +145,13 @@ impl Client {
         let mut usage = interval(USAGE);
         usage.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut first = Some(Box::pin(sleep(FIRST_MESSAGE)));
+        let mut settle: Option<Pin<Box<Sleep>>> = None;
         loop {
             let sent = tokio::select! {
                 message = messages.message() => {
-                    first = None;
+                    if first.take().is_some() {
+                        settle = Some(Box::pin(sleep(SETTLE)));
+                    }
                     match self.message(message, &answers) {
                         Ok(()) => Ok(()),
                         Err(end) => return end,
@@ -153,6 +159,11 @@ impl Client {
                 }
                 () = async { first.as_mut().expect("guarded by the condition").await }, if first.is_some() => {
                     return End::Failed(format!("no message within {FIRST_MESSAGE:?}"));
+                }
+                () = async { settle.as_mut().expect("guarded by the condition").await }, if settle.is_some() => {
+                    settle = None;
+                    self.settle();
+                    Ok(())
                 }
                 Ok(()) = keys.changed() => match self.new_keys() {
                     true => return End::Reopen,
@@ -232,6 +243,15 @@ impl Client {
             return Err(End::Reopen);
         }
         said.map_err(End::Failed)
+    }
+
+    /// Believes what was doubted so far.
+    fn settle(&self) {
+        let mut machine = self.machine.lock();
+        if machine.settle() {
+            tracing::info!("services whose endpoints did not come back have none any more");
+            self.state.publish_machine(&machine);
+        }
     }
 
     /// Takes over new keys; `true` when a stream with them may bring what was refused.

@@ -4,12 +4,15 @@
 //! value serves. A delta that cannot follow what is known makes the client ask for a snapshot.
 //! Must not: read a clock, connect or write. Read next: `policy.rs` (which bundle is believed), `client.rs` (around this).
 
+mod doubt;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ringwall_identity::TrustDomain;
 use ringwall_mesh_api::v1::{self, resource::Body};
 
+use self::doubt::Doubts;
 use super::policy::{self, Accepted, Anchor, Keys, Refused};
 use super::saved::Saved;
 use crate::snapshot::compile::{self, Fault, brief};
@@ -45,6 +48,7 @@ pub(crate) struct Machine {
     fresh: bool,
     /// A policy was refused for want of its key.
     wants_keys: bool,
+    doubts: Doubts,
 }
 
 /// What follows from a message.
@@ -82,6 +86,7 @@ impl Machine {
             seen: 0,
             fresh: true,
             wants_keys: false,
+            doubts: Doubts::default(),
         }
     }
 
@@ -190,7 +195,7 @@ impl Machine {
                 reopen,
             };
         }
-        self.fresh = false;
+        self.doubts.begin(std::mem::take(&mut self.fresh));
         let (revision, snapshot) = (message.revision, message.snapshot);
         let mut faults = Vec::new();
         let gone = if snapshot {
@@ -358,7 +363,12 @@ impl Machine {
             .cloned()
             .collect();
         self.held.extend(staged.resources);
-        self.endpoints.extend(staged.endpoints);
+        for (name, said) in staged.endpoints {
+            let known = self.endpoints.get(&name).map_or(0, Vec::len);
+            if !self.doubts.keeps(&name, known, said.len()) {
+                self.endpoints.insert(name, said);
+            }
+        }
         for (name, service) in staged.services {
             self.services.insert(name.into(), Arc::new(service));
         }
@@ -383,8 +393,11 @@ impl Machine {
                 self.services.remove(own);
             }
             Some(("endpoints", own)) => {
-                self.endpoints.remove(own);
-                self.join(own);
+                let known = self.endpoints.get(own).map_or(0, Vec::len);
+                if !self.doubts.keeps(own, known, 0) {
+                    self.endpoints.remove(own);
+                    self.join(own);
+                }
             }
             _ => {}
         }

@@ -390,6 +390,29 @@ mod tests {
             }
         }
 
+        /// The special-purpose registries of IANA (RFC 6890), read as networks instead of octets.
+        #[test]
+        fn attack_ssrf_no_address_of_a_special_network_is_public(
+            network in proptest::sample::select(vec![
+                "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
+                "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24",
+                "224.0.0.0/4", "240.0.0.0/4", "::/96", "100::/64", "64:ff9b:1::/48", "2001::/23", "2001:db8::/32",
+                "2002::/16", "3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8",
+            ]),
+            host in any::<u128>(),
+        ) {
+            let network: Network = network.parse().unwrap();
+            let address = match network.base {
+                IpAddr::V4(base) => {
+                    let host = (host as u32).checked_shr(network.bits.into()).unwrap_or(0);
+                    IpAddr::V4(Ipv4Addr::from_bits(base.to_bits() | host))
+                }
+                IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from_bits(base.to_bits() | host >> network.bits)),
+            };
+            prop_assert!(network.contains(address));
+            prop_assert!(class(address).is_some(), "{}", address);
+        }
+
         #[test]
         fn a_network_contains_exactly_its_prefix(base in any::<u32>(), bits in 1..=32_u8, other in any::<u32>()) {
             let mask = u32::MAX << (32 - u32::from(bits));

@@ -89,9 +89,7 @@ pub(crate) fn prepare(
     secrets: &SecretProvider,
 ) -> Result<(), Refusal> {
     let headers = &mut parts.headers;
-    strip_hop_by_hop(headers);
-    strip_trusted(headers);
-    strip_twins(headers, &INTERNAL);
+    strip(headers);
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
     if let Some(credential) = &rule.credential {
@@ -107,6 +105,13 @@ pub(crate) fn prepare(
         headers.insert(credential.header.clone(), value);
     }
     Ok(())
+}
+
+/// Removes what is the platform's own, of a head and of trailers.
+fn strip(fields: &mut HeaderMap) {
+    strip_hop_by_hop(fields);
+    strip_trusted(fields);
+    strip_twins(fields, &INTERNAL);
 }
 
 fn zeroizing(prefix: &str, secret: &str) -> zeroize::Zeroizing<Vec<u8>> {
@@ -232,7 +237,12 @@ impl Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            strip(trailers);
+        }
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {

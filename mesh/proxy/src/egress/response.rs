@@ -155,7 +155,10 @@ impl Body for Limited {
                 this.failed(&error.to_string());
                 Poll::Ready(Some(Err(error.into())))
             }
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip(trailers);
+                }
                 let bytes = frame.data_ref().map_or(0, Bytes::len) as u64;
                 let Some(left) = this.left.checked_sub(bytes) else {
                     let limit = this.limit;

@@ -142,6 +142,14 @@ impl Rule {
                 "write `tls: originate`, or leave methods, paths and credential out",
             ));
         }
+        if config.tls == TlsMode::None && config.credential.is_some() {
+            return Err(fault(
+                "credential",
+                "one beside `tls: none`",
+                "TLS around whatever carries a credential",
+                "write `tls: originate`, or leave the credential out",
+            ));
+        }
         if config.private && networks.is_empty() {
             return Err(fault(
                 "private",
@@ -308,6 +316,8 @@ fn fault(key: &'static str, seen: &str, expected: &'static str, fix: &'static st
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::target::Target;
     use super::*;
 
@@ -475,6 +485,12 @@ mod tests {
                 "credential.header",
             ),
             (
+                format!(
+                    "{{{base},\"host\":\"a.example\",\"tls\":\"none\",\"credential\":{{\"header\":\"authorization\",\"secret\":\"s\"}}}}"
+                ),
+                "credential",
+            ),
+            (
                 "{\"name\":\"x\",\"callers\":[],\"host\":\"a.example\"}".to_owned(),
                 "callers",
             ),
@@ -507,5 +523,47 @@ mod tests {
         assert_eq!(refusals.len(), 2);
         assert!(refusals[0].what.contains("tls: none"));
         assert!(refusals[1].what.contains("127.0.0.1"));
+    }
+
+    proptest! {
+        /// Whatever is asked for, what passes is the declared host, by whole labels and segments.
+        #[test]
+        fn r27_nothing_beside_the_declared_host_and_path_passes(
+            before in "[a-zA-Z0-9.@-]{0,8}",
+            host in proptest::sample::select(vec!["api.weather.example", "API.WEATHER.example", "api.weather.example."]),
+            after in "[a-zA-Z0-9.:@%/-]{0,8}",
+            path in "/v1[a-z0-9/.%]{0,8}",
+        ) {
+            let authority = format!("{before}{host}{after}");
+            let Ok(target) = Target::parse(&authority) else {
+                return Ok(());
+            };
+            let asked = Asked {
+                caller: "orders",
+                host: &target.host,
+                port: target.port,
+                request: Some((&Method::GET, &path)),
+            };
+            if rules().find(asked).is_some() {
+                prop_assert_eq!(target.host, Host::Name("api.weather.example".into()));
+                prop_assert!(matches!(target.port, None | Some(443)));
+                prop_assert!(path == "/v1" || path.starts_with("/v1/"));
+            }
+        }
+
+        #[test]
+        fn a_star_matches_one_label_whatever_it_is(label in "[a-z0-9.-]{0,12}") {
+            let authority = format!("{label}.files.example:8443");
+            let passes = Target::parse(&authority).is_ok_and(|target| {
+                let asked = Asked {
+                    caller: "payments",
+                    host: &target.host,
+                    port: target.port,
+                    request: Some((&Method::GET, "/")),
+                };
+                rules().find(asked).is_some()
+            });
+            prop_assert!(!passes || !label.contains('.'));
+        }
     }
 }

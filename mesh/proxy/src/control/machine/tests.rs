@@ -151,6 +151,61 @@ fn a_snapshot_and_deltas_become_services_with_their_endpoints() {
 }
 
 #[test]
+fn r57_endpoints_that_a_returning_control_plane_does_not_know_serve_until_it_has_settled() {
+    let all = || vec![service("inventory", "1"), endpoints("inventory", &[1, 2])];
+    let gone = || vec![service("inventory", "1"), endpoints("inventory", &[])];
+    let without = || vec![service("inventory", "1")];
+    for first in [
+        delta(3, vec![endpoints("inventory", &[])]),
+        snapshot(3, gone()),
+        snapshot(3, without()),
+    ] {
+        let mut machine = machine();
+        machine.hello();
+        assert!(is_ack(&machine.message(snapshot(1, all()))));
+        machine.hello();
+        assert!(is_ack(&machine.message(first.clone())));
+        assert_eq!(hosts(&machine, "inventory"), 2, "they may be on their way");
+        let saved = machine.save();
+        assert!(machine.settle());
+        assert_eq!(hosts(&machine, "inventory"), 0, "they are not");
+        assert!(!machine.settle());
+        let said = |resource: &v1::Resource| resource.name == "endpoints/inventory";
+        let said = saved.resources.iter().find(|resource| said(resource));
+        let empty = endpoints("inventory", &[]).body;
+        assert!(
+            said.is_none_or(|said| said.body == empty),
+            "kept is what was said"
+        );
+
+        // One that comes back ends the doubt, and so does another empty list: it is news.
+        for (news, left) in [(&[7][..], 1), (&[], 0)] {
+            let mut machine = machine_after(&all(), &first);
+            let known = endpoints("inventory", news);
+            assert!(is_ack(&machine.message(delta(4, vec![known]))));
+            assert_eq!(hosts(&machine, "inventory"), left);
+            assert!(machine.doubts.is_empty());
+            assert!(!machine.settle());
+        }
+    }
+    // On a stream that stands, gone is gone.
+    let mut machine = machine_after(&all(), &delta(3, Vec::new()));
+    let none = endpoints("inventory", &[]);
+    machine.message(delta(4, vec![none]));
+    assert_eq!(hosts(&machine, "inventory"), 0);
+}
+
+/// One that knew `before` when a new stream began with `first`.
+fn machine_after(before: &[v1::Resource], first: &v1::ConfigMessage) -> Machine {
+    let mut machine = machine();
+    machine.hello();
+    machine.message(snapshot(1, before.to_vec()));
+    machine.hello();
+    machine.message(first.clone());
+    machine
+}
+
+#[test]
 fn r31_what_is_bad_is_refused_and_the_last_good_serves() {
     let mut machine = machine();
     machine.hello();
@@ -488,6 +543,8 @@ impl Server {
                 }
             }
             Step::Restart => {
+                // What is kept is what was said, not what was doubted.
+                client.settle();
                 let (restored, faults) =
                     Machine::restore(domain(), client.save(), Some(SIGNED.0.keys()));
                 assert!(faults.is_empty(), "{faults:?}");
@@ -524,6 +581,7 @@ proptest! {
             let message = server.next();
             server.deliver(&mut client, message);
         }
+        client.settle();
         let mut fresh = machine();
         fresh.hello();
         fresh.message(snapshot(server.revision, server.resources.values().cloned().collect()));

@@ -47,9 +47,9 @@ async fn request_bodies_have_a_limit_whether_declared_or_not() {
         assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE, "{declared}");
     }
     let requests = upstream.requests.lock();
-    let whole = requests.iter().filter(|(.., bytes)| *bytes == 1000).count();
+    let whole = requests.iter().filter(|seen| seen.bytes == 1000).count();
     assert_eq!(whole, 2);
-    assert!(requests.iter().all(|(.., bytes)| *bytes <= 1000));
+    assert!(requests.iter().all(|seen| seen.bytes <= 1000));
 }
 
 #[tokio::test]

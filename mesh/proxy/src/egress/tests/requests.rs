@@ -1,4 +1,5 @@
 use http::HeaderValue;
+use http_body_util::BodyExt as _;
 
 use super::super::*;
 use super::world::*;
@@ -35,7 +36,7 @@ async fn r27_a_declared_request_goes_out_over_tls_in_its_server_s_version() {
             }
         }
         let requests = upstream.requests.lock();
-        let (_, uri, headers, _) = &requests[0];
+        let Seen { uri, headers, .. } = &requests[0];
         let authority = format!("api.partner.example:{}", upstream.port());
         match alpn {
             "h2" => assert_eq!(uri.authority().unwrap().as_str(), authority),
@@ -96,7 +97,7 @@ async fn r27_the_gateway_has_the_credential_and_the_workload_never_does() {
         "R69: nothing comes back"
     );
     let requests = upstream.requests.lock();
-    let (_, _, seen, _) = &requests[0];
+    let seen = &requests[0].headers;
     let mut names: Vec<&str> = seen.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
     assert_eq!(
@@ -138,4 +139,28 @@ async fn plaintext_goes_out_only_where_a_rule_says_so() {
     let (egress, _) = world.gateway(LOOPBACK, &rules(upstream.port(), ""));
     let (status, ..) = send(&egress, get("http://api.partner.example/v1")).await;
     assert_eq!(status, StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
+async fn attack_trailers_carry_nothing_in_or_out() {
+    let world = World::new().await;
+    let upstream = world
+        .server("127.0.0.2", &["api.partner.example"], "h2")
+        .await;
+    world.resolves("api.partner.example", &[&["127.0.0.2"]]);
+    let (egress, _) = world.gateway(LOOPBACK, &rules(upstream.port(), ""));
+    let request = get("http://api.partner.example/trailers");
+    let response = egress.handle("orders", request).await;
+    let answer = response.into_body().collect().await.unwrap();
+    let names: Vec<_> = answer.trailers().unwrap().keys().collect();
+    assert_eq!(names, ["grpc-status"]);
+    let request = Request::post("http://api.partner.example/v1");
+    let request = request.body(body::boxed(with_trailers())).unwrap();
+    assert_eq!(send(&egress, request).await.0, StatusCode::OK);
+    let requests = upstream.requests.lock();
+    let Some(Seen { trailers, .. }) = requests.last() else {
+        panic!("nothing arrived");
+    };
+    let names: Vec<_> = trailers.keys().collect();
+    assert_eq!(names, ["grpc-status"]);
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use hickory_resolver::proto::op::{Message, MessageType, OpCode};
 use hickory_resolver::proto::rr::rdata::{A, AAAA};
 use hickory_resolver::proto::rr::{RData, Record, RecordType};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -45,15 +45,20 @@ pub(crate) struct World {
     dns: SocketAddr,
 }
 
-/// Method, target, fields and length of the body.
-pub(crate) type SeenRequest = (Method, Uri, HeaderMap, usize);
-
 /// A server outside and what it has seen.
 #[derive(Clone)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     pub(crate) connections: Arc<AtomicUsize>,
-    pub(crate) requests: Arc<Mutex<Vec<SeenRequest>>>,
+    pub(crate) requests: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// A request as it arrived.
+pub(crate) struct Seen {
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: usize,
+    pub(crate) trailers: HeaderMap,
 }
 
 impl World {
@@ -197,15 +202,15 @@ impl Upstream {
 
     async fn respond(self, request: Request<Incoming>) -> Result<Response<BoxBody>, Infallible> {
         let (parts, incoming) = request.into_parts();
-        let bytes = incoming
-            .collect()
-            .await
-            .map(|body| body.to_bytes().len())
-            .unwrap_or(0);
         let path = parts.uri.path().to_owned();
-        self.requests
-            .lock()
-            .push((parts.method, parts.uri, parts.headers, bytes));
+        let body = incoming.collect().await.ok();
+        let trailers = body.as_ref().and_then(|body| body.trailers().cloned());
+        self.requests.lock().push(Seen {
+            uri: parts.uri,
+            headers: parts.headers,
+            bytes: body.map_or(0, |body| body.to_bytes().len()),
+            trailers: trailers.unwrap_or_default(),
+        });
         let response = Response::builder();
         let response = match path.as_str() {
             "/redirect" => response
@@ -214,6 +219,7 @@ impl Upstream {
                 .body(body::empty()),
             "/big" => response.body(body::full(vec![b'x'; 200_000])),
             "/stall" => response.body(body::boxed(Stalled(Some("begun")))),
+            "/trailers" => response.body(body::boxed(with_trailers())),
             "/never" => std::future::pending().await,
             "/last" => response
                 .header("connection", "close")
@@ -226,6 +232,20 @@ impl Upstream {
         };
         Ok(response.unwrap())
     }
+}
+
+/// A body whose trailers carry what must not pass beside what must.
+pub(crate) fn with_trailers()
+-> impl http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static {
+    let mut trailers = HeaderMap::new();
+    for name in ["grpc-status", "x-ringwall-user-context", "x-forwarded-for"] {
+        trailers.insert(name, http::HeaderValue::from_static("0"));
+    }
+    let frames = [
+        http_body::Frame::data(Bytes::from_static(b"body")),
+        http_body::Frame::trailers(trailers),
+    ];
+    http_body_util::StreamBody::new(futures_util::stream::iter(frames.map(Ok)))
 }
 
 /// A body that begins and then says nothing.
