@@ -148,7 +148,7 @@ impl Worker {
         identity: Arc<ringwall_tls::IdentitySource>,
         log: Arc<LogBuffer>,
     ) -> Arc<Self> {
-        let clock = Arc::new(CoarseClock::new());
+        let clock = Arc::new(CoarseClock::default());
         Arc::new(Self {
             shared,
             pools: Pools::new(identity, Arc::clone(&clock)),
@@ -197,7 +197,7 @@ impl Worker {
         for task in tasks {
             task.abort();
         }
-        while self.watches.len() > 0 {
+        while !self.watches.is_empty() {
             self.watches.end_idle();
             tokio::time::sleep(DRAIN_STEP).await;
         }

@@ -5,6 +5,7 @@
 //! intermediate instead, and makes any workload's certificate just like the control plane does.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,7 +71,7 @@ pub async fn admin_call(
 pub fn identity(stack: &StackInfo, workload: &str) -> Result<Arc<IdentitySource>> {
     let files = stack.identity(workload);
     if files.join("svid.pem").is_file() {
-        return IdentitySource::load(&files).context("cannot load the identity");
+        return loaded(&files);
     }
     let id = SpiffeId::workload(&trust_domain()?, workload)?;
     let made = Presented::made(&stolen_authority(stack)?, &id, OffsetDateTime::now_utc())?;
@@ -81,6 +82,19 @@ pub fn identity(stack: &StackInfo, workload: &str) -> Result<Arc<IdentitySource>
         crls: Vec::new(),
     };
     Ok(IdentitySource::from_material(material)?)
+}
+
+/// Key and certificate are replaced one after the other: who comes between the two looks again.
+fn loaded(files: &Path) -> Result<Arc<IdentitySource>> {
+    let mut last = IdentitySource::load(files);
+    for _ in 0..5 {
+        if last.is_ok() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        last = IdentitySource::load(files);
+    }
+    last.context("cannot load the identity")
 }
 
 /// A caller that keeps its connection, for many requests.

@@ -3,6 +3,8 @@
 //! Owns: the steps of a sign-in, recorded so that a scenario can assert each one of them.
 //! The real browser is in [`crate::browser`]; this one is for the scenarios that need many people.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, bail};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
@@ -185,6 +187,23 @@ impl Person {
             bail!("{path} answered {status}: {text}");
         }
         serde_json::from_str(&text).with_context(|| format!("{path} answered no JSON: {text}"))
+    }
+
+    /// Places orders until one succeeds: whoever was away is not called before it has said that it is
+    /// ready, and callers have heard of that.
+    pub async fn place_order_within(&self, limit: Duration) -> Result<Value> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        let begun = Instant::now();
+        loop {
+            match self.place_order().await {
+                Ok(order) if order["status"] == "placed" => return Ok(order),
+                Ok(order) if begun.elapsed() > limit => bail!("still {order} after {limit:?}"),
+                Err(error) if begun.elapsed() > limit => {
+                    return Err(error.context(format!("still refused after {limit:?}")));
+                }
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
     }
 
     /// Places an order for one unit of the first article that is in stock.

@@ -12,6 +12,9 @@ use e2e::stack::{RECOVERY, StackInfo};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
+/// How long a component that is back stays out of use: a question about its health, and the push.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// R61: with notifications dead an order is placed all the same, and confirmed when it is back:
 /// once.
 pub(super) async fn r61_orders_degrades_when_notifications_is_down(
@@ -67,6 +70,7 @@ pub(super) async fn r61_history_answers_while_inventory_is_away(
         .status();
     let history = alice.api(Method::GET, "/api/orders", None).await?.status();
     frozen.thaw().await?;
+    alice.place_order_within(AGAIN).await?;
     ensure!(
         placing.is_server_error() || placing.is_client_error(),
         "placing: {placing}"
@@ -90,6 +94,7 @@ pub(super) async fn r19_without_introspection_nothing_is_forwarded(
     let status = alice.api(Method::GET, "/api/orders", None).await?.status();
     let partner = oauth_reference_status(&stack).await;
     frozen.thaw().await?;
+    alice.place_order_within(AGAIN).await?;
     ensure!(
         status == StatusCode::SERVICE_UNAVAILABLE,
         "spa-proxy: {status}"
@@ -122,7 +127,7 @@ pub(super) async fn r61_a_killed_component_comes_back(stack: Arc<StackInfo>) -> 
         "an acknowledged order is lost"
     );
     alice
-        .place_order()
+        .place_order_within(AGAIN)
         .await
         .context("after all four came back")?;
     Ok(())

@@ -5,8 +5,12 @@
 
 mod containers;
 mod gateway;
+mod material;
+mod mesh;
 mod order;
+mod propagation;
 pub(crate) mod report;
+mod running;
 
 use std::process::ExitCode;
 
@@ -46,7 +50,9 @@ type Measure = fn(&Config, u32) -> Result<Report>;
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
     ("gateway", gateway::measure),
+    ("mesh", mesh::measure),
     ("order", order::measure),
+    ("propagation", propagation::measure),
 ];
 
 /// Measures, prints, and says by the exit code whether the targets are met.

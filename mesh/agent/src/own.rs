@@ -115,7 +115,7 @@ pub(crate) struct Own {
 struct Held {
     issued: Issued,
     bundle: Vec<Vec<u8>>,
-    crl: Option<Vec<u8>>,
+    lists: Vec<Vec<u8>>,
 }
 
 impl Own {
@@ -145,7 +145,7 @@ impl Own {
     /// there: it must follow the trust domain's roots as they come.
     pub(crate) fn new(directory: &Path, id: &SpiffeId, issued: Issued) -> Result<Self, AgentError> {
         issued.check_svid(id)?;
-        let source = IdentitySource::from_material(issued.material(&issued.bundle, None))?;
+        let source = IdentitySource::from_material(issued.material(&issued.bundle, &[]))?;
         let bundle = issued.bundle.clone();
         let own = Self {
             id: id.clone(),
@@ -154,7 +154,7 @@ impl Own {
             held: Mutex::new(Held {
                 issued,
                 bundle,
-                crl: None,
+                lists: Vec::new(),
             }),
         };
         own.write(&own.held.lock())?;
@@ -167,11 +167,11 @@ impl Own {
         let mut held = self.held.lock();
         let next = Held {
             bundle: issued.bundle.clone(),
-            crl: held.crl.clone(),
+            lists: held.lists.clone(),
             issued,
         };
         self.source
-            .update(next.issued.material(&next.bundle, next.crl.as_deref()))?;
+            .update(next.issued.material(&next.bundle, &next.lists))?;
         *held = next;
         self.write(&held)
     }
@@ -179,14 +179,13 @@ impl Own {
     /// Believes and refuses as the trust domain now does.
     pub(crate) fn follow(&self, trust: &Trust) -> Result<(), AgentError> {
         let mut held = self.held.lock();
-        let crl = trust.crl().map(<[u8]>::to_vec);
-        if held.bundle == trust.bundle() && held.crl == crl {
+        if held.bundle == trust.bundle() && held.lists == trust.lists() {
             return Ok(());
         }
         self.source
-            .update(held.issued.material(trust.bundle(), crl.as_deref()))?;
+            .update(held.issued.material(trust.bundle(), trust.lists()))?;
         held.bundle = trust.bundle().to_vec();
-        held.crl = crl;
+        held.lists = trust.lists().to_vec();
         self.write(&held)
     }
 
@@ -211,7 +210,7 @@ impl Own {
     }
 
     /// Renews for ever.
-    pub(crate) async fn keep(self: Arc<Self>, renewals: Arc<Renewals>) {
+    pub(crate) async fn keep(self: Arc<Self>, renewals: Arc<Renewals>, plane: ControlPlane) {
         let held = Some(self.times());
         let own = Arc::clone(&self);
         renewals
@@ -219,6 +218,7 @@ impl Own {
                 match result.and_then(|issued| own.take(issued)) {
                     Ok(()) => {
                         tracing::info!(not_after = %own.source.not_after(), "the node's identity is renewed");
+                        plane.dial_again();
                         ControlFlow::Continue(true)
                     }
                     Err(error) => {

@@ -65,16 +65,17 @@ impl Issued {
     }
 
     /// The same as an identity, with these roots and lists.
-    pub(crate) fn material(&self, bundle: &[Vec<u8>], crl: Option<&[u8]>) -> IdentityMaterial {
+    pub(crate) fn material(&self, bundle: &[Vec<u8>], lists: &[Vec<u8>]) -> IdentityMaterial {
         let certificates =
             |der: &[Vec<u8>]| der.iter().cloned().map(CertificateDer::from).collect();
         IdentityMaterial {
             chain: certificates(&self.chain),
             key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.to_vec())),
             bundle: certificates(bundle),
-            crls: crl
-                .map(|der| CertificateRevocationListDer::from(der.to_vec()))
-                .into_iter()
+            crls: lists
+                .iter()
+                .cloned()
+                .map(CertificateRevocationListDer::from)
                 .collect(),
         }
     }
@@ -85,7 +86,7 @@ impl Issued {
         if Svid::from_der(leaf)?.id != *id {
             return Err(AgentError::Answer("it is for another workload"));
         }
-        IdentitySource::from_material(self.material(&self.bundle, None))?;
+        IdentitySource::from_material(self.material(&self.bundle, &[]))?;
         Ok(())
     }
 }

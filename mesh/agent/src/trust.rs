@@ -36,6 +36,7 @@ pub(crate) struct Trust {
     workloads: BTreeMap<String, Registration>,
     revoked_ids: BTreeSet<String>,
     keys: Option<VerifyingKeys>,
+    lists: Vec<Vec<u8>>,
 }
 
 impl Trust {
@@ -69,6 +70,7 @@ impl Trust {
             workloads,
             revoked_ids,
             keys: keys.ok(),
+            lists: message.revocations.as_ref().map(lists).unwrap_or_default(),
             message,
         })
     }
@@ -97,12 +99,9 @@ impl Trust {
         pem::encode(pem::CERTIFICATE, self.bundle()).to_string()
     }
 
-    /// The revocation list, while somebody is on it: an empty one says nothing, and verifiers like
-    /// Envoy's would refuse every issuer for which there is none.
-    pub(crate) fn crl(&self) -> Option<&[u8]> {
-        let revocations = self.message.revocations.as_ref()?;
-        let says_something = !revocations.serials.is_empty() && !revocations.crl.is_empty();
-        says_something.then_some(revocations.crl.as_slice())
+    /// DER revocation lists, one of each intermediate; none while nothing is revoked.
+    pub(crate) fn lists(&self) -> &[Vec<u8>] {
+        &self.lists
     }
 
     /// JWKS as JSON.
@@ -130,6 +129,22 @@ impl Trust {
         serial.is_ok_and(|serial| same(&serial))
             || key.is_ok_and(|key| revocations.spki_sha256.iter().any(|named| *named == key))
     }
+}
+
+/// The lists, while anything is revoked: by serial, or by a name or key, whose certificates they name
+/// too. Empty ones say nothing, and verifiers like Envoy's refuse every issuer for which there is none.
+fn lists(revocations: &v1::Revocations) -> Vec<Vec<u8>> {
+    let nothing = revocations.serials.is_empty()
+        && revocations.spiffe_ids.is_empty()
+        && revocations.spki_sha256.is_empty();
+    if nothing {
+        return Vec::new();
+    }
+    std::iter::once(&revocations.crl)
+        .chain(&revocations.previous_crls)
+        .filter(|list| !list.is_empty())
+        .cloned()
+        .collect()
 }
 
 /// The state in use; nothing before the first.
@@ -180,14 +195,14 @@ impl Follower {
     pub(crate) async fn run(self, plane: ControlPlane) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let ended = match self.stream(&plane, &mut pause).await {
-                Ok(()) => "the stream has ended".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            tracing::warn!(
-                reason = ended,
-                "no news from the control plane; the last good trust serves on"
-            );
+            match self.stream(&plane, &mut pause).await {
+                // It lasts no longer than a certificate, and not beyond a replica's own end.
+                Ok(()) => tracing::debug!("the stream of trust has ended; opening the next one"),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "no news from the control plane; the last good trust serves on"
+                ),
+            }
             tokio::time::sleep(pause.mul_f64(1.0 + 0.3 * self.clock.jitter())).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -27,6 +27,8 @@ mod life;
 mod python;
 #[path = "node/stack.rs"]
 mod stack;
+#[path = "node/tools.rs"]
+mod tools;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! Composition root: authority, registry, store and leadership become one component.
 //!
 //! Owns: what is wired to what, and the order of the start: intermediate → own SVID → store →
-//! leadership → keys and revocations → listeners. Must not: decide.
+//! leadership → keys and revocations → policy → listeners. Must not: decide.
 //! Read next: `authority.rs`, `attestation.rs`, `leader.rs`.
 //!
 //! Whoever adds a gRPC service or routes adds them in [`router`], work beside them in [`start`];
@@ -159,14 +159,11 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
     let own_id = shell.spiffe_id();
     let leadership = Arc::clone(&control_plane.leadership);
     let (hub, policy) = policy(&shell, &control_plane, &begun, &clock).await?;
-    let routes = router(
-        &shell,
-        &control_plane,
-        &begun.config,
-        configuration(&hub, &policy),
-    );
-    let routes = routes.merge(policy::router(policy.clone()));
+    let routes = router(&shell, &control_plane, &begun.config, (&hub, &policy));
     let revocations = authority.revocations.subscribe();
+    let revoked = Arc::clone(&revocations.borrow());
+    let serving = policy.start(&revoked).await;
+    let served = policy.clone();
     let mut app = App::new(routes)
         .any_workload()
         // Streams last as long as proxies do; each message has its own limit.
@@ -186,6 +183,10 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
                 ))
             }
         })
+        .ready_check("policy", move || {
+            let serving = served.ensure_serving();
+            async move { serving }
+        })
         .background("registry", begun.file.follow())
         .background(
             "intermediate",
@@ -202,8 +203,9 @@ pub(crate) async fn assemble(shell: Shell, begun: Begun, clock: Clock) -> Result
             purge(Arc::clone(&store), begun.config.authority.audit_keep, clock),
         )
         .background("gauges", gauges(control_plane.clone()))
-        .background("leases", hub.keep_time())
-        .data_path(policy.follow(revocations, shell.shutdown()))
+        .background("leases", hub.clone().keep_time())
+        .background("names", hub.follow_names())
+        .data_path(policy.follow(serving, revocations, shell.shutdown()))
         .data_path(leadership.run(store, shell.shutdown()))
         .data_path(bootstrap.run(shell.clone()));
     if let Some(client) = begun.database_client {
@@ -243,13 +245,12 @@ fn configuration(hub: &Hub, policy: &PolicyAdmin) -> ConfigurationServer<Discove
         .max_decoding_message_size(MAX_REPORT_BYTES)
 }
 
-/// The one place where services and routes are added. All of gRPC is one router: each has a fallback, and
-/// two with one cannot be merged.
+/// The one place where services and routes are added.
 fn router(
     shell: &Shell,
     control_plane: &ControlPlane,
     config: &Config,
-    configuration: ConfigurationServer<Discovery>,
+    (hub, policy): (&Hub, &PolicyAdmin),
 ) -> Router {
     let authority = control_plane.authority.clone();
     let identity = IdentityApi {
@@ -264,11 +265,12 @@ fn router(
     };
     Routes::new(IdentityServer::new(identity).max_decoding_message_size(MAX_MESSAGE_BYTES))
         .add_service(AuthorityServer::new(operator).max_decoding_message_size(MAX_MESSAGE_BYTES))
-        .add_service(configuration)
+        .add_service(configuration(hub, policy))
         .into_axum_router()
         .merge(audit_api::router(Arc::clone(
             &control_plane.authority.store,
         )))
+        .merge(policy::router(policy.clone()))
 }
 
 async fn open_store(shell: &Shell, config: &Config) -> Result<Arc<dyn Store>, StartError> {

@@ -5,6 +5,7 @@
 //! Read next: `discovery/stream.rs` (who is let in, and what a stream does), then the parts without I/O and clock:
 //! `session.rs` (what is sent when), `world.rs` (views and revisions), `endpoints.rs` (health and leases).
 
+mod direct;
 mod endpoints;
 mod hub;
 mod metrics;
@@ -12,7 +13,7 @@ mod session;
 mod stream;
 mod world;
 
-pub(crate) use hub::{Hub, NackState, ProxyState, UsageSink};
+pub(crate) use hub::{Hub, ProxyState, UsageSink};
 pub(crate) use stream::Discovery;
 pub(crate) use world::RegisteredService;
 

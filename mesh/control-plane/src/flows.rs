@@ -4,6 +4,9 @@
 mod clocks;
 mod issuing;
 mod joining;
+mod policies;
+mod pushes;
+mod questions;
 mod replicas;
 mod revoking;
 mod rogues;

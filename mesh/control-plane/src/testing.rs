@@ -1,5 +1,8 @@
 //! What the tests of this crate stand on: configurations, and a whole control plane in one process,
-//! met over real sockets by agents, operators and strangers.
+//! met over real sockets by agents, operators and strangers. Read next: `testing/proxies.rs`.
+
+pub(crate) mod desk;
+pub(crate) mod proxies;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -152,6 +155,11 @@ impl Site {
 
     /// The same with a state directory of its own, as a replica.
     pub(crate) async fn start_as(&self, state: &str) -> Running {
+        self.try_start_as(state).await.unwrap()
+    }
+
+    /// The same, where the start may be refused.
+    pub(crate) async fn try_start_as(&self, state: &str) -> Result<Running, StartError> {
         let [listen, admin, bootstrap] = free_addresses();
         let mut text = self.text.clone();
         for (key, address) in [
@@ -175,17 +183,17 @@ impl Site {
         let clock = self.clock();
         let begun = app::begin(&service, &secrets, config, file, clock()).unwrap();
         let shell = Shell::with_identity("control-plane", service, begun.identity()).unwrap();
-        let app = app::assemble(shell.clone(), begun, clock).await.unwrap();
+        let app = Box::pin(app::assemble(shell.clone(), begun, clock)).await?;
         let task = tokio::spawn(ringwall_service::serve(shell.clone(), app));
         while tokio::net::TcpStream::connect(listen).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        Running {
+        Ok(Running {
             mesh: listen,
             bootstrap,
             shell,
             task,
-        }
+        })
     }
 
     fn clock(&self) -> Clock {

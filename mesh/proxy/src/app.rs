@@ -127,8 +127,12 @@ impl Running {
         let end = tokio::time::Instant::now() + limit;
         while !self.threads.iter().all(JoinHandle::is_finished) {
             if tokio::time::Instant::now() >= end {
+                let tunnels: usize = self.workers.iter().map(|one| one.tunnels.open()).sum();
+                let peers: usize = self.workers.iter().map(|one| one.live.len()).sum();
                 tracing::warn!(
                     open = self.shared.open_connections(),
+                    tunnels,
+                    peers,
                     "drain time is over; closing what is left"
                 );
                 break;

@@ -1,7 +1,9 @@
 //! The proxy's configuration: what the CLI renders for each workload.
 //!
 //! Owns: the serde structs and checks that need no other file. Must not: open anything. Services, endpoints and
-//! policy are not configuration: they come from the control plane (`control.rs`).
+//! policy are not configuration: they come from the control plane (`control.rs`). Read next: `config/validate.rs`.
+
+mod validate;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -197,7 +199,7 @@ pub(crate) struct Limits {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct TunnelLimits {
-    /// Connections to one endpoint.
+    /// Connections to one endpoint; a further one is opened when the streams of the others are in use.
     pub(crate) max_connections: usize,
     /// Requests that wait for a connection or a stream to one endpoint.
     pub(crate) max_pending: usize,
@@ -241,7 +243,7 @@ impl Default for Limits {
 impl Default for TunnelLimits {
     fn default() -> Self {
         Self {
-            max_connections: 4,
+            max_connections: 16,
             max_pending: 1024,
             idle_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(20),
@@ -272,54 +274,16 @@ const fn one() -> usize {
     1
 }
 
-impl Config {
-    /// Name of the workload beside which this proxy stands.
-    pub(crate) fn workload(&self) -> &str {
-        let name = &self.service.name;
-        name.strip_suffix("-proxy").unwrap_or(name)
-    }
-}
-
 impl ComponentConfig for Config {
     fn service(&self) -> &ServiceConfig {
         &self.service
     }
 
     fn validate(&self) -> Result<(), ConfigError> {
-        if self.workers == 0 || self.workers > 64 {
-            return Err(ConfigError::invalid(
-                "workers",
-                &self.workers.to_string(),
-                "1 to 64",
-                "write `workers: 1`",
-            ));
-        }
-        if self.limits.max_head < 8192 {
-            return Err(ConfigError::invalid(
-                "limits.max_head",
-                &self.limits.max_head.to_string(),
-                "at least 8192 bytes",
-                "leave the key out for the default of 64 KiB",
-            ));
-        }
-        if let Some(egress) = &self.egress {
-            egress.validate()?;
-        }
-        let mut ports: Vec<u16> = self.inbound.iter().map(|inbound| inbound.port).collect();
-        ports.sort_unstable();
-        if let Some(twice) = ports.windows(2).find(|pair| pair.first() == pair.last()) {
-            return Err(ConfigError::invalid(
-                "inbound",
-                &format!("the port {:?} twice", twice.first()),
-                "one listener for each port",
-                "give every inbound listener a `port` of its own",
-            ));
-        }
-        Ok(())
+        validate::validate(self)
     }
 
     fn production_refusals(&self) -> Vec<Refusal> {
-        let egress = self.egress.as_ref();
-        egress.map_or_else(Vec::new, EgressConfig::production_refusals)
+        validate::production_refusals(self)
     }
 }

@@ -113,6 +113,7 @@ impl State {
     }
 
     /// Whether a control plane answers at present. The proxy decides either way.
+    #[cfg(test)]
     pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }

@@ -113,12 +113,18 @@ impl Inbound {
             })
             .collect();
         let mut listeners = Vec::with_capacity(ports.len());
-        for (inbound, port) in config.inbound.iter().zip(ports.iter()) {
-            let listener = Self::new(shared, Some(*port), &ports)?;
+        for (index, (inbound, port)) in config.inbound.iter().zip(ports.iter()).enumerate() {
+            // The first is the one that callers are told of: tunnels come there.
+            let reachable =
+                |other: &AppPort| other == port || (index == 0 && other.protocol == Protocol::Tcp);
+            let listener = Self::new(shared, Some(*port), &ports, reachable)?;
             listeners.push((inbound.listen, Arc::new(listener)));
         }
         let hbone = match config.hbone {
-            Some(address) => Some((address, Arc::new(Self::new(shared, None, &ports)?))),
+            Some(address) => Some((
+                address,
+                Arc::new(Self::new(shared, None, &ports, |_| true)?),
+            )),
             None => None,
         };
         Ok((listeners, hbone))
@@ -128,14 +134,11 @@ impl Inbound {
         shared: &Arc<Shared>,
         own: Option<AppPort>,
         ports: &Arc<[AppPort]>,
+        reachable: impl Fn(&AppPort) -> bool,
     ) -> Result<Self, ProxyError> {
-        // Opaque ports are reached through tunnels on any listener; the others on their own, or on the HBONE port.
-        let reachable = |port: &&AppPort| {
-            own.is_none() || port.protocol == Protocol::Tcp || Some(**port) == own
-        };
         let knock: Arc<[u16]> = ports
             .iter()
-            .filter(reachable)
+            .filter(|port| reachable(port))
             .map(|port| port.number)
             .collect();
         let gate = Gate::new(shared, &knock);
@@ -170,12 +173,20 @@ pub(crate) async fn connection(
     };
     drop(handshake);
     let peer = Arc::new(peer);
-    if !bind(&session, &inbound, &peer) {
+    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    // Without HTTP/2 there are no tunnels, and so nothing but the listener's own port.
+    let ports = match inbound.own.filter(|_| !http2) {
+        Some(own) => Arc::from([own.number]),
+        None => Arc::clone(&inbound.knock),
+    };
+    if !bind(&session, ports, &peer) {
         return;
     }
-    let limits = &session.worker.shared.config.limits;
-    session.watch.read_within(limits.idle_timeout);
-    let http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let shared = &session.worker.shared;
+    let end = peer.not_after.min(shared.identity.not_after());
+    let left = end - time::OffsetDateTime::now_utc();
+    session.ends_in(left.try_into().unwrap_or_default());
+    session.watch.read_within(shared.config.limits.idle_timeout);
     let port = inbound.own;
     let caller = Caller::new(Arc::clone(&session), Arc::clone(&inbound), peer, port);
     match port.map(|port| port.protocol) {
@@ -206,14 +217,14 @@ async fn shake(
 }
 
 /// Puts the connection under supervision, and looks once more: the state may have changed during the handshake.
-fn bind(session: &Session, inbound: &Inbound, peer: &Arc<Peer>) -> bool {
+fn bind(session: &Session, ports: Arc<[u16]>, peer: &Arc<Peer>) -> bool {
     let worker = &session.worker;
     let Some(task) = worker.watches.task(session.id) else {
         return false;
     };
     let bond = Bond::Caller {
         peer: Arc::clone(peer),
-        ports: Arc::clone(&inbound.knock),
+        ports,
     };
     let cut = Some(Arc::clone(&session.cut));
     worker.live.add(session.id, bond.clone(), task, cut);

@@ -58,6 +58,7 @@ pub(crate) fn open(
     mut handed: ListenFd,
 ) -> Result<Sockets, StartError> {
     let workers = config.workers;
+    check_count(handed.len(), &roles)?;
     let mut sockets = Sockets {
         addresses: Vec::with_capacity(roles.len()),
         per_worker: (0..workers).map(|_| Vec::new()).collect(),
@@ -65,7 +66,10 @@ pub(crate) fn open(
     };
     for (index, (address, role)) in roles.into_iter().enumerate() {
         let (bound, each) = match handed.take_tcp_listener(index)? {
-            Some(socket) => shared_by(socket, workers)?,
+            Some(socket) => {
+                check_address(&socket, index, address)?;
+                shared_by(socket, workers)?
+            }
             None => {
                 bind_each(address, workers).map_err(|error| StartError::bind(address, &error))?
             }
@@ -77,6 +81,36 @@ pub(crate) fn open(
         }
     }
     Ok(sockets)
+}
+
+/// Either nothing was handed over, or every listener of the data path was; the admin listener may come after them.
+fn check_count(handed: usize, roles: &[(SocketAddr, Role)]) -> Result<(), StartError> {
+    let declared = roles.len();
+    if [0, declared, declared + 1].contains(&handed) {
+        return Ok(());
+    }
+    let addresses: Vec<String> = roles.iter().map(|(at, _)| at.to_string()).collect();
+    Err(StartError::config(format!(
+        "LISTEN_FDS hands over {handed} sockets for {declared} listeners\n  expected: {} in this order, and after them \
+         perhaps service.admin\n  fix: hand over the sockets of this configuration, or none",
+        addresses.join(", ")
+    )))
+}
+
+/// A socket of another configuration would be served as if it were ours.
+fn check_address(
+    socket: &StdListener,
+    index: usize,
+    declared: SocketAddr,
+) -> Result<(), StartError> {
+    let bound = socket.local_addr()?;
+    if bound == declared || (declared.port() == 0 && bound.ip() == declared.ip()) {
+        return Ok(());
+    }
+    Err(StartError::config(format!(
+        "LISTEN_FDS: socket number {index} is bound to {bound}, and the configuration says {declared}\n  fix: hand over \
+         the sockets in the order inbound, outbound.http, outbound.tcp, hbone, service.admin"
+    )))
 }
 
 /// A handed-over socket has one queue, from which all workers accept.

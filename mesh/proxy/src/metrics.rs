@@ -89,7 +89,6 @@ impl MetricConstructor<Histogram> for Buckets {
 
 /// The series of one edge; shared by all workers.
 pub(crate) struct EdgeSeries {
-    pub(crate) direction: Direction,
     pub(crate) source: Arc<str>,
     pub(crate) destination: Arc<str>,
     classes: [Counter; 6],
@@ -203,11 +202,11 @@ impl ProxyMetrics {
         };
         let series = edges
             .entry(labels)
-            .or_insert_with_key(|labels| Arc::new(self.series(direction, labels)));
+            .or_insert_with_key(|labels| Arc::new(self.series(labels)));
         Arc::clone(series)
     }
 
-    fn series(&self, direction: Direction, labels: &EdgeLabels) -> EdgeSeries {
+    fn series(&self, labels: &EdgeLabels) -> EdgeSeries {
         let EdgeLabels {
             reporter,
             source,
@@ -232,7 +231,6 @@ impl ProxyMetrics {
             self.bytes.get_or_create(&labels).clone()
         };
         EdgeSeries {
-            direction,
             classes: ["none", "1xx", "2xx", "3xx", "4xx", "5xx"].map(class),
             duration: self.durations.get_or_create(labels).clone(),
             open: self.open.get_or_create(labels).clone(),

@@ -118,7 +118,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(shared: Arc<Shared>, log: Arc<LogBuffer>) -> Arc<Self> {
-        let clock = Arc::new(CoarseClock::new());
+        let clock = Arc::new(CoarseClock::default());
         let live = Arc::new(Live::default());
         Arc::new(Self {
             tunnels: Tunnels::new(&shared, Arc::clone(&clock), Arc::clone(&live)),
@@ -183,7 +183,7 @@ impl Worker {
         }
         let began = tokio::time::Instant::now();
         let grace = IDLE_GRACE.min(self.shared.config.service.drain / 2);
-        while self.watches.len() > 0 {
+        while !self.watches.is_empty() {
             if began.elapsed() >= grace {
                 self.watches.end_idle();
             }

@@ -22,6 +22,8 @@ pub struct Declared {
     pub public: String,
     /// The component that takes everybody's spans.
     pub collector: Option<String>,
+    /// The mesh's own parts, which send no spans: control plane, agent, egress gateway.
+    parts: BTreeSet<String>,
     pub components: Vec<Node>,
 }
 
@@ -48,12 +50,20 @@ impl Declared {
             let text = value.as_str().map(str::to_owned);
             text.with_context(|| format!("ringwall.yaml says no {what}"))
         };
+        let mesh = &value["mesh"];
+        let parts = [
+            &mesh["control_plane"]["component"],
+            &mesh["agent"],
+            &mesh["egress"],
+        ];
+        let parts = parts.into_iter().filter_map(Value::as_str);
         let components = value["components"].as_array().context("no components")?;
         Ok(Self {
             domain: text(&public["domain"], "domain")?,
             trust_domain: text(&value["trust_domain"], "trust domain")?,
             public: text(&public["component"], "public component")?,
             collector: value["telemetry"]["collector"].as_str().map(str::to_owned),
+            parts: parts.map(str::to_owned).collect(),
             components: components.iter().map(node).collect::<Result<_>>()?,
         })
     }
@@ -67,8 +77,14 @@ impl Declared {
         // Its own spans too.
         let spans = self.collector.as_deref() == Some(callee);
         let known = self.node(caller).is_some_and(|node| node.admin.is_some());
+        let known = known && !self.is_part(caller);
         self.node(callee)
             .is_some_and(|node| node.callers.contains(caller) || (spans && known))
+    }
+
+    /// Whether it is one of the mesh's own parts.
+    pub fn is_part(&self, name: &str) -> bool {
+        self.parts.contains(name)
     }
 
     /// The networks in which a service stands.

@@ -3,31 +3,27 @@
 //! Owns: the rounds and the figures. The proxy runs on core 0, the load and the back end on core 1; subjects take
 //! turns within each round. CPU time is what the proxy's processes used, by the kernel's account, so that a busy
 //! machine disturbs it less than the wall clock. Next: `gateway/subjects.rs` (how each proxy is configured),
-//! `gateway/material.rs` (keys and certificates).
+//! `material.rs` (keys and certificates).
 
-mod material;
 mod subjects;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::material::Material;
 use super::report::Report;
+use super::running::{LOAD_CORE, PROXY_CORE, Program, Running};
 use crate::build::{Profile, deployables};
 use crate::config::Config;
-use crate::process::{run, say, show};
-use material::Material;
+use crate::process::{run, say};
 use subjects::{Case, Subject};
 
 /// Length of one measurement.
 const SECONDS: u32 = 5;
 const CONNECTIONS: u32 = 32;
-const PROXY_CORE: &str = "0";
-const LOAD_CORE: &str = "1";
 /// The targets: multiples of nginx's plain CPU time per request.
 const PLAIN_BOUND: f64 = 1.4;
 const FULL_BOUND: f64 = 1.6;
@@ -104,12 +100,6 @@ fn report(subjects: &[Subject], samples: &[Samples], rounds: u32) -> Report {
     report
 }
 
-/// A started proxy or back end; stopped when it goes out of scope.
-struct Running {
-    name: &'static str,
-    child: Child,
-}
-
 impl Subject {
     fn start(&self) -> Result<Running> {
         let core = if self.case == Case::BackEnd {
@@ -117,86 +107,15 @@ impl Subject {
         } else {
             PROXY_CORE
         };
-        let mut command = Command::new("taskset");
-        command
-            .args(["-c", core])
-            .arg(&self.program)
-            .args(&self.arguments);
-        let log = fs::File::create(&self.log).context("making a log file")?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().context("sharing a log file")?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting `{}`", show(&command)))?;
-        let mut running = Running {
+        Program {
             name: self.name,
-            child,
-        };
-        running.wait_for(self.port, &self.log)?;
-        Ok(running)
-    }
-}
-
-impl Running {
-    fn wait_for(&mut self, port: u16, log: &Path) -> Result<()> {
-        let until = Instant::now() + Duration::from_secs(20);
-        while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().context("looking at a process")? {
-                let said = fs::read_to_string(log).unwrap_or_default();
-                bail!("{} ended with {status}:\n{said}", self.name);
-            }
-            if std::net::TcpStream::connect(("127.0.0.1", port)).is_ok() {
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(50));
+            path: self.program.clone(),
+            arguments: self.arguments.clone(),
+            port: self.port,
+            log: self.log.clone(),
+            core,
         }
-        bail!(
-            "{} does not listen on port {port}; see {}",
-            self.name,
-            log.display()
-        )
-    }
-
-    /// Processor time of the process and of its children.
-    fn cpu(&self) -> Result<Duration> {
-        let own = self.child.id();
-        let children =
-            fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-        let children = children
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok());
-        std::iter::once(own).chain(children).map(cpu_of).sum()
-    }
-}
-
-/// `utime + stime` of one process (proc(5)); the kernel counts in hundredths of a second.
-fn cpu_of(pid: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("reading processor time")?;
-    // The second field is the name in parentheses, which may hold blanks.
-    let fields: Vec<&str> = stat
-        .rsplit_once(") ")
-        .map(|(_, rest)| rest.split(' ').collect())
-        .unwrap_or_default();
-    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<u64>().ok());
-    let (user, system) = ticks(11).zip(ticks(12)).context("reading processor time")?;
-    Ok(Duration::from_millis((user + system) * 10))
-}
-
-impl Drop for Running {
-    /// Asks first: nginx's workers outlive a master that is killed.
-    fn drop(&mut self) {
-        let _ = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
-        for _ in 0..100 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        .start()
     }
 }
 
@@ -231,22 +150,4 @@ fn load(wrk: &Path, subject: &Subject, seconds: u32) -> Result<Load> {
         .filter(|count| *count > 0.0)
         .with_context(|| format!("wrk counted nothing:\n{said}"))?;
     Ok(Load { requests })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn processor_time_of_this_process_is_read() {
-        let mut sum = 0u64;
-        let until = Instant::now() + Duration::from_millis(60);
-        while Instant::now() < until {
-            sum = sum.wrapping_mul(31).wrapping_add(7);
-        }
-        assert!(
-            cpu_of(std::process::id()).unwrap() >= Duration::from_millis(10),
-            "{sum}"
-        );
-    }
 }

@@ -74,6 +74,11 @@ const BENCH: &[Need] = &[
         met: |config| config.tool("haproxy").is_some(),
     },
     Need {
+        what: "iperf3",
+        packages: &["iperf3"],
+        met: |config| config.tool("iperf3").is_some(),
+    },
+    Need {
         what: "wrk",
         packages: &["wrk"],
         met: |config| config.tool("wrk").is_some(),

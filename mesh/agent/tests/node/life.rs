@@ -15,6 +15,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("attack_a_join_token_is_good_for_one_node_once", used_token),
     ("r33_a_machine_that_slept_joins_again", slept),
     ("r33_agent_and_control_plane_end_and_come_back", restarts),
+    (
+        "r33_a_node_whose_identity_has_ended_meanwhile_joins_again",
+        away_too_long,
+    ),
     ("r33_files_are_delivered_and_follow", delivered),
 ];
 
@@ -133,6 +137,30 @@ fn restarts() {
         begun.elapsed() < Duration::from_secs(20),
         "before the old one ends"
     );
+}
+
+/// The control plane is away until everything has expired: the node needs a new token, its workloads
+/// need nothing.
+fn away_too_long() {
+    let orders = unique("orders");
+    let mut stack = Stack::start(&Settings {
+        workloads: &[&orders],
+        svid_ttl_s: 10,
+        ..Settings::default()
+    });
+    let mut caller = Caller::spawn(&stack.socket());
+    stack.vouch(caller.pid(), &orders);
+    assert_eq!(caller.ask("hold"), is(&orders));
+    stack.kill_plane();
+    until("the node's identity ends", || {
+        stack.own().is_none().then_some(())
+    });
+    assert!(!stack.is_healthy(), "it says so");
+    stack.new_token();
+    stack.start_plane();
+    until("it has joined again", || stack.own());
+    assert_eq!(caller.ask("next"), is(&orders), "the stream goes on");
+    until("it is ready", || stack.is_healthy().then_some(()));
 }
 
 fn delivered() {

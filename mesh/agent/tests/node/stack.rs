@@ -18,6 +18,8 @@ use ringwall_tls::IdentitySource;
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
+use crate::tools::control_plane;
+
 /// Longest wait for anything here.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -173,9 +175,13 @@ impl Stack {
     pub(crate) fn start_plane(&mut self) {
         self.plane = Some(self.spawn(&control_plane(), "plane"));
         let port = self.ports[2];
+        let mut ended = None;
         until("the control plane listens", || {
-            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+            ended = self.plane.as_mut().unwrap().try_wait().unwrap();
+            let listens = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+            (listens || ended.is_some()).then_some(())
         });
+        assert_eq!(ended, None, "the control plane has ended");
     }
 
     pub(crate) fn start_agent(&mut self) {
@@ -311,24 +317,4 @@ fn free_ports<const N: usize>() -> [u16; N] {
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
         .collect();
     std::array::from_fn(|at| held[at].local_addr().unwrap().port())
-}
-
-/// Where cargo puts binaries.
-pub(crate) fn outputs() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    own.parent().and_then(Path::parent).unwrap().to_owned()
-}
-
-/// The control plane's binary: built with the workspace, or now where this package is tested alone.
-fn control_plane() -> PathBuf {
-    let binary = outputs().join("ringwall-control-plane");
-    if !binary.exists() {
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "ringwall-control-plane"])
-            .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
-            .status()
-            .unwrap();
-        assert!(built.success(), "ringwall-control-plane cannot be built");
-    }
-    binary
 }

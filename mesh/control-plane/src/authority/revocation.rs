@@ -174,7 +174,7 @@ impl Revocations {
         if set.is_stale((self.clock)()) {
             return Ok(true);
         }
-        Ok(false)
+        Ok(self.store.revisions().await?.revocations != set.wire.revision)
     }
 }
 
@@ -221,6 +221,7 @@ impl RevocationSet {
             serials,
             spiffe_ids: ids,
             spki_sha256: keys,
+            previous_crls: set.lists.iter().skip(1).cloned().collect(),
         };
         Ok(set)
     }

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
+use super::direct::{Named, Resolved, named};
 use super::endpoints::{LEASE, MAX_NAME, Proxy, Report, StreamId};
 use super::metrics::Metrics;
 use super::session::{Answer, Session};
@@ -133,9 +134,32 @@ impl Hub {
         self.wake();
     }
 
+    /// The policy that is pushed.
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> v1::SignedPolicy {
+        self.inner.lock().world.policy()
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.inner.lock().serving
+    }
+
     pub(crate) fn set_services(&self, services: Vec<RegisteredService>) {
         self.inner.lock().world.set_services(services);
         self.wake();
+    }
+
+    /// Addresses of services without a proxy, to be looked up.
+    pub(super) fn named(&self) -> Vec<Named> {
+        let inner = self.inner.lock();
+        inner.world.services().flat_map(named).collect()
+    }
+
+    /// What came of that.
+    pub(super) fn set_direct(&self, resolved: &Resolved) {
+        if self.inner.lock().world.set_direct(resolved) {
+            self.wake();
+        }
     }
 
     pub(crate) fn set_policy(&self, policy: v1::SignedPolicy, edges: Vec<Edge>) {
@@ -211,7 +235,6 @@ impl Hub {
     }
 
     /// Lets a proxy in: `id` is what its certificate says, `hello` its own word.
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     pub(super) fn join(&self, id: &SpiffeId, hello: &v1::Hello) -> Result<Joined, Status> {
         let named = [&hello.instance, &hello.node, &hello.zone];
         if named
@@ -279,7 +302,6 @@ impl Hub {
     }
 
     /// The next message to a proxy, or why its stream ends.
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     pub(super) fn offer(
         &self,
         id: &SpiffeId,
@@ -337,7 +359,6 @@ impl Hub {
     }
 
     /// Registers an endpoint of the proxy behind a stream.
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     pub(super) fn report(
         &self,
         joined: &Joined,
@@ -392,7 +413,6 @@ impl Hub {
 }
 
 impl Inner {
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     fn admits(&self, id: &SpiffeId) -> Result<(), Status> {
         if !self.serving {
             return Err(Status::unavailable("this control plane does not serve now"));

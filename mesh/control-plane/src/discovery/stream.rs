@@ -152,7 +152,6 @@ impl Discovery {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     fn received(
         &self,
         joined: &mut Joined,
@@ -196,7 +195,6 @@ impl Discovery {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     fn used(&self, workload: &str, report: v1::UsageReport) -> Result<(), Status> {
         let too_long = |used: &v1::PolicyUse| used.policy.len() > MAX_USE_NAME;
         if report.uses.len() > MAX_USES || report.uses.iter().any(too_long) {
@@ -239,7 +237,6 @@ impl Limit {
         }
     }
 
-    #[expect(clippy::result_large_err, reason = "tonic's error type")]
     fn take(&mut self) -> Result<(), Status> {
         let now = Instant::now();
         let due = now.duration_since(self.refilled).as_millis() / REPORT_EVERY.as_millis();

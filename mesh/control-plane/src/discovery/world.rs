@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ringwall_mesh_api::v1;
 use ringwall_policy::mesh::Edge;
 
+use super::direct::Resolved;
 use super::endpoints::{Endpoints, Proxy, Report, ReportError, StreamId};
 
 pub(crate) const EDGES: &str = "edges";
@@ -72,6 +73,8 @@ pub(crate) struct World {
     services: BTreeMap<Arc<str>, Registered>,
     endpoints: BTreeMap<Arc<str>, Arc<Item>>,
     table: Endpoints,
+    /// Endpoints that nobody registers.
+    direct: Resolved,
     all_edges: Vec<Edge>,
     edges: HashMap<Arc<str>, Arc<Item>>,
     /// Services that a workload may call, and when that has last changed.
@@ -98,6 +101,7 @@ impl World {
             services: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             table: Endpoints::default(),
+            direct: Resolved::new(),
             all_edges: Vec::new(),
             edges: HashMap::new(),
             callees: HashMap::new(),
@@ -108,6 +112,7 @@ impl World {
     }
 
     /// Revision of the newest change.
+    #[cfg(test)]
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -135,9 +140,13 @@ impl World {
             if list.spiffe_ids.iter().any(|id| id == spiffe_id))
     }
 
-    /// Version of the policy that is pushed; 0 for none.
-    pub(crate) fn policy_version(&self) -> u64 {
-        self.policy.as_ref().map_or(0, |item| version_of(item))
+    /// The policy that is pushed.
+    #[cfg(test)]
+    pub(crate) fn policy(&self) -> v1::SignedPolicy {
+        match self.policy.as_ref().map(|item| &item.resource.body) {
+            Some(Some(v1::resource::Body::Policy(policy))) => policy.clone(),
+            _ => v1::SignedPolicy::default(),
+        }
     }
 
     pub(crate) fn endpoints(&self) -> &Endpoints {
@@ -169,6 +178,29 @@ impl World {
         self.endpoints
             .retain(|name, _| self.services.contains_key(name));
         self.reshape();
+    }
+
+    pub(super) fn services(&self) -> impl Iterator<Item = &v1::Service> {
+        let bodies = self
+            .services
+            .values()
+            .map(|known| &known.item.resource.body);
+        bodies.filter_map(|body| match body {
+            Some(v1::resource::Body::Service(service)) => Some(service),
+            _ => None,
+        })
+    }
+
+    /// Replaces the endpoints of services without a proxy; `true` when somebody sees a change.
+    pub(super) fn set_direct(&mut self, resolved: &Resolved) -> bool {
+        let before = std::mem::replace(&mut self.direct, resolved.clone());
+        let names: BTreeSet<&Arc<str>> = before.keys().chain(resolved.keys()).collect();
+        let moved = |name: &&&Arc<str>| before.get(**name) != resolved.get(**name);
+        let moved: Vec<&Arc<str>> = names.iter().filter(moved).copied().collect();
+        for service in &moved {
+            self.endpoints_changed(service);
+        }
+        !moved.is_empty()
     }
 
     /// Replaces the policy and the edges that stand in it.
@@ -229,9 +261,11 @@ impl World {
     }
 
     fn endpoints_item(&self, service: &Arc<str>) -> Arc<Item> {
+        let mut endpoints = self.table.seen(service);
+        endpoints.extend(self.direct.get(service).into_iter().flatten().cloned());
         let body = v1::resource::Body::Endpoints(v1::Endpoints {
             service: service.to_string(),
-            endpoints: self.table.seen(service),
+            endpoints,
         });
         self.item(&format!("{ENDPOINTS_PREFIX}{service}"), body, None)
     }
@@ -332,7 +366,7 @@ impl World {
         if revision == 0 {
             return Since::Nothing;
         }
-        let ours = (self.base..=self.revision).contains(&revision) && revision % STEP == 0;
+        let ours = (self.base..=self.revision).contains(&revision) && revision.is_multiple_of(STEP);
         // A view that has lost or gained services since then cannot be amended by revisions alone.
         let same_shape = self
             .callees

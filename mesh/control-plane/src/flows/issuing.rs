@@ -332,6 +332,20 @@ async fn an_agent_is_told_of_every_change() {
     })
     .await
     .expect("the new intermediate signs without a restart");
+    // The last one signs the revocation lists of its certificates on.
+    let lists = async {
+        loop {
+            let told = trust.message().await.unwrap().unwrap();
+            let lists = told.revocations.unwrap().previous_crls;
+            if !lists.is_empty() {
+                return lists.len();
+            }
+        }
+    };
+    assert_eq!(
+        tokio::time::timeout(Duration::from_secs(5), lists).await,
+        Ok(1)
+    );
     // Whoever has a certificate of the old one is still believed.
     assert!(
         running

@@ -15,7 +15,7 @@ use ringwall_token::{JwkSet, VerifyingKeys, verify_bytes};
 use crate::testing::{Running, Site, id};
 
 /// A site whose state is in a new database of `server`.
-fn site(server: &Arc<Server>) -> Site {
+pub(super) fn site(server: &Arc<Server>) -> Site {
     let root = server.authority();
     let mut site = Site::below(Authority::load(root.cert_pem(), root.key_pem()).unwrap());
     let folder = site.path().display().to_string();

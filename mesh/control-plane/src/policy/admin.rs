@@ -1,10 +1,9 @@
 //! What can be done with the policy.
 //!
 //! Owns: the operations, one after the other where they change something. Must not: know HTTP.
-//! Read next: `follow.rs`, `api.rs`.
+//! Read next: `answers.rs` (what can be asked), `follow.rs`, `api.rs`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::RwLock;
@@ -13,23 +12,22 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use ringwall_mesh_api::v1;
+use ringwall_policy::Fault;
 use ringwall_policy::mesh::administration::{
-    Answer, Applied, CheckReport, MAX_AUTHOR, MAX_NOTE, Proxy, ProxyRefusal, Question, Spread,
-    Unused, Version, VersionWithBundle,
+    Applied, MAX_AUTHOR, MAX_NOTE, Version, VersionWithBundle,
 };
 use ringwall_policy::mesh::{
-    Bundle, BundleDiff, JWS_TYPE, MeshPolicy, PolicyUse, SignedBundle, UnusedGrants, edge_use,
-    limits,
+    Bundle, BundleDiff, JWS_TYPE, MeshPolicy, SignedBundle, edge_use, limits,
 };
 use ringwall_service::Metrics;
 use tokio::sync::watch;
 
-use super::refusal::{Refusal, report};
+use super::refusal::Refusal;
 use super::usage::Usage;
 use crate::Clock;
 use crate::authority::jwt_keys::JwtKeys;
 use crate::config::policy::facts;
-use crate::discovery::{Hub, ProxyState, UsageSink};
+use crate::discovery::{Hub, UsageSink};
 use crate::error::Error;
 use crate::leader::Leadership;
 use crate::registry::reload::Declared;
@@ -37,17 +35,29 @@ use crate::store::Store;
 use crate::store::model::AuditEntry;
 use crate::store::policy::{NewVersion, StoredVersion};
 
-/// Longest wait for proxies.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
-/// Versions in one answer.
-const MAX_HISTORY: u32 = 100;
-
 /// Who changes something: by their own word, and by certificate.
 #[derive(Debug, Clone)]
 pub(crate) struct Author {
     pub(crate) name: String,
     pub(crate) identity: String,
     pub(crate) note: String,
+}
+
+/// What makes a change a special one.
+#[derive(Default)]
+pub(super) struct Origin {
+    /// The version whose content it has again.
+    pub(super) rollback_of: Option<u64>,
+    /// Digest of the configuration file's policy, when it comes from there.
+    pub(super) seed: Option<String>,
+}
+
+/// A bundle that may become a version.
+struct Judged {
+    policy: MeshPolicy,
+    json: String,
+    digest: String,
+    diff: BundleDiff,
 }
 
 /// A compiled version.
@@ -136,49 +146,6 @@ impl PolicyAdmin {
         }
     }
 
-    /// The active version with its content.
-    pub(crate) async fn get(&self) -> Result<VersionWithBundle, Refusal> {
-        let stored = self.0.store.newest_version().await?;
-        with_bundle(stored.ok_or(Refusal::NoVersion(0))?)
-    }
-
-    pub(crate) async fn version(&self, version: u64) -> Result<VersionWithBundle, Refusal> {
-        let stored = self.0.store.version(version).await?;
-        with_bundle(stored.ok_or(Refusal::NoVersion(version))?)
-    }
-
-    pub(crate) async fn history(
-        &self,
-        before: Option<u64>,
-        limit: Option<u32>,
-    ) -> Result<Vec<Version>, Refusal> {
-        let limit = limit.unwrap_or(MAX_HISTORY).min(MAX_HISTORY);
-        Ok(self.0.store.versions(before, limit).await?)
-    }
-
-    /// What an apply of `bundle` would say, without doing it.
-    pub(crate) async fn check(&self, bundle: Bundle) -> Result<CheckReport, Refusal> {
-        let active = self.current().await?;
-        let against = active.as_ref().map_or(0, |active| active.version.version);
-        let checked = blocking(move || {
-            let next = match MeshPolicy::compile(bundle) {
-                Ok(next) => next,
-                Err(error) => return report(&error),
-            };
-            CheckReport {
-                failed_examples: next.failed_examples(),
-                warnings: next.warnings().to_vec(),
-                diff: Some(difference(active.as_deref(), &next)),
-                ..CheckReport::default()
-            }
-        });
-        let bundle_report = checked.await?;
-        Ok(CheckReport {
-            against,
-            ..bundle_report
-        })
-    }
-
     /// The whole way of a proposal. `expected` is the version that its author has seen.
     pub(crate) async fn apply(
         &self,
@@ -186,7 +153,8 @@ impl PolicyAdmin {
         author: Author,
         expected: u64,
     ) -> Result<Applied, Refusal> {
-        self.change(bundle, author, expected, None, None).await
+        self.change(bundle, author, expected, Origin::default())
+            .await
     }
 
     /// Makes a new version with the content of an old one. It is checked like any other: services may have gone since.
@@ -197,23 +165,37 @@ impl PolicyAdmin {
         expected: u64,
     ) -> Result<Applied, Refusal> {
         let old = self.version(to).await?;
-        self.change(old.bundle, author, expected, Some(to), None)
-            .await
+        let origin = Origin {
+            rollback_of: Some(to),
+            seed: None,
+        };
+        self.change(old.bundle, author, expected, origin).await
     }
 
+    /// Goes on to its end when nobody waits for it any more: stored and not pushed would be half of a change.
     pub(super) async fn change(
         &self,
         bundle: Bundle,
         author: Author,
         expected: u64,
-        rollback_of: Option<u64>,
-        seed: Option<String>,
+        origin: Origin,
+    ) -> Result<Applied, Refusal> {
+        let admin = self.clone();
+        let change =
+            async move { Box::pin(admin.change_alone(bundle, author, expected, origin)).await };
+        tokio::spawn(change).await.map_err(|error| failed(&error))?
+    }
+
+    async fn change_alone(
+        &self,
+        bundle: Bundle,
+        author: Author,
+        expected: u64,
+        origin: Origin,
     ) -> Result<Applied, Refusal> {
         let _one = self.0.changing.lock().await;
-        let subject = format!("policy {}", expected + 1);
-        let changed = self
-            .changed(bundle, &author, expected, rollback_of, seed)
-            .await;
+        let subject = format!("policy {}", expected.saturating_add(1));
+        let changed = self.changed(bundle, &author, expected, origin).await;
         let outcome = match &changed {
             Ok(applied) if applied.changed => "applied",
             Ok(_) => "unchanged",
@@ -228,11 +210,10 @@ impl PolicyAdmin {
 
     async fn changed(
         &self,
-        mut bundle: Bundle,
+        bundle: Bundle,
         author: &Author,
         expected: u64,
-        rollback_of: Option<u64>,
-        seed: Option<String>,
+        origin: Origin,
     ) -> Result<Applied, Refusal> {
         author.check()?;
         let fence = self.0.leadership.fence()?;
@@ -241,6 +222,49 @@ impl PolicyAdmin {
         if current != expected {
             return Err(Refusal::Conflict { expected, current });
         }
+        let judged = self.judge(bundle, active.clone()).await?;
+        let (diff, warnings) = (judged.diff, judged.policy.warnings().to_vec());
+        let same = active.filter(|active| active.version.digest == judged.digest);
+        if let Some(active) = same.filter(|_| origin.seed.is_none()) {
+            return Ok(self.applied(active.version.clone(), false, diff, warnings));
+        }
+        let version = Version {
+            version: expected + 1,
+            digest: judged.digest,
+            author: author.name.clone(),
+            identity: author.identity.clone(),
+            at: (self.0.clock)(),
+            note: author.note.clone(),
+            previous: expected,
+            rollback_of: origin.rollback_of,
+        };
+        // Signed before it is stored: what cannot be signed cannot be pushed.
+        let signed = self.sign(version.version, judged.policy.bundle())?;
+        let new = NewVersion {
+            version: version.clone(),
+            bundle: judged.json,
+            seed: origin.seed,
+        };
+        if !self.0.store.add_version(&new, &fence).await? {
+            let newest = self.0.store.newest_version().await?;
+            let current = newest.map_or(0, |newest| newest.version.version);
+            return Err(Refusal::Conflict { expected, current });
+        }
+        told(&version);
+        let next = Active {
+            version: version.clone(),
+            policy: judged.policy,
+        };
+        self.activate(next, signed, &diff).await;
+        Ok(self.applied(version, true, diff, warnings))
+    }
+
+    /// Parses nothing any more: validates, runs the examples, compares.
+    async fn judge(
+        &self,
+        mut bundle: Bundle,
+        active: Option<Arc<Active>>,
+    ) -> Result<Judged, Refusal> {
         // Facts are the registry's, whatever a proposal says of them.
         bundle.services = facts(&self.0.declared.borrow().registry);
         let json =
@@ -251,82 +275,31 @@ impl PolicyAdmin {
                 "the bundle has more than {limit} bytes"
             )));
         }
-        let before = active.clone();
-        let checked = blocking(move || {
+        blocking(move || {
             let policy = bundle.check()?;
-            let diff = difference(before.as_deref(), &policy);
-            Ok::<_, Refusal>((policy, diff))
-        });
-        let (policy, diff) = checked.await??;
-        let digest = hex::encode(digest(&SHA256, json.as_bytes()));
-        let warnings = policy.warnings().to_vec();
-        if let Some(active) =
-            active.filter(|active| active.version.digest == digest && seed.is_none())
-        {
-            return Ok(self.unchanged(&active, diff, warnings));
-        }
-        let new = NewVersion {
-            version: Version {
-                version: expected + 1,
-                digest,
-                author: author.name.clone(),
-                identity: author.identity.clone(),
-                at: (self.0.clock)(),
-                note: author.note.clone(),
-                previous: expected,
-                rollback_of,
-            },
-            bundle: json,
-            seed,
-        };
-        // Signed before it is stored: what cannot be signed cannot be pushed.
-        let signed = self.sign(expected + 1, policy.bundle())?;
-        if !self.0.store.add_version(&new, &fence).await? {
-            let newest = self.0.store.newest_version().await?;
-            let current = newest.map_or(0, |newest| newest.version.version);
-            return Err(Refusal::Conflict { expected, current });
-        }
-        let version = new.version;
-        tracing::info!(
-            target: "audit",
-            event = "policy_applied",
-            version = version.version,
-            author = version.author,
-            identity = version.identity,
-            rollback_of,
-            digest = version.digest,
-            "policy applied"
-        );
-        self.activate(
-            Active {
-                version: version.clone(),
+            Ok(Judged {
+                diff: difference(active.as_deref(), &policy),
+                digest: hex::encode(digest(&SHA256, json.as_bytes())),
                 policy,
-            },
-            signed,
-            &diff,
-        )
-        .await;
-        Ok(Applied {
-            proxies: self.spread(version.version),
-            version,
-            changed: true,
-            diff,
-            warnings,
+                json,
+            })
         })
+        .await?
     }
 
-    fn unchanged(
+    fn applied(
         &self,
-        active: &Active,
+        version: Version,
+        changed: bool,
         diff: BundleDiff,
-        warnings: Vec<ringwall_policy::Fault>,
+        warnings: Vec<Fault>,
     ) -> Applied {
         Applied {
-            version: active.version.clone(),
-            changed: false,
+            proxies: self.spread(version.version),
+            version,
+            changed,
             diff,
             warnings,
-            proxies: self.spread(active.version.version),
         }
     }
 
@@ -370,70 +343,6 @@ impl PolicyAdmin {
         self.0.active.read().clone()
     }
 
-    /// Which proxies have `version`, now.
-    pub(crate) fn spread(&self, version: u64) -> Spread {
-        spread(version, self.0.hub.proxies())
-    }
-
-    /// The same when all connected proxies have answered, or after `wait`.
-    pub(crate) async fn spread_after(&self, version: u64, wait: Duration) -> Spread {
-        let proxies = self
-            .0
-            .hub
-            .wait_for_policy(version, wait.min(MAX_WAIT))
-            .await;
-        spread(version, proxies)
-    }
-
-    pub(crate) async fn explain(&self, question: Question) -> Result<Answer, Refusal> {
-        let active = match question.version {
-            None => self.current().await?.ok_or(Refusal::NoVersion(0))?,
-            Some(version) => {
-                let stored = self.0.store.version(version).await?;
-                Arc::new(compiled(stored.ok_or(Refusal::NoVersion(version))?).await?)
-            }
-        };
-        blocking(move || {
-            let explanation = active.policy.explain_example(&question.request);
-            Ok(Answer {
-                version: active.version.version,
-                explanation: explanation.map_err(Refusal::Invalid)?,
-            })
-        })
-        .await?
-    }
-
-    /// Grants of the active version that nothing has used (R51).
-    pub(crate) async fn unused(&self) -> Result<Unused, Refusal> {
-        let active = self.current().await?.ok_or(Refusal::NoVersion(0))?;
-        self.flush_uses().await;
-        let counted = self.0.store.uses().await?;
-        let since = counted.values().map(|(_, since)| *since).min();
-        let uses: std::collections::BTreeMap<String, PolicyUse> = counted
-            .into_iter()
-            .map(|(name, (used, _))| (name, used))
-            .collect();
-        let bundle = active.policy.bundle();
-        let counts_edges = |edge: &ringwall_policy::mesh::Edge| {
-            let used = uses.get(&edge_use(&edge.caller, &edge.callee));
-            used.is_some_and(|used| used.permitted > 0)
-        };
-        let edges_counted = bundle.edges.iter().any(counts_edges);
-        let grants = active.policy.unused_grants(&uses);
-        Ok(Unused {
-            version: active.version.version,
-            since,
-            edges_counted,
-            grants: match edges_counted {
-                true => grants,
-                false => UnusedGrants {
-                    edges: Vec::new(),
-                    ..grants
-                },
-            },
-        })
-    }
-
     pub(super) async fn flush_uses(&self) {
         let uses = self.0.usage.take();
         if uses.is_empty() {
@@ -468,12 +377,27 @@ impl PolicyAdmin {
 impl Author {
     fn check(&self) -> Result<(), Refusal> {
         let long = self.name.len() > MAX_AUTHOR || self.note.len() > MAX_NOTE;
-        if long || self.name.is_empty() || self.name.contains(char::is_control) {
+        // Both are shown on terminals and in one line of a log.
+        let control = [&self.name, &self.note].map(|text| text.contains(char::is_control));
+        if long || self.name.is_empty() || control.contains(&true) {
             let rule = "an author has 1 to 64 printable bytes, a note at most 500";
             return Err(Refusal::Invalid(rule.to_owned()));
         }
         Ok(())
     }
+}
+
+fn told(version: &Version) {
+    tracing::info!(
+        target: "audit",
+        event = "policy_applied",
+        version = version.version,
+        author = version.author,
+        identity = version.identity,
+        rollback_of = version.rollback_of,
+        digest = version.digest,
+        "policy applied"
+    );
 }
 
 /// Everything that is counted of a bundle.
@@ -487,7 +411,7 @@ fn countable(policy: &MeshPolicy) -> Vec<String> {
     names
 }
 
-fn difference(active: Option<&Active>, next: &MeshPolicy) -> BundleDiff {
+pub(super) fn difference(active: Option<&Active>, next: &MeshPolicy) -> BundleDiff {
     match active {
         Some(active) => BundleDiff::between(&active.policy, next),
         None => MeshPolicy::compile(Bundle::default()).map_or_else(
@@ -497,43 +421,11 @@ fn difference(active: Option<&Active>, next: &MeshPolicy) -> BundleDiff {
     }
 }
 
-fn spread(version: u64, proxies: Vec<ProxyState>) -> Spread {
-    let mut spread = Spread {
-        version,
-        ..Spread::default()
-    };
-    for state in proxies {
-        let refused = state.nack.as_ref().and_then(|nack| nack.policy);
-        if state.policy >= version {
-            spread.applied += 1;
-        } else if refused.is_some_and(|refused| refused >= version) {
-            spread.refused.push(proxy(state));
-        } else {
-            spread.pending.push(proxy(state));
-        }
-    }
-    spread
-}
-
-/// What is told of a proxy.
-pub(super) fn proxy(state: ProxyState) -> Proxy {
-    Proxy {
-        workload: state.workload,
-        instance: state.instance,
-        node: state.node,
-        zone: state.zone,
-        version: state.policy,
-        refused: state.nack.map(|nack| ProxyRefusal {
-            version: nack.policy,
-            resources: nack.resources,
-            reason: nack.reason,
-        }),
-    }
-}
-
-fn with_bundle(stored: StoredVersion) -> Result<VersionWithBundle, Refusal> {
-    let bundle = serde_json::from_str(&stored.bundle)
-        .map_err(|error| Refusal::Invalid(format!("the stored bundle is damaged: {error}")))?;
+pub(super) fn with_bundle(stored: StoredVersion) -> Result<VersionWithBundle, Refusal> {
+    let bundle = serde_json::from_str(&stored.bundle).map_err(|error| Error::File {
+        what: format!("the stored bundle of version {}", stored.version.version),
+        source: error.into(),
+    })?;
     Ok(VersionWithBundle {
         version: stored.version,
         bundle,
@@ -553,15 +445,16 @@ pub(super) async fn compiled(stored: StoredVersion) -> Result<Active, Refusal> {
 }
 
 /// Compiling takes milliseconds, or seconds of a hostile bundle: not on a thread that serves streams.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| {
-        let failed = std::io::Error::other(error);
-        Refusal::Other(Error::File {
-            what: "compiling a policy".to_owned(),
-            source: failed,
-        })
+    done.map_err(|error| failed(&error))
+}
+
+fn failed(error: &tokio::task::JoinError) -> Refusal {
+    Refusal::Other(Error::File {
+        what: "working on a policy".to_owned(),
+        source: std::io::Error::other(error.to_string()),
     })
 }

@@ -6,23 +6,23 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use ringwall_policy::mesh::administration::{
-    Applied, CHECK_PATH, EXPLAIN_PATH, PATH, PROXIES_PATH, Proposal, Question, ROLLBACK_PATH,
-    Rollback, UNUSED_PATH, VERSIONS_PATH, VersionWithBundle,
+    Applied, CHECK_PATH, DIFF_PATH, EXPLAIN_PATH, PATH, PROXIES_PATH, Proposal, Question,
+    ROLLBACK_PATH, Rollback, UNUSED_PATH, VERSIONS_PATH, VersionWithBundle,
 };
 use ringwall_policy::mesh::limits;
 use ringwall_service::extract::{Json, Path, Query};
 use ringwall_service::{Peer, Problem};
 use serde::Deserialize;
 
-use super::admin::{Author, PolicyAdmin, proxy};
+use super::admin::{Author, PolicyAdmin};
 use super::refusal::Refusal;
 use crate::authority::operator_api::OPERATOR;
-use crate::config::policy::facts;
 
 /// Largest request: a bundle with room for the way in which it is written.
 const MAX_BODY: usize = 4 * limits::BUNDLE_BYTES;
@@ -33,6 +33,7 @@ pub(crate) fn router(admin: PolicyAdmin) -> Router {
         .route(VERSIONS_PATH, get(history))
         .route(&format!("{VERSIONS_PATH}/{{version}}"), get(version))
         .route(CHECK_PATH, post(check))
+        .route(DIFF_PATH, get(difference))
         .route(ROLLBACK_PATH, post(rollback))
         .route(EXPLAIN_PATH, post(explain))
         .route(PROXIES_PATH, get(proxies))
@@ -41,16 +42,23 @@ pub(crate) fn router(admin: PolicyAdmin) -> Router {
         .with_state(admin)
 }
 
-/// Everything here is the operator's alone.
-fn operator(peer: &Peer) -> Result<(), Response> {
-    peer.require(OPERATOR).map_err(Problem::into_response)
+/// Everything here is the operator's alone. Stands before the body in each handler: a stranger's is not even read.
+struct Operator(Peer);
+
+impl<S: Send + Sync> FromRequestParts<S> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let peer = Peer::from_request_parts(parts, state).await?;
+        peer.require(OPERATOR)?;
+        Ok(Self(peer))
+    }
 }
 
-type Answered = Result<Response, Response>;
+type Answered = Result<Response, Refusal>;
 
 fn answer<T: serde::Serialize>(result: Result<T, Refusal>) -> Answered {
-    let value = result.map_err(Refusal::into_response)?;
-    let mut response = Json(value).into_response();
+    let mut response = Json(result?).into_response();
     let no_store = HeaderValue::from_static("no-store");
     response
         .headers_mut()
@@ -66,17 +74,15 @@ fn tagged(version: u64, response: Answered) -> Answered {
     Ok(response)
 }
 
-async fn newest(State(admin): State<PolicyAdmin>, peer: Peer) -> Answered {
-    operator(&peer)?;
+async fn newest(State(admin): State<PolicyAdmin>, _: Operator) -> Answered {
     one(admin.get().await)
 }
 
 async fn version(
     State(admin): State<PolicyAdmin>,
-    peer: Peer,
+    _: Operator,
     Path(version): Path<u64>,
 ) -> Answered {
-    operator(&peer)?;
     one(admin.version(version).await)
 }
 
@@ -94,20 +100,17 @@ struct Page {
 
 async fn history(
     State(admin): State<PolicyAdmin>,
-    peer: Peer,
+    _: Operator,
     Query(page): Query<Page>,
 ) -> Answered {
-    operator(&peer)?;
     answer(admin.history(page.before, page.limit).await)
 }
 
 async fn check(
     State(admin): State<PolicyAdmin>,
-    peer: Peer,
-    Json(mut proposal): Json<Proposal>,
+    _: Operator,
+    Json(proposal): Json<Proposal>,
 ) -> Answered {
-    operator(&peer)?;
-    proposal.bundle.services = facts(&admin.0.declared.borrow().registry);
     answer(admin.check(proposal.bundle).await)
 }
 
@@ -120,28 +123,26 @@ struct Waiting {
 
 async fn apply(
     State(admin): State<PolicyAdmin>,
-    peer: Peer,
+    peer: Operator,
     headers: HeaderMap,
     Query(waiting): Query<Waiting>,
     Json(proposal): Json<Proposal>,
 ) -> Answered {
-    operator(&peer)?;
-    let expected = expected(&headers).map_err(Refusal::into_response)?;
-    let author = author(&peer, proposal.author, proposal.note);
+    let expected = expected(&headers)?;
+    let author = author(&peer.0, proposal.author, proposal.note);
     let applied = admin.apply(proposal.bundle, author, expected).await;
     changed(&admin, applied, waiting).await
 }
 
 async fn rollback(
     State(admin): State<PolicyAdmin>,
-    peer: Peer,
+    peer: Operator,
     headers: HeaderMap,
     Query(waiting): Query<Waiting>,
     Json(rollback): Json<Rollback>,
 ) -> Answered {
-    operator(&peer)?;
-    let expected = expected(&headers).map_err(Refusal::into_response)?;
-    let author = author(&peer, rollback.author, rollback.note);
+    let expected = expected(&headers)?;
+    let author = author(&peer.0, rollback.author, rollback.note);
     let applied = admin.rollback(rollback.to, author, expected).await;
     changed(&admin, applied, waiting).await
 }
@@ -152,7 +153,7 @@ async fn changed(
     applied: Result<Applied, Refusal>,
     waiting: Waiting,
 ) -> Answered {
-    let mut applied = applied.map_err(Refusal::into_response)?;
+    let mut applied = applied?;
     let version = applied.version.version;
     if let Some(wait) = waiting.wait {
         applied.proxies = admin.spread_after(version, wait).await;
@@ -160,23 +161,34 @@ async fn changed(
     tagged(version, answer(Ok(applied)))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ends {
+    from: u64,
+    to: Option<u64>,
+}
+
+async fn difference(
+    State(admin): State<PolicyAdmin>,
+    _: Operator,
+    Query(ends): Query<Ends>,
+) -> Answered {
+    answer(admin.difference(ends.from, ends.to).await)
+}
+
 async fn explain(
     State(admin): State<PolicyAdmin>,
-    peer: Peer,
+    _: Operator,
     Json(question): Json<Question>,
 ) -> Answered {
-    operator(&peer)?;
     answer(admin.explain(question).await)
 }
 
-async fn proxies(State(admin): State<PolicyAdmin>, peer: Peer) -> Answered {
-    operator(&peer)?;
-    let proxies = admin.0.hub.proxies().into_iter().map(proxy);
-    answer(Ok(proxies.collect::<Vec<_>>()))
+async fn proxies(State(admin): State<PolicyAdmin>, _: Operator) -> Answered {
+    answer(admin.proxies())
 }
 
-async fn unused(State(admin): State<PolicyAdmin>, peer: Peer) -> Answered {
-    operator(&peer)?;
+async fn unused(State(admin): State<PolicyAdmin>, _: Operator) -> Answered {
     answer(admin.unused().await)
 }
 

@@ -11,7 +11,7 @@ use ringwall_mesh_api::v1;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::admin::{Active, Author, PolicyAdmin, compiled};
+use super::admin::{Active, Author, Origin, PolicyAdmin, compiled};
 use super::refusal::Refusal;
 use crate::authority::revocation::RevocationSet;
 use crate::config::policy::facts;
@@ -42,9 +42,32 @@ impl PolicyAdmin {
         Ok(())
     }
 
+    /// Serves proxies before anybody can ask, if this replica leads: what [`PolicyAdmin::follow`] goes on with.
+    pub(crate) async fn start(&self, revocations: &RevocationSet) -> State {
+        let mut state = State::default();
+        if self.0.leadership.standing().is_leader {
+            self.serve(&mut state, revocations).await;
+        }
+        state
+    }
+
+    async fn serve(&self, state: &mut State, revocations: &RevocationSet) {
+        state.serving = state.tried(self.begin(revocations.wire.clone()).await);
+        state.signed_by = self.0.keys.current().kid().to_owned();
+    }
+
+    /// Whether proxies get what they need from here, or from another replica.
+    pub(crate) fn ensure_serving(&self) -> Result<(), String> {
+        if self.0.hub.is_serving() || !self.0.leadership.standing().is_leader {
+            return Ok(());
+        }
+        Err("the policy cannot be served to proxies; the log says why".to_owned())
+    }
+
     /// Serves proxies while this replica leads. Ends with `stop`.
     pub(crate) async fn follow(
         self,
+        mut state: State,
         mut revocations: watch::Receiver<Arc<RevocationSet>>,
         stop: impl Future<Output = ()>,
     ) {
@@ -55,13 +78,11 @@ impl PolicyAdmin {
         let mut retry = interval(RETRY_EVERY);
         retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stop = std::pin::pin!(stop);
-        let mut state = State::default();
         loop {
             let leads = standing.borrow_and_update().is_leader;
             if leads && !state.serving {
                 let set = Arc::clone(&revocations.borrow_and_update());
-                state.serving = state.tried(self.begin(set.wire.clone()).await);
-                state.signed_by = self.0.keys.current().kid().to_owned();
+                self.serve(&mut state, &set).await;
             } else if !leads && state.serving {
                 self.0.hub.step_down();
                 self.flush_uses().await;
@@ -148,17 +169,16 @@ impl PolicyAdmin {
         };
         let taken = if is_new {
             let bundle = declared.config.policy.bundle(&declared.registry);
-            self.change(
-                bundle,
-                by("from the configuration file"),
-                expected,
-                None,
-                Some(seed),
-            )
-            .await
+            let origin = Origin {
+                rollback_of: None,
+                seed: Some(seed),
+            };
+            self.change(bundle, by("from the configuration file"), expected, origin)
+                .await
         } else if let Some(active) = active.filter(|active| is_stale(active, &declared.registry)) {
             let bundle = active.policy.bundle().clone();
-            self.change(bundle, by("the registry has changed"), expected, None, None)
+            let author = by("the registry has changed");
+            self.change(bundle, author, expected, Origin::default())
                 .await
         } else {
             return Ok(());
@@ -220,8 +240,9 @@ impl PolicyAdmin {
     }
 }
 
+/// How far the policy is served.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     serving: bool,
     /// The configuration has changed, and not all of it was taken over.
     behind: bool,

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use ringwall_mesh_api::v1;
-use ringwall_policy::mesh::MeshDecision;
 
 /// Most policies that are counted; a bundle has far fewer.
 const MAX_POLICIES: usize = 4096;
@@ -29,20 +28,6 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Counts one decision.
-    pub(crate) fn record(&self, decision: &MeshDecision) {
-        for policy in &decision.reasons {
-            if let Some(counter) = self.counter(policy) {
-                counter.decided(decision.allowed);
-            }
-        }
-        for policy in &decision.dry_run_reasons {
-            if let Some(counter) = self.counter(policy) {
-                counter.dry_run.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-
     /// The counter of one policy; `None` when there are too many.
     pub(crate) fn counter(&self, policy: &str) -> Option<Arc<Counter>> {
         if let Some(counter) = self.counters.read().get(policy) {
@@ -112,29 +97,17 @@ impl Counter {
 
 #[cfg(test)]
 mod tests {
-    use ringwall_policy::mesh::MeshOutcome;
-
     use super::*;
-
-    fn decision(allowed: bool, reasons: &[&str], dry: &[&str]) -> MeshDecision {
-        let owned = |list: &[&str]| list.iter().map(|id| (*id).to_owned()).collect();
-        MeshDecision {
-            allowed,
-            outcome: MeshOutcome::Permitted,
-            reasons: owned(reasons),
-            dry_run: (!dry.is_empty()).then_some(false),
-            dry_run_reasons: owned(dry),
-            errors: Vec::new(),
-        }
-    }
 
     #[test]
     fn r51_uses_are_reported_once() {
         let usage = Usage::default();
         assert!(usage.take().is_none());
-        usage.record(&decision(true, &["orders"], &[]));
-        usage.record(&decision(true, &["orders"], &["strict"]));
-        usage.record(&decision(false, &["no-night"], &[]));
+        let counter = |policy| usage.counter(policy).unwrap();
+        counter("orders").decided(true);
+        counter("orders").decided(true);
+        counter("strict").tried();
+        counter("no-night").decided(false);
         let report = usage.take().unwrap();
         let rows: Vec<_> = report
             .uses

@@ -11,6 +11,7 @@ use crate::access_log::Direction;
 use crate::body::ProxyBody;
 use crate::metrics::{EdgeSeries, OpenConnection};
 use crate::pipeline;
+use crate::serve::live::Bond;
 use crate::serve::peer::Peer;
 use crate::serve::{Handler, Session};
 
@@ -63,6 +64,14 @@ impl Caller {
     /// Name of the calling workload.
     pub(crate) fn name(&self) -> &str {
         self.peer.name()
+    }
+
+    /// What is carried to `port` lasts as long as the edge to it.
+    pub(crate) fn bond(&self, port: AppPort) -> Bond {
+        Bond::Caller {
+            peer: Arc::clone(&self.peer),
+            ports: Arc::from([port.number]),
+        }
     }
 
     pub(crate) fn port_number(&self) -> u16 {

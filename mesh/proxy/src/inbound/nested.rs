@@ -39,7 +39,7 @@ pub(crate) fn serve(caller: &Arc<Caller>, port: AppPort, body: ProxyBody) -> Opt
     );
     let (near, far) = tokio::io::duplex(PIPE);
     let (reader, writer) = tokio::io::split(near);
-    outer.beside(async move {
+    outer.beside(caller.bond(port), async move {
         // Either side's end is told to the other; there is nobody else to tell.
         let _ended = feed(body, writer).await;
     });
@@ -48,7 +48,9 @@ pub(crate) fn serve(caller: &Arc<Caller>, port: AppPort, body: ProxyBody) -> Opt
         let _gone = gone;
         http(inner, far).await;
     });
-    worker.live.add_beside(id, outer.id, task.abort_handle());
+    worker
+        .live
+        .add(id, caller.bond(port), task.abort_handle(), None);
     worker.watches.add(id, watch, task.abort_handle());
     Some(ProxyBody::socket(ReadBody::new(reader)))
 }

@@ -20,6 +20,7 @@ use crate::observe::{Seen, Tapped};
 use crate::pipeline::admit::is_grpc;
 use crate::refusal::Refusal;
 use crate::resilience::{Attempt, Entered};
+use crate::serve::live::Bond;
 use crate::serve::{InFlight, Session};
 use crate::snapshot::Service;
 use crate::tunnel::Moved;
@@ -96,6 +97,14 @@ impl Exchange {
         self.series = Some(worker.outbound.edge(&worker.shared, &service.name));
         self.trace
             .routed(self.method.as_str(), self.kind.as_str(), &service.name);
+    }
+
+    /// What lasts does so as long as the edge to the destination.
+    pub(super) fn bond(&self) -> Bond {
+        Bond::Calling {
+            service: self.callee.clone().unwrap_or_default(),
+            port: self.port,
+        }
     }
 
     /// The destination has answered with a head; its places are held until the end of the body.

@@ -15,7 +15,7 @@ use ringwall_http_io::body::BoxError;
 
 use super::admit::{Admitted, Purpose};
 use super::attempts::{Carrier, Fault, Judgement, Plan, Stopped, run};
-use super::enter::{Placed, told};
+use super::enter::told;
 use super::exchange::Exchange;
 use super::prepare::Outgoing;
 use super::replay::{Replay, ReplayBody};
@@ -30,7 +30,7 @@ use crate::resilience::policy::Rules;
 use crate::resilience::retry::{self, Failure};
 use crate::serve::Session;
 use crate::snapshot::{Endpoint, Service};
-use crate::tunnel::{H2Body, SendError, Tunnels};
+use crate::tunnel::{H2Body, SendError, Stream, Tunnels};
 
 /// gRPC's UNAVAILABLE, as the head of an answer without messages has it.
 const UNAVAILABLE: &[u8] = b"14";
@@ -40,78 +40,101 @@ pub(super) async fn forward(
     outgoing: Outgoing,
     exchange: &mut Exchange,
 ) -> Result<Response<ProxyBody>, Refusal> {
-    let Outgoing {
-        placed,
-        uri,
-        websocket_key,
-    } = outgoing;
-    let Placed {
-        admitted,
-        service,
-        port,
-        callee,
-        entered,
-        deadline,
-        asked,
-    } = placed;
-    let Admitted {
-        parts,
-        body,
-        target,
-        purpose,
-    } = admitted;
-    let worker = &session.worker;
+    match outgoing.placed.admitted.purpose {
+        Purpose::Request { grpc } => request(session, outgoing, grpc, exchange).await,
+        Purpose::WebSocket(_) | Purpose::Tunnel(_) => {
+            Box::pin(switched(session, outgoing, exchange)).await
+        }
+    }
+}
+
+async fn request(
+    session: &Session,
+    outgoing: Outgoing,
+    grpc: bool,
+    exchange: &mut Exchange,
+) -> Result<Response<ProxyBody>, Refusal> {
+    let Outgoing { placed, uri, .. } = outgoing;
+    let Admitted { parts, body, .. } = placed.admitted;
+    let (service, callee) = (&placed.service, &placed.callee);
     let rules = Rules::of(&service.traffic, &parts.method, uri.path());
     let plan = Plan {
-        callee: &callee,
-        random: &worker.random,
+        callee,
+        random: &session.worker.random,
         rules,
-        deadline,
+        deadline: placed.deadline,
         idempotent: retry::is_idempotent(&parts.method),
-    };
-    let way = switch::Way {
-        session,
-        service: &service,
-        plan: &plan,
-        entered,
-    };
-    let grpc = match purpose {
-        Purpose::Request { grpc } => grpc,
-        Purpose::WebSocket(how) => {
-            let handshake = switch::Handshake {
-                uri,
-                headers: parts.headers,
-                key: websocket_key,
-            };
-            return Box::pin(switch::websocket(way, handshake, how, body, exchange)).await;
-        }
-        Purpose::Tunnel(how) => {
-            let authority = switch::authority(&service, port, &target);
-            return Box::pin(switch::tunnel(way, authority, how, body, exchange)).await;
-        }
     };
     let again = rules.retries.attempts > 0 || rules.hedge.is_some();
     let http = Http {
-        tunnels: &worker.tunnels,
-        service: &service,
-        callee: &callee,
+        tunnels: &session.worker.tunnels,
+        service,
+        callee,
         method: parts.method,
         uri,
         headers: parts.headers,
         source: Source::new(exchange.count(body), again),
-        deadline,
-        asked,
+        deadline: placed.deadline,
+        asked: placed.asked,
         grpc,
     };
     let (response, attempt) = run(&plan, &http, &mut exchange.progress)
         .await
         .map_err(refusal)?;
     http.source.settle();
-    exchange.answered(attempt, way.entered);
+    exchange.answered(attempt, placed.entered);
     let mut response = response.map(ProxyBody::http2);
     *response.version_mut() = Version::HTTP_11;
     strip_response(response.headers_mut());
     Ok(response)
+}
+
+/// What becomes a pair of pipes.
+async fn switched(
+    session: &Arc<Session>,
+    outgoing: Outgoing,
+    exchange: &mut Exchange,
+) -> Result<Response<ProxyBody>, Refusal> {
+    let Outgoing {
+        placed,
+        uri,
+        websocket_key,
+    } = outgoing;
+    let Admitted {
+        parts,
+        body,
+        target,
+        purpose,
+    } = placed.admitted;
+    let (service, callee) = (&placed.service, &placed.callee);
+    let plan = Plan {
+        callee,
+        random: &session.worker.random,
+        rules: Rules::of(&service.traffic, &parts.method, uri.path()),
+        deadline: placed.deadline,
+        idempotent: retry::is_idempotent(&parts.method),
+    };
+    let way = switch::Way {
+        session,
+        service,
+        plan: &plan,
+        entered: placed.entered,
+    };
+    match purpose {
+        Purpose::WebSocket(how) => {
+            let handshake = switch::Handshake {
+                uri,
+                headers: parts.headers,
+                key: websocket_key,
+            };
+            switch::websocket(way, handshake, how, body, exchange).await
+        }
+        Purpose::Tunnel(how) => {
+            let authority = switch::authority(service, placed.port, &target);
+            switch::tunnel(way, authority, how, body, exchange).await
+        }
+        Purpose::Request { .. } => Err(Refusal::Upgrade),
+    }
 }
 
 /// A request, for each of its attempts.
@@ -163,14 +186,13 @@ impl Carrier for Http<'_> {
         endpoint: &Arc<Endpoint>,
         mut request: Self::Request,
     ) -> Result<Self::Answer, Fault<Refusal>> {
-        connected(self.tunnels, self.callee, self.service, endpoint).await?;
+        let stream = stream(self.tunnels, self.callee, self.service, endpoint).await?;
         let left = told(self.callee.now(), self.deadline, self.asked, self.grpc);
         if let Some(left) = left {
             let left = deadline::told(left);
             request.headers_mut().insert(GRPC_TIMEOUT, left);
         }
-        let sent = self.tunnels.send(self.service, endpoint, request).await;
-        sent.map_err(|failure| fault(failure.error))
+        stream.send(request).await.map_err(fault)
     }
 
     fn judge(&self, answer: &Self::Answer) -> Judgement {
@@ -197,28 +219,29 @@ pub(super) const fn judge(status: u16, unavailable: bool) -> Judgement {
     }
 }
 
-/// Waits for a connection, as one of those that may.
-pub(super) async fn connected(
+/// A stream to `endpoint`; where there is no connection, as one of those that may wait for it.
+pub(super) async fn stream(
     tunnels: &Tunnels,
     callee: &Arc<Callee>,
     service: &Service,
     endpoint: &Endpoint,
-) -> Result<(), Fault<Refusal>> {
-    if tunnels.is_connected(service, endpoint) {
-        return Ok(());
+) -> Result<Stream, Fault<Refusal>> {
+    if let Some(stream) = tunnels.try_stream(service, endpoint) {
+        return Ok(stream);
     }
     let _waiting = callee.wait().map_err(|overloaded| Fault {
         failure: Failure::Own,
         outcome: Outcome::Neutral,
         error: Refusal::Overloaded(overloaded.0),
     })?;
-    tunnels.ready(service, endpoint).await.map_err(fault)
+    tunnels.stream(service, endpoint).await.map_err(fault)
 }
 
 /// What a failed send means for retries, for the endpoint and for the caller.
 pub(super) fn fault(error: SendError) -> Fault<Refusal> {
     let failure = match &error {
         SendError::Body(_) | SendError::NoExtendedConnect => Failure::Own,
+        SendError::NotTaken(error) if error.is_go_away() => Failure::Leaving,
         error if error.is_unseen() => Failure::Unseen,
         _ => Failure::Lost,
     };

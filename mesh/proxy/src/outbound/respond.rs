@@ -47,7 +47,7 @@ fn flow(joint: Joint, mut exchange: Box<Exchange>) {
     let session = Arc::clone(&exchange.session);
     // What comes now are no messages of HTTP.
     session.watch.set_upgraded();
-    session.beside(async move {
+    session.beside(exchange.bond(), async move {
         let moved = Moved::default();
         let ended = match joint.application.await {
             Ok(application) => splice(TokioIo::new(application), joint.tunnel, &moved).await,

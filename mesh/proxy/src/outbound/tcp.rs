@@ -24,6 +24,7 @@ use crate::resilience::deadline::Deadline;
 use crate::resilience::policy::Rules;
 use crate::resilience::{Attempt, Callee, Entered};
 use crate::serve::Session;
+use crate::serve::live::Bond;
 use crate::snapshot::Service;
 use crate::tunnel::{Moved, TunnelStream, splice};
 use crate::worker::Accepted;
@@ -69,6 +70,7 @@ async fn carry(
     let (service, port) = destine::of_listener(session, &snapshot, target)?;
     passage.goes_to(service, port.number);
     permit::edge(session, &snapshot, service, port)?;
+    bind(session, service, port.number)?;
     let callee = shared.callees.of(&snapshot, service, port.number);
     let entered = callee
         .enter_connection()
@@ -76,6 +78,18 @@ async fn carry(
     let far = Box::pin(open(session, service, &callee, port.number, passage)).await?;
     passage.opened = Some(Instant::now());
     Ok(join(session, socket, far, entered, &passage.moved).await)
+}
+
+/// Whatever it is carried by, it ends with its edge.
+fn bind(session: &Session, service: &Service, port: u16) -> Result<(), Refusal> {
+    let worker = &session.worker;
+    let task = worker.watches.task(session.id).ok_or(Refusal::NotReady)?;
+    let bond = Bond::Calling {
+        service: Arc::clone(&service.name),
+        port,
+    };
+    worker.live.add(session.id, bond, task, None);
+    Ok(())
 }
 
 async fn open(

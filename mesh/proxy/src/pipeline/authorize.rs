@@ -23,6 +23,14 @@ pub(crate) struct Authorized {
 }
 
 impl Authorized {
+    /// Whether it lasts as a connection does.
+    pub(super) const fn lasts(&self) -> bool {
+        matches!(
+            self.stripped.purpose,
+            Purpose::Tunnel | Purpose::WebSocket(_)
+        )
+    }
+
     pub(super) fn into_request(self) -> Stripped {
         self.stripped
     }

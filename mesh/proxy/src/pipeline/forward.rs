@@ -94,7 +94,7 @@ async fn http2_exchange(
 ) -> Result<Response<ProxyBody>, Refusal> {
     match pool.http2().send(request).await {
         Ok(response) => Ok(response.map(ProxyBody::http2)),
-        Err(failure) => Err(refusal_of(failure.error)),
+        Err(error) => Err(refusal_of(error)),
     }
 }
 

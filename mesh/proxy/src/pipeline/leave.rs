@@ -3,6 +3,7 @@
 //! Owns: the hand-over of an authorized request or tunnel to the gateway's role (`egress.rs`), which has its own
 //! allow-list beside the mesh's policy. Must not: add what an application behind a proxy would be told.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::{Request, Response};
@@ -31,6 +32,7 @@ pub(crate) async fn leave(
     let Stripped {
         parts,
         body,
+        port,
         purpose,
         ..
     } = authorized.into_request();
@@ -53,9 +55,15 @@ pub(crate) async fn leave(
                     exchange.answered();
                     let (near, far) = tokio::io::duplex(PIPE);
                     let (reader, writer) = tokio::io::split(near);
-                    caller.session.beside(async move {
-                        // Either side's end is told to the other; there is nobody else to tell.
-                        let _ended = tokio::join!(feed(body, writer), passage.carry(far));
+                    caller.session.beside(caller.bond(port), async move {
+                        let mut carrying = pin!(passage.carry(far));
+                        // The end of the passage is the end of both directions, that of the caller's bytes is told on.
+                        tokio::select! {
+                            _ended = feed(body, writer) => {
+                                let _carried = carrying.await;
+                            }
+                            _carried = &mut carrying => {}
+                        }
                     });
                     Ok(Response::new(ProxyBody::socket(ReadBody::new(reader))))
                 }

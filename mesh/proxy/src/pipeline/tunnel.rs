@@ -36,11 +36,13 @@ pub(super) async fn forward(
     let app = dial(caller, port).await?;
     exchange.answered();
     let (reader, writer) = app.into_split();
-    caller.session.beside(async move {
-        // Either side's end is told to the other; there is nobody else to tell.
-        let _ended = feed(body, writer).await;
+    let (answer, link) = ReadBody::linked(reader);
+    caller.session.beside(caller.bond(port), async move {
+        if feed(body, writer).await.is_ok() {
+            link.done();
+        }
     });
-    Ok(Response::new(ProxyBody::socket(ReadBody::new(reader))))
+    Ok(Response::new(ProxyBody::socket(answer)))
 }
 
 async fn dial(caller: &Caller, port: AppPort) -> Result<TcpStream, Refusal> {

@@ -23,6 +23,7 @@ use crate::inbound::AppPort;
 use crate::inbound::apps::Lease;
 use crate::inbound::caller::Caller;
 use crate::refusal::Refusal;
+use crate::serve::live::Bond;
 use crate::tunnel::{ReadBody, feed};
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -74,7 +75,7 @@ pub(super) async fn forward(
         WebSocket::Upgrade(peer) => {
             let record = caller.session.request();
             caller.session.watch.set_upgraded();
-            caller.session.beside(async move {
+            caller.session.beside(caller.bond(port), async move {
                 let _record = record;
                 if let Ok((peer, app)) = tokio::try_join!(peer, app) {
                     join(peer, app).await;
@@ -89,7 +90,9 @@ pub(super) async fn forward(
             if made_key {
                 headers.remove(&ACCEPT);
             }
-            Ok(streaming(caller, exchange, body, app, lease, headers))
+            let bond = caller.bond(port);
+            let app = (app, lease);
+            Ok(streaming(caller, bond, exchange, body, app, headers))
         }
     }
 }
@@ -142,20 +145,22 @@ fn switching(headers: HeaderMap) -> Response<ProxyBody> {
 
 fn streaming(
     caller: &Arc<Caller>,
+    bond: Bond,
     exchange: &mut Exchange,
     body: ProxyBody,
-    app: Upgraded,
-    lease: Lease,
+    (app, lease): (Upgraded, Lease),
     headers: HeaderMap,
 ) -> Response<ProxyBody> {
     let body = exchange.count(body);
     let (reader, writer) = tokio::io::split(TokioIo::new(app));
-    caller.session.beside(async move {
-        // Either side's end is told to the other; there is nobody else to tell.
-        let _ended = feed(body, writer).await;
+    let (answer, link) = ReadBody::linked(reader);
+    caller.session.beside(bond, async move {
+        if feed(body, writer).await.is_ok() {
+            link.done();
+        }
         drop(lease);
     });
-    let mut response = Response::new(ProxyBody::socket(ReadBody::new(reader)));
+    let mut response = Response::new(ProxyBody::socket(answer));
     *response.headers_mut() = headers;
     response
 }

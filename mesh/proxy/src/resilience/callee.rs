@@ -313,7 +313,8 @@ impl Callee {
         let after = inner.breaker.phase();
         self.tally.turned(before, after);
         if before != after && after == Phase::Open {
-            tracing::warn!(service = %inner.service.name, port = self.port, "circuit opened");
+            let Service { name, tier, .. } = &*inner.service;
+            tracing::warn!(service = %name, tier, port = self.port, "circuit opened");
         }
     }
 
@@ -335,11 +336,6 @@ impl Attempt {
 
     pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
         &self.picked.endpoint
-    }
-
-    /// How long it has been running.
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.callee.now().saturating_sub(self.started)
     }
 
     /// Its time begins now, after a pause.
@@ -365,7 +361,8 @@ impl Attempt {
         if ejects {
             callee.tally.ejections.inc();
             let address = self.picked.endpoint.address;
-            tracing::warn!(service = %service.name, %address, "endpoint ejected");
+            let tier = &service.tier;
+            tracing::warn!(service = %service.name, tier, %address, "endpoint ejected");
         }
         if ejects || callee.tally.ejected.get() > 0 {
             callee.show(inner);

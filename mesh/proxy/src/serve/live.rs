@@ -4,6 +4,7 @@
 //! The worker asks twice a second and at every change of the mesh's state. Must not: know what a connection carries.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,6 +32,8 @@ pub(crate) enum Bond {
     Caller { peer: Arc<Peer>, ports: Arc<[u16]> },
     /// We call this peer, for this service.
     Callee { peer: Arc<Peer>, service: Arc<str> },
+    /// Our application calls this port, over whatever connection.
+    Calling { service: Arc<str>, port: u16 },
 }
 
 #[derive(Debug)]
@@ -57,21 +60,6 @@ impl Live {
             condemned: false,
         };
         self.entries.lock().insert(id, entry);
-    }
-
-    /// Watches over work that lasts as long as the connection `of` may.
-    pub(crate) fn add_beside(&self, id: u64, of: u64, task: AbortHandle) {
-        let mut entries = self.entries.lock();
-        let bond = entries.get(&of).map(|entry| entry.bond.clone());
-        if let Some(bond) = bond {
-            let entry = Entry {
-                bond,
-                task,
-                cut: None,
-                condemned: false,
-            };
-            entries.insert(id, entry);
-        }
     }
 
     pub(crate) fn remove(&self, id: u64) {
@@ -104,7 +92,7 @@ impl Live {
                 return true;
             };
             ended += 1;
-            tracing::info!(peer = %entry.bond.peer().id, why, "live connection ended");
+            tracing::info!(bond = %entry.bond, why, "live connection ended");
             match &entry.cut {
                 Some(cut) => {
                     cut.notify_one();
@@ -122,9 +110,10 @@ impl Live {
 }
 
 impl Bond {
-    fn peer(&self) -> &Peer {
+    fn peer(&self) -> Option<&Peer> {
         match self {
-            Self::Caller { peer, .. } | Self::Callee { peer, .. } => peer,
+            Self::Caller { peer, .. } | Self::Callee { peer, .. } => Some(peer),
+            Self::Calling { .. } => None,
         }
     }
 
@@ -132,6 +121,7 @@ impl Bond {
         match self {
             Self::Caller { peer, .. } => peer.is_genuine(source, PeerSide::Caller),
             Self::Callee { peer, .. } => peer.is_genuine(source, PeerSide::Server),
+            Self::Calling { .. } => true,
         }
     }
 
@@ -142,12 +132,13 @@ impl Bond {
         snapshot: &Snapshot,
         now: OffsetDateTime,
     ) -> Option<&'static str> {
-        let peer = self.peer();
-        if peer.is_revoked(&snapshot.revocations) {
-            return Some("revoked");
-        }
-        if peer.is_expired(now) {
-            return Some("certificate expired");
+        if let Some(peer) = self.peer() {
+            if peer.is_revoked(&snapshot.revocations) {
+                return Some("revoked");
+            }
+            if peer.is_expired(now) {
+                return Some("certificate expired");
+            }
         }
         match self {
             Self::Caller { peer, ports } => {
@@ -159,10 +150,36 @@ impl Bond {
                     .any(|port| policy.allows_edge(peer.name(), workload, *port));
                 (!allowed).then_some("edge removed")
             }
-            Self::Callee { service, .. } => {
-                let known = snapshot.services.contains_key(service);
-                (!known).then_some("service removed")
-            }
+            Self::Callee { service, .. } => callable(workload, snapshot, service, None),
+            Self::Calling { service, port } => callable(workload, snapshot, service, Some(*port)),
+        }
+    }
+}
+
+/// Why we may not call `service`, on `port` or on any at all.
+fn callable(
+    workload: &str,
+    snapshot: &Snapshot,
+    service: &str,
+    port: Option<u16>,
+) -> Option<&'static str> {
+    let Some(known) = snapshot.services.get(service) else {
+        return Some("service removed");
+    };
+    // Without a policy nothing new is begun; what was begun under one stays until there is another.
+    let policy = snapshot.policy.as_ref()?;
+    let mut ports = known.ports.iter().map(|known| known.number);
+    let allowed = ports.any(|known| {
+        port.is_none_or(|port| port == known) && policy.allows_edge(workload, service, known)
+    });
+    (!allowed).then_some("edge removed")
+}
+
+impl fmt::Display for Bond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Caller { peer, .. } | Self::Callee { peer, .. } => peer.id.fmt(f),
+            Self::Calling { service, port } => write!(f, "{service}:{port}"),
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod bytes;
 mod denied;
+mod ends;
 mod failures;
 mod requests;
 

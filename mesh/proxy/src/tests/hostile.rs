@@ -114,11 +114,10 @@ async fn attack_rapid_reset_ends_the_connection_and_nobody_else_notices() {
         .expect("ended")
         .expect("driver")
         .expect_err("an error");
-    assert_eq!(
-        error.reason(),
-        Some(h2::Reason::ENHANCE_YOUR_CALM),
-        "{error}"
-    );
+    // Who goes on writing may meet the closed connection before it reads why.
+    let told = error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM);
+    assert!(told || error.is_io(), "{error}");
+    world.line(|line| line["refusal"] == "http2-protocol").await;
     assert_eq!(world.get("gateway", "/neighbour").await.status, 200);
 }
 

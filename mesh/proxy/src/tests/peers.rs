@@ -206,7 +206,9 @@ pub(super) async fn read_answer<S: AsyncRead + Unpin>(stream: &mut S) -> Answer 
     }
     answer.body = String::from_utf8_lossy(&body).into_owned();
     let mut rest = [0; 1];
-    let wait = Duration::from_millis(300);
+    // Only what announces an end, or refuses, may be followed by one.
+    let ends = status >= 400 || answer.field("connection") == Some("close");
+    let wait = Duration::from_millis(if ends { 300 } else { 10 });
     answer.closed = matches!(
         tokio::time::timeout(wait, stream.read(&mut rest)).await,
         Ok(Ok(0) | Err(_))
@@ -224,6 +226,21 @@ pub(super) async fn read_some<S: AsyncRead + Unpin>(stream: &mut S, into: &mut V
         }
         _ => 0,
     }
+}
+
+/// Whether nothing more comes; the end may stand in an empty frame.
+pub(super) async fn is_over(body: &mut RecvStream) -> bool {
+    let over = async {
+        loop {
+            match body.data().await {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(_) => return false,
+                None => return true,
+            }
+        }
+    };
+    let over = tokio::time::timeout(Duration::from_secs(5), over).await;
+    over.unwrap_or(false)
 }
 
 fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {

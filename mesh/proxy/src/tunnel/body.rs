@@ -54,8 +54,10 @@ impl Body for H2Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
         let this = &mut *self;
-        if !this.data_done {
+        while !this.data_done {
             match ready!(this.recv.poll_data(cx)) {
+                // The end of a stream may stand in an empty frame.
+                Some(Ok(data)) if data.is_empty() => {}
                 Some(Ok(data)) => {
                     // Whoever takes the frame has room for it; the peer may send the next one.
                     this.recv.flow_control().release_capacity(data.len())?;

@@ -1,11 +1,10 @@
 //! What failed on the way to a peer, and whether the peer may have seen it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use h2::Reason;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use ringwall_http_io::body::BoxError;
 use thiserror::Error;
 
@@ -72,35 +71,5 @@ impl SendError {
         } else {
             Self::Lost(error)
         }
-    }
-}
-
-/// A failed send, with the request where it was not begun.
-pub(crate) struct SendFailure<B> {
-    pub(crate) error: SendError,
-    pub(crate) request: Option<Request<B>>,
-}
-
-impl<B> SendFailure<B> {
-    pub(super) const fn unbegun(error: SendError, request: Request<B>) -> Self {
-        Self {
-            error,
-            request: Some(request),
-        }
-    }
-
-    pub(super) const fn begun(error: SendError) -> Self {
-        Self {
-            error,
-            request: None,
-        }
-    }
-}
-
-impl<B> fmt::Debug for SendFailure<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendFailure")
-            .field("error", &self.error)
-            .finish_non_exhaustive()
     }
 }

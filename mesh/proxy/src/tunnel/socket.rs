@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::sync::oneshot;
 
 /// Bytes that one read takes at most.
 const READ: usize = 64 * 1024;
@@ -21,7 +22,22 @@ thread_local! {
 }
 
 /// What comes from a socket, as a body that ends where the socket's other side stops writing.
-pub(crate) struct ReadBody(Pin<Box<dyn AsyncRead + Send>>);
+pub(crate) struct ReadBody {
+    reader: Pin<Box<dyn AsyncRead + Send>>,
+    other: Option<oneshot::Receiver<()>>,
+}
+
+/// The other direction of a pair, for whoever carries it: dropped before [`Link::done`], it breaks off the first.
+#[derive(Debug)]
+pub(crate) struct Link(oneshot::Sender<()>);
+
+impl Link {
+    /// This direction has ended as it should; the other may go on.
+    pub(crate) fn done(self) {
+        // The other one may be over already.
+        let _over = self.0.send(());
+    }
+}
 
 impl fmt::Debug for ReadBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,7 +47,32 @@ impl fmt::Debug for ReadBody {
 
 impl ReadBody {
     pub(crate) fn new(reader: impl AsyncRead + Send + 'static) -> Self {
-        Self(Box::pin(reader))
+        Self {
+            reader: Box::pin(reader),
+            other: None,
+        }
+    }
+
+    /// One direction of a pair: it breaks off with the other one.
+    pub(crate) fn linked(reader: impl AsyncRead + Send + 'static) -> (Self, Link) {
+        let (sender, receiver) = oneshot::channel();
+        let body = Self {
+            other: Some(receiver),
+            ..Self::new(reader)
+        };
+        (body, Link(sender))
+    }
+
+    fn poll_other(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(other) = &mut self.other else {
+            return Ok(());
+        };
+        match Pin::new(other).poll(cx) {
+            Poll::Pending => return Ok(()),
+            Poll::Ready(Ok(())) => self.other = None,
+            Poll::Ready(Err(_)) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
+        Ok(())
     }
 }
 
@@ -43,10 +84,11 @@ impl Body for ReadBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        self.poll_other(cx)?;
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.resize(READ, 0);
             let mut buffer = ReadBuf::new(scratch);
-            ready!(self.0.as_mut().poll_read(cx, &mut buffer))?;
+            ready!(self.reader.as_mut().poll_read(cx, &mut buffer))?;
             let filled = buffer.filled();
             if filled.is_empty() {
                 return Poll::Ready(None);

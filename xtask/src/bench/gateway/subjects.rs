@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::material::{AUDIENCE, ISSUER, Material};
+use super::super::material::{AUDIENCE, ISSUER, Material};
 use crate::config::Config;
 use crate::setup::wheels;
 

@@ -289,7 +289,7 @@ impl Simulation {
     /// Everything heals: a policy that nobody refuses, all connected, all delivered.
     fn heal(&mut self) -> Result<(), TestCaseError> {
         self.settled = true;
-        self.policy += 1 + u64::from((self.policy + 1) % 3 == 0);
+        self.policy += 1 + u64::from((self.policy + 1).is_multiple_of(3));
         self.push_policy();
         for client in 0..WORKLOADS.len() {
             if self.clients[client].stream.is_none() {

@@ -189,12 +189,15 @@ async fn client(traffic: TrafficPolicy, seed: u64, calls: u64, told: Arc<Told>) 
     Ok(())
 }
 
+/// What happens to the network.
+type Event = Box<dyn Fn(&mut turmoil::Sim<'_>, &Seen)>;
+
 /// Runs `calls` requests, with `faults` at their times.
 fn simulate(
     seed: u64,
     traffic: TrafficPolicy,
     calls: u64,
-    faults: Vec<(Duration, Box<dyn Fn(&mut turmoil::Sim<'_>, &Seen)>)>,
+    faults: Vec<(Duration, Event)>,
 ) -> (Arc<Seen>, Arc<Told>) {
     let mut sim = turmoil::Builder::new()
         .simulation_duration(Duration::from_secs(600))
@@ -290,7 +293,7 @@ fn r30_the_budget_holds_while_everything_fails() {
     let mut traffic = traffic();
     traffic.breaker.failure_permille = 1001;
     traffic.retries.attempts = 5;
-    let all_dead: Box<dyn Fn(&mut turmoil::Sim<'_>, &Seen)> = Box::new(|sim, _| {
+    let all_dead: Event = Box::new(|sim, _| {
         for node in NODES {
             sim.crash(node);
         }
@@ -310,12 +313,12 @@ fn r30_the_budget_holds_while_everything_fails() {
 #[test]
 fn r29_the_breaker_opens_and_recovers() {
     for seed in 0..3 {
-        let dead: Box<dyn Fn(&mut turmoil::Sim<'_>, &Seen)> = Box::new(|sim, _| {
+        let dead: Event = Box::new(|sim, _| {
             for node in NODES {
                 sim.partition("caller", node);
             }
         });
-        let well: Box<dyn Fn(&mut turmoil::Sim<'_>, &Seen)> = Box::new(|sim, _| {
+        let well: Event = Box::new(|sim, _| {
             for node in NODES {
                 sim.repair("caller", node);
             }
@@ -346,7 +349,7 @@ fn r29_the_breaker_opens_and_recovers() {
 
 #[test]
 fn r30_a_slow_node_gets_little_and_is_not_forgotten() {
-    let slow: Box<dyn Fn(&mut turmoil::Sim<'_>, &Seen)> = Box::new(|_, seen| {
+    let slow: Event = Box::new(|_, seen| {
         seen.delay.lock().insert("two", Duration::from_millis(100));
     });
     let (seen, told) = simulate(3, traffic(), 3_000, vec![(Duration::ZERO, slow)]);

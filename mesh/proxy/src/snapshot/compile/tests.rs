@@ -156,7 +156,7 @@ fn r34_revocations_are_read_from_lists_and_from_the_crl() {
         serials: vec![vec![0, 0x80, 1]],
         spiffe_ids: vec!["spiffe://ringwall.local/orders".into()],
         spki_sha256: vec![vec![7; 32]],
-        crl: Vec::new(),
+        ..v1::Revocations::default()
     };
     let compiled = revocations(&message).unwrap();
     assert!(compiled.serials.contains(&vec![0x80, 1]));

@@ -14,10 +14,18 @@ use super::{Pair, dead};
 use crate::app::{Running, shared};
 use crate::snapshot::RoutePolicy;
 
+/// How long a breaker of these tests stays open.
+const OPEN: Duration = Duration::from_secs(2);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r29_a_dead_endpoint_costs_no_request_and_is_ejected() {
     let dead = dead(HTTP).await;
-    let pair = Pair::start_with(|orders| orders.endpoints.push(dead)).await;
+    let pair = Pair::start_with(|orders| {
+        orders.endpoints.push(dead);
+        // All of them come at once here.
+        orders.traffic.retries.budget_floor = 10;
+    })
+    .await;
     for n in 0..60 {
         let body = "x".repeat(n * 10);
         let answer = pair
@@ -45,7 +53,7 @@ async fn r29_a_service_that_fails_is_given_a_rest_and_tried_again() {
     let pair = Pair::start_with(|orders| {
         orders.endpoints = vec![dead];
         orders.traffic.breaker.min_requests = 5;
-        orders.traffic.breaker.open = Duration::from_millis(300);
+        orders.traffic.breaker.open = OPEN;
         orders.traffic.retries.attempts = 0;
     })
     .await;
@@ -61,9 +69,9 @@ async fn r29_a_service_that_fails_is_given_a_rest_and_tried_again() {
     // The service comes back, at another address; the breaker has to find out.
     let mut orders = pair.orders();
     orders.traffic.breaker.min_requests = 5;
-    orders.traffic.breaker.open = Duration::from_millis(300);
+    orders.traffic.breaker.open = OPEN;
     pair.publish(vec![orders], super::bundle());
-    sleep(Duration::from_millis(300)).await;
+    sleep(OPEN).await;
     for _ in 0..5 {
         assert_eq!(pair.get("orders", "/v1/orders", "").await.status, 200);
     }

@@ -5,9 +5,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -28,13 +29,7 @@ pub(super) struct Material {
 
 impl Material {
     pub(super) fn make(config: &Config, folder: &Path) -> Result<Self> {
-        let openssl = config
-            .tool("openssl")
-            .context("openssl is missing: apt-get install -y openssl")?;
-        let maker = Maker {
-            openssl,
-            folder: folder.to_owned(),
-        };
+        let maker = Maker::new(config, folder)?;
         maker.authority()?;
         maker.certificate("edge", "subjectAltName=DNS:localhost", "serverAuth")?;
         for name in ["gateway", "authz-server"] {
@@ -52,12 +47,68 @@ impl Material {
     }
 }
 
+/// A root, an intermediate below it (`intermediate.pem`, `intermediate.key`) and an SVID `NAME.pem`, `NAME.key` of each
+/// workload.
+pub(super) fn mesh(config: &Config, folder: &Path, workloads: &[&str]) -> Result<()> {
+    let maker = Maker::new(config, folder)?;
+    maker.authority()?;
+    maker.signed(
+        "intermediate",
+        "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n\
+         subjectAltName=URI:spiffe://ringwall.local\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n",
+    )?;
+    for name in workloads {
+        let identity = format!("subjectAltName=URI:spiffe://ringwall.local/{name}");
+        maker.certificate(name, &identity, "serverAuth,clientAuth")?;
+    }
+    Ok(())
+}
+
+/// A file that its owner alone reads.
+pub(super) fn secret(path: &Path, content: &[u8]) -> Result<()> {
+    fs::write(path, content).context("writing a secret")?;
+    private(path)
+}
+
+/// SHA-256 in hexadecimal digits.
+pub(super) fn sha256(config: &Config, bytes: &[u8]) -> Result<String> {
+    let openssl = config
+        .tool("openssl")
+        .context("openssl is missing: apt-get install -y openssl")?;
+    let mut child = Command::new(openssl)
+        .args(["dgst", "-sha256", "-r"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("starting openssl")?;
+    child
+        .stdin
+        .take()
+        .context("openssl takes no input")?
+        .write_all(bytes)
+        .context("writing to openssl")?;
+    let output = child.wait_with_output().context("waiting for openssl")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let digest = text.split_whitespace().next();
+    digest.map(str::to_owned).context("openssl said nothing")
+}
+
 struct Maker {
     openssl: PathBuf,
     folder: PathBuf,
 }
 
 impl Maker {
+    fn new(config: &Config, folder: &Path) -> Result<Self> {
+        let openssl = config
+            .tool("openssl")
+            .context("openssl is missing: apt-get install -y openssl")?;
+        Ok(Self {
+            openssl,
+            folder: folder.to_owned(),
+        })
+    }
+
     fn run(&self, arguments: &[&str]) -> Result<Vec<u8>> {
         let output = Command::new(&self.openssl)
             .current_dir(&self.folder)
@@ -111,17 +162,20 @@ impl Maker {
     }
 
     fn certificate(&self, name: &str, names: &str, usage: &str) -> Result<()> {
+        self.signed(
+            name,
+            &format!(
+                "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n{names}\n\
+                 authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
+            ),
+        )
+    }
+
+    /// A key and a certificate that the root signs.
+    fn signed(&self, name: &str, extensions: &str) -> Result<()> {
         self.key(name)?;
-        let (key, request, chain) = (
-            format!("{name}.key"),
-            format!("{name}.csr"),
-            format!("{name}.pem"),
-        );
-        let extensions = format!(
-            "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\nextendedKeyUsage={usage}\n{names}\n\
-             authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
-        );
-        let file = format!("{name}.ext");
+        let [key, request, chain, file] =
+            ["key", "csr", "pem", "ext"].map(|ending| format!("{name}.{ending}"));
         fs::write(self.folder.join(&file), extensions).context("writing extensions")?;
         self.run(&[
             "req",

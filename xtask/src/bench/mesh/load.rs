@@ -1,0 +1,155 @@
+//! The loads: requests by wrk, connections by threads of our own, a bulk stream by iperf3. Each is bounded and ends by
+//! itself.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::bench::running::LOAD_CORE;
+
+/// What one run of wrk measured.
+pub(super) struct Requests {
+    pub(super) count: f64,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
+}
+
+/// Requests over keep-alive connections; an answer that is not a success is a failed measurement.
+pub(super) fn requests(wrk: &Path, port: u16, connections: u32, seconds: u32) -> Result<Requests> {
+    let mut command = Command::new("taskset");
+    command.args(["-c", LOAD_CORE]).arg(wrk).args([
+        "--latency",
+        "-t1",
+        &format!("-c{connections}"),
+        &format!("-d{seconds}s"),
+        "-H",
+        "Host: back",
+        &format!("http://127.0.0.1:{port}/v1/orders"),
+    ]);
+    let output = command.output().context("starting wrk")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || said.contains("Non-2xx") || said.contains("Socket errors") {
+        bail!("port {port}:\n{said}");
+    }
+    let lines = || said.lines().map(str::trim);
+    let count = lines()
+        .find_map(|line| line.split_once(" requests in "))
+        .and_then(|(count, _)| count.parse().ok())
+        .filter(|count| *count > 0.0);
+    let quantile = |name: &str| {
+        lines()
+            .find_map(|line| line.strip_prefix(name))
+            .and_then(|rest| microseconds(rest.trim()))
+    };
+    let complaint = || format!("wrk's report is not understood:\n{said}");
+    Ok(Requests {
+        count: count.with_context(complaint)?,
+        p50_us: quantile("50%").with_context(complaint)?,
+        p99_us: quantile("99%").with_context(complaint)?,
+    })
+}
+
+/// `87.00us`, `1.20ms` or `1.00s`.
+fn microseconds(text: &str) -> Option<f64> {
+    let factors = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
+    factors
+        .iter()
+        .find_map(|(unit, factor)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor))
+}
+
+/// Opens `per_second` connections every second for `length`: on each one request and its answer. Gives how many were
+/// made.
+pub(super) fn storm(port: u16, per_second: u32, length: Duration) -> Result<u32> {
+    let began = Instant::now();
+    let pause = Duration::from_secs(1) / per_second;
+    let mut made = 0;
+    while began.elapsed() < length {
+        let mut stream = connect(port)?;
+        let answer = exchange(&mut stream, "close")?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "port {port}: {answer}");
+        made += 1;
+        // Behind the plan, nothing is waited for: the rate is an average.
+        if let Some(rest) = (pause * made).checked_sub(began.elapsed()) {
+            thread::sleep(rest);
+        }
+    }
+    Ok(made)
+}
+
+/// Opens connections that have each exchanged a request, and stay.
+pub(super) fn idle(port: u16, count: u32) -> Result<Vec<TcpStream>> {
+    (0..count)
+        .map(|_| {
+            let mut stream = connect(port)?;
+            let answer = exchange(&mut stream, "keep-alive")?;
+            ensure!(answer.starts_with("HTTP/1.1 200"), "port {port}: {answer}");
+            Ok(stream)
+        })
+        .collect()
+}
+
+/// Whether one request passes.
+pub(super) fn answers(port: u16) -> bool {
+    let answer = connect(port).and_then(|mut stream| exchange(&mut stream, "close"));
+    answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+}
+
+fn connect(port: u16) -> Result<TcpStream> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).context("connecting")?;
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .context("setting a time limit")?;
+    stream.set_nodelay(true).context("setting TCP_NODELAY")?;
+    Ok(stream)
+}
+
+/// One request; reads until the end of the small answer.
+fn exchange(stream: &mut TcpStream, connection: &str) -> Result<String> {
+    let request =
+        format!("GET /v1/orders HTTP/1.1\r\nhost: back\r\nconnection: {connection}\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("sending")?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 4096];
+    while !answer.ends_with(super::ANSWER.as_bytes()) {
+        let length = stream.read(&mut chunk).context("waiting for an answer")?;
+        ensure!(length > 0, "closed: {}", String::from_utf8_lossy(&answer));
+        answer.extend(chunk.iter().take(length));
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// Gigabits per second of one TCP stream.
+pub(super) fn bulk(iperf3: &Path, port: u16, seconds: u32) -> Result<f64> {
+    let output = Command::new("taskset")
+        .args(["-c", LOAD_CORE])
+        .arg(iperf3)
+        .args(["-c", "127.0.0.1", "-J", "-p", &port.to_string()])
+        .args(["-t", &seconds.to_string()])
+        .output()
+        .context("starting iperf3")?;
+    let report: Value =
+        serde_json::from_slice(&output.stdout).context("iperf3 printed no report")?;
+    let rate = report.pointer("/end/sum_received/bits_per_second");
+    rate.and_then(Value::as_f64)
+        .map(|rate| rate / 1e9)
+        .with_context(|| format!("iperf3 through port {port}: {report}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrk_s_times_are_read() {
+        for (text, expected) in [("87.00us", 87.0), ("1.20ms", 1200.0), ("1.00s", 1e6)] {
+            assert_eq!(microseconds(text), Some(expected));
+        }
+        assert_eq!(microseconds("n/a"), None);
+    }
+}
