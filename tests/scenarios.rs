@@ -70,6 +70,7 @@ const SIGN_IN: &[&str] = &["authz-server", "gateway", "spa-proxy"];
 /// The same, and services behind the API that can be read.
 const CATALOGUE: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "notifications",
@@ -84,6 +85,7 @@ const SHOP: &[&str] = CATALOGUE;
 /// The engines of the overlay `scale-out` too.
 const EVERYTHING: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "nats",
@@ -99,6 +101,7 @@ const EVERYTHING: &[&str] = &[
 /// The shop and what watches it: Jaeger and Grafana need a registry, Prometheus is in Debian too.
 const WATCHED_SHOP: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "notifications",
