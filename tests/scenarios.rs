@@ -12,9 +12,13 @@ mod hardening;
 mod isolation;
 mod layers;
 mod life;
+mod loopback;
 mod mesh;
+mod mesh_faults;
+mod mesh_policy;
 mod oauth;
 mod orders;
+mod revocation;
 mod rotation;
 mod sessions;
 mod web;
@@ -130,6 +134,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     main_job(&mut list);
     sign_in(&mut list);
     between_components(&mut list);
+    in_the_mesh(&mut list);
     when_something_is_away(&mut list);
     in_containers(&mut list);
     list
@@ -231,6 +236,37 @@ fn between_components(list: &mut Vec<Scenario>) {
     );
     scenarios!(list, Alone, Containers, SHOP, rotation:
         r24_certificates_rotate_in_containers_without_an_error,
+    );
+}
+
+fn in_the_mesh(list: &mut Vec<Scenario>) {
+    // In containers a component and its proxy have a loopback of their own, which no test can reach.
+    scenarios!(list, Others, Native, SHOP, loopback:
+        r25_a_forged_caller_is_stripped,
+        r25_loopback_without_the_secret_is_refused,
+        r25_the_secret_is_what_loopback_believes,
+    );
+    // They change what others rely on, and put it back.
+    scenarios!(list, Alone, Both, SHOP, mesh_policy:
+        r31_a_bad_policy_is_refused_and_the_last_good_one_serves,
+        r31_a_policy_is_in_force_within_a_second_and_rolled_back,
+        r31_policies_are_changed_by_the_operator_alone,
+        r51_unused_grants_are_reported,
+    );
+    scenarios!(list, Alone, Both, SHOP, revocation:
+        r34_revoking_a_workload_ends_its_streams_within_a_second,
+    );
+    // Their processes are killed one by one, and a replaced one takes over sockets from the supervisor.
+    scenarios!(list, Alone, Native, SHOP, mesh_faults:
+        r57_without_a_control_plane_the_proxies_still_decide,
+        r61_a_proxy_is_killed_under_load,
+        r61_a_proxy_is_replaced_under_load_without_a_failed_request,
+        r61_a_proxy_of_callees_is_killed_under_load,
+        r61_the_agent_is_killed_under_load,
+        r61_the_control_plane_is_killed_under_load,
+        r61_the_database_is_killed_under_load,
+        r61_the_egress_gateway_is_killed_under_load,
+        r61_the_ingress_is_killed_under_load,
     );
 }
 

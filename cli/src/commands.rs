@@ -2,8 +2,8 @@
 //!
 //! Exit codes: 0 done (a second `up` included, which only says so) · 1 nothing runs, or a check did
 //! not pass · 69 a component or a tool is missing or does not get ready · 71 a port is taken ·
-//! 74 a file cannot be used · 77 a privilege is missing · 78 a configuration is refused · 130
-//! stopped before the platform was up.
+//! 74 a file cannot be used · 75 somebody else has changed it meanwhile · 77 a privilege is missing ·
+//! 78 a configuration or a policy is refused · 130 stopped before the platform was up.
 
 mod cert;
 mod check;
@@ -13,6 +13,7 @@ mod hold;
 mod launch;
 mod logs;
 mod observe;
+mod policy;
 mod provision;
 mod status;
 mod tap;
@@ -58,6 +59,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Certificates in use, and taking them out of use
     Cert(cert::CertArgs),
+    /// Who may ask what of whom: show, check, apply, roll back, explain
+    Policy(policy::PolicyArgs),
     /// Join tokens for agents
     Token(token::TokenArgs),
     /// Replace the process of a service proxy on the same sockets; no connection is refused
@@ -155,6 +158,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Cert(args) => cert::run(&args),
+        Command::Policy(args) => policy::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Launch(args) => launch::run(&args),

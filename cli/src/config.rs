@@ -153,6 +153,12 @@ pub(crate) fn web(
     absolute.map_err(|source| CliError::io("finding", &chosen, source))
 }
 
+/// The name of the user of this session.
+pub(crate) fn user() -> Option<String> {
+    let user = nix::unistd::User::from_uid(Uid::current()).ok().flatten();
+    user.map(|user| user.name)
+}
+
 /// Our own executable, for `up --detach`.
 pub(crate) fn own_binary() -> Result<PathBuf, CliError> {
     std::env::current_exe().map_err(|source| CliError::Io {

@@ -46,6 +46,17 @@ pub(crate) enum CliError {
         said: String,
         fix: &'static str,
     },
+    /// A policy is not good: what is wrong with it, each with its place.
+    #[error("{}\n  fix: {fix}", .lines.join("\n"))]
+    PolicyRefused {
+        lines: Vec<String>,
+        fix: &'static str,
+    },
+    /// Somebody else has changed the policy meanwhile.
+    #[error(
+        "version {current} of the policy is active, and this was made from version {expected}\n  fix: look what has changed (ringwall policy diff --from {expected}), and apply again with --from {current}"
+    )]
+    PolicyConflict { expected: u64, current: u64 },
     /// This user may not do what is needed.
     #[error("{what}\n  fix: {fix}")]
     Privilege { what: String, fix: String },
@@ -119,9 +130,13 @@ impl CliError {
             | Self::Plane { .. } => 69,
             Self::Internal { .. } | Self::Identity(_) => 70,
             Self::PortsTaken(_) => 71,
+            Self::PolicyConflict { .. } => 75,
             Self::Io { .. } | Self::Secret(_) => 74,
             Self::Privilege { .. } => 77,
-            Self::Composition { .. } | Self::ComponentConfig { .. } | Self::State { .. } => 78,
+            Self::Composition { .. }
+            | Self::ComponentConfig { .. }
+            | Self::PolicyRefused { .. }
+            | Self::State { .. } => 78,
             Self::Interrupted => 130,
         }
     }

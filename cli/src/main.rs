@@ -15,6 +15,7 @@ mod error;
 mod files;
 mod output;
 mod plane;
+mod policy_file;
 mod ports;
 mod postgres;
 mod probe;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_http_io::Address;
+use ringwall_http_io::{Address, Client, ClientLimits};
 use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_mesh_api::v1::authority_client::AuthorityClient;
 use ringwall_tls::{IdentitySource, mesh_client_config, mesh_grpc_client_config, mesh_server_name};
@@ -24,6 +24,8 @@ use crate::state::StateDir;
 const CONTROL_PLANE: &str = "control-plane";
 /// How long one answer may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer of the HTTP API, in bytes: a bundle of 1 MiB, escaped, and what is said of it.
+const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 
 /// A running platform, as its operator reaches it.
 pub(crate) struct Plane {
@@ -55,6 +57,19 @@ impl Plane {
             .map_err(|error| CliError::internal("dialling the control plane", error))?;
         let channel = ringwall_service::grpc::channel(plane.address.clone(), tls);
         Ok(AuthorityClient::new(channel))
+    }
+
+    /// A client of its HTTP API.
+    pub(crate) fn client(&self) -> Result<Client, CliError> {
+        let plane = self.component(CONTROL_PLANE)?;
+        let id = SpiffeId::workload(&self.domain, &plane.identity)?;
+        let tls = mesh_client_config(&self.identity, id)
+            .map_err(|error| CliError::internal("dialling the control plane", error))?;
+        let limits = ClientLimits {
+            max_body: LONGEST_ANSWER,
+            ..ClientLimits::default()
+        };
+        Ok(Client::mesh(plane.address.clone(), tls, limits).named(CONTROL_PLANE))
     }
 
     /// SPIFFE id of a workload of this platform.

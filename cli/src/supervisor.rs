@@ -121,7 +121,7 @@ impl Supervisor {
             .filter(|_| parts.slice.is_none());
         let restarts = units
             .iter()
-            .map(|unit| (unit.name.clone(), Restarts::default()))
+            .map(|unit| (unit.name.clone(), unit.restarts()))
             .collect();
         Ok(Self {
             words: told.map(Words::new),

@@ -3,7 +3,7 @@
 //!
 //! Owns: the life of the platform under test ([`stack`]), a browserless person ([`person`]), raw and
 //! mTLS clients ([`edge`], [`mesh`]), a real Chromium ([`browser`]), customers who order all the time
-//! ([`customers`]), and what a failed scenario shows ([`journal`]).
+//! ([`customers`]), what an operator does ([`operator`]), and what a failed scenario shows ([`journal`]).
 //! Must not: know any component's code; it meets them over the network and through the state
 //! directory, as an operator does. Read next: [`stack::Stack`], then `tests/e2e.rs`.
 
@@ -18,6 +18,7 @@ pub mod edge;
 pub mod journal;
 pub mod mesh;
 pub mod oauth;
+pub mod operator;
 pub mod options;
 pub mod person;
 pub mod stack;

@@ -149,8 +149,11 @@ pub(super) async fn r24_certificates_rotate_under_load_without_an_error(
     let usual = include_str!("../../ringwall.yaml");
     let short = usual.replace("{ workloads: 1h, edge: 24h }", LIVES);
     ensure!(short != usual, "the composition says lives in another way");
-    let stack = Stack::start_as(Some(&short))?;
+    let mut stack = Stack::start_as(Some(&short))?;
     let outcome = orders_load(&stack.info).await;
+    if outcome.is_err() {
+        eprintln!("its state is kept in {}", stack.keep_state().display());
+    }
     let stopped = stack.stop();
     outcome.and(stopped)
 }

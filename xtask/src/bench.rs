@@ -8,6 +8,7 @@ mod gateway;
 mod material;
 mod mesh;
 mod order;
+mod propagation;
 pub(crate) mod report;
 mod running;
 
@@ -51,6 +52,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("gateway", gateway::measure),
     ("mesh", mesh::measure),
     ("order", order::measure),
+    ("propagation", propagation::measure),
 ];
 
 /// Measures, prints, and says by the exit code whether the targets are met.

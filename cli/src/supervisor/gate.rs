@@ -35,7 +35,7 @@ pub(super) fn watch(
             pid: process.pid,
         },
         Kind::Postgres { server, databases } => Gate::Database {
-            server: server.clone(),
+            server: (**server).clone(),
             databases: databases.clone(),
             state: state.clone(),
         },

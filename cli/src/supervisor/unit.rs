@@ -14,6 +14,7 @@ use ringwall_http_io::Address;
 use tokio::sync::mpsc::Sender;
 
 use super::Event;
+use super::restart::Restarts;
 use super::sockets::Sockets;
 use crate::error::CliError;
 use crate::files;
@@ -38,7 +39,7 @@ pub(super) enum Kind {
     Binary(Box<Binary>),
     /// A PostgreSQL server with its databases.
     Postgres {
-        server: Server,
+        server: Box<Server>,
         databases: Vec<String>,
     },
 }
@@ -74,6 +75,14 @@ pub(super) struct Running {
 }
 
 impl Unit {
+    /// How it is started again when it dies.
+    pub(super) fn restarts(&self) -> Restarts {
+        match &self.kind {
+            Kind::Binary(binary) if binary.sockets.len() > 0 => Restarts::at_once(),
+            _ => Restarts::default(),
+        }
+    }
+
     /// Starts the process; a task reports its end.
     pub(super) fn start(
         &self,

@@ -63,7 +63,7 @@ fn of_component(parts: &Parts, component: &Component) -> Result<Option<Unit>, Cl
         }
         _ => match &parts.server {
             Some(server) if component.postgres.is_some() => Kind::Postgres {
-                server: server.clone(),
+                server: Box::new(server.clone()),
                 databases: component.databases(),
             },
             // Validation has refused the rest.

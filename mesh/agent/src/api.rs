@@ -4,6 +4,7 @@
 //! streams are made of. Must not: give anything to a caller that is not attested and registered.
 //! Read next: `api/workload.rs` and `api/sds.rs`.
 
+mod authority;
 mod news;
 mod sds;
 mod socket;

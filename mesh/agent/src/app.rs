@@ -35,7 +35,8 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
     let metrics = Metrics::default();
     metrics.register(&shell.metrics);
 
-    let plane = ControlPlane::new(shell.grpc(CONTROL_PLANE)?);
+    let dialling = shell.clone();
+    let plane = ControlPlane::new(move || dialling.grpc(CONTROL_PLANE))?;
     let issuer = NodeIssuer {
         plane: plane.clone(),
         joiner,
@@ -62,7 +63,10 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
     tracing::info!(socket = %config.socket.display(), node = config.node, "the Workload API is served");
 
     let mut app = App::custom(serve(socket, shared, shell.clone()))
-        .background("own identity", Arc::clone(&own).keep(Arc::clone(&renewals)))
+        .background(
+            "own identity",
+            Arc::clone(&own).keep(Arc::clone(&renewals), plane.clone()),
+        )
         .background("own roots", follow_roots(Arc::clone(&own), trust.clone()))
         .background("trust", follower.run(plane))
         .background("workloads", workloads.run());

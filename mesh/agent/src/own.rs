@@ -210,7 +210,7 @@ impl Own {
     }
 
     /// Renews for ever.
-    pub(crate) async fn keep(self: Arc<Self>, renewals: Arc<Renewals>) {
+    pub(crate) async fn keep(self: Arc<Self>, renewals: Arc<Renewals>, plane: ControlPlane) {
         let held = Some(self.times());
         let own = Arc::clone(&self);
         renewals
@@ -218,6 +218,7 @@ impl Own {
                 match result.and_then(|issued| own.take(issued)) {
                     Ok(()) => {
                         tracing::info!(not_after = %own.source.not_after(), "the node's identity is renewed");
+                        plane.dial_again();
                         ControlFlow::Continue(true)
                     }
                     Err(error) => {

@@ -4,14 +4,17 @@
 //! Must not: repeat anything; `renewal.rs` and `trust.rs` do.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use ringwall_mesh_api::v1::identity_client::IdentityClient;
 use ringwall_mesh_api::v1::{
     Certificate, IssueDatabaseClientRequest, IssueJwtSvidRequest, IssueServerRequest,
     IssueSvidRequest, JwtSvid, RenewAgentRequest, Trust, WatchTrustRequest,
 };
+use ringwall_service::ConfigError;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};
 
@@ -69,22 +72,40 @@ pub(crate) trait Issuer: Send + Sync + 'static {
     async fn jwt(&self, workload: &str, audience: &[String]) -> Result<JwtSvid, AgentError>;
 }
 
-/// The control plane over mTLS.
+/// The control plane over mTLS. Clones share the connection.
 #[derive(Clone)]
 pub(crate) struct ControlPlane {
-    client: IdentityClient<Channel>,
+    client: Arc<Mutex<IdentityClient<Channel>>>,
+    dial: Arc<dyn Fn() -> Result<Channel, ConfigError> + Send + Sync>,
 }
 
 impl ControlPlane {
-    pub(crate) fn new(channel: Channel) -> Self {
-        Self {
-            client: IdentityClient::new(channel),
+    /// `dial` makes a channel, which connects at its first use.
+    pub(crate) fn new(
+        dial: impl Fn() -> Result<Channel, ConfigError> + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        Ok(Self {
+            client: Arc::new(Mutex::new(IdentityClient::new(dial()?))),
+            dial: Arc::new(dial),
+        })
+    }
+
+    /// Asks over a new connection from now on. The control plane ends one when the certificate that
+    /// it began with does, and whoever asks at that moment would get no answer.
+    pub(crate) fn dial_again(&self) {
+        match (self.dial)() {
+            Ok(channel) => *self.client.lock() = IdentityClient::new(channel),
+            Err(error) => tracing::warn!(%error, "the connection to the control plane stays"),
         }
+    }
+
+    fn client(&self) -> IdentityClient<Channel> {
+        self.client.lock().clone()
     }
 
     /// The stream of trust; it begins with the whole.
     pub(crate) async fn watch_trust(&self) -> Result<Streaming<Trust>, AgentError> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         // The limit is for the beginning alone: the stream itself lasts.
         let opening = client.watch_trust(WatchTrustRequest {});
         match tokio::time::timeout(PATIENCE, opening).await {
@@ -97,7 +118,7 @@ impl ControlPlane {
 #[async_trait]
 impl Issuer for ControlPlane {
     async fn certify(&self, want: &Want, csr: Vec<u8>) -> Result<Certificate, AgentError> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let answer = match want.clone() {
             Want::Agent => client.renew_agent(limited(RenewAgentRequest { csr })).await,
             Want::Svid { workload } => {
@@ -130,7 +151,7 @@ impl Issuer for ControlPlane {
             workload: workload.to_owned(),
             audience: audience.to_vec(),
         };
-        let mut client = self.client.clone();
+        let mut client = self.client();
         Ok(client.issue_jwt_svid(limited(request)).await?.into_inner())
     }
 }

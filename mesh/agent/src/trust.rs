@@ -195,14 +195,14 @@ impl Follower {
     pub(crate) async fn run(self, plane: ControlPlane) {
         let mut pause = FIRST_PAUSE;
         loop {
-            let ended = match self.stream(&plane, &mut pause).await {
-                Ok(()) => "the stream has ended".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            tracing::warn!(
-                reason = ended,
-                "no news from the control plane; the last good trust serves on"
-            );
+            match self.stream(&plane, &mut pause).await {
+                // It lasts no longer than a certificate, and not beyond a replica's own end.
+                Ok(()) => tracing::debug!("the stream of trust has ended; opening the next one"),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "no news from the control plane; the last good trust serves on"
+                ),
+            }
             tokio::time::sleep(pause.mul_f64(1.0 + 0.3 * self.clock.jitter())).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

@@ -182,8 +182,11 @@ pub(crate) async fn connection(
     if !bind(&session, ports, &peer) {
         return;
     }
-    let limits = &session.worker.shared.config.limits;
-    session.watch.read_within(limits.idle_timeout);
+    let shared = &session.worker.shared;
+    let end = peer.not_after.min(shared.identity.not_after());
+    let left = end - time::OffsetDateTime::now_utc();
+    session.ends_in(left.try_into().unwrap_or_default());
+    session.watch.read_within(shared.config.limits.idle_timeout);
     let port = inbound.own;
     let caller = Caller::new(Arc::clone(&session), Arc::clone(&inbound), peer, port);
     match port.map(|port| port.protocol) {

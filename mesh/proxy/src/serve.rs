@@ -11,11 +11,13 @@ mod prefixed;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::{Request, Response};
 use ringwall_data_path::io::IoLimits;
 use ringwall_data_path::permit::Permit;
-use ringwall_data_path::watch::Watch;
+use ringwall_data_path::watch::{Watch, millis};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -32,6 +34,12 @@ use crate::worker::{Accepted, Worker};
 /// The connection preface of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// No time of the worker's clock.
+const NEVER: u64 = u64::MAX;
+/// Longest time before the end of a certificate at which a connection is to be replaced. It is longer than requests
+/// take, and so short that peers whose new certificate is late do not connect for every request.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(30);
+
 /// What requests know of the connection that they came on.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -42,6 +50,8 @@ pub(crate) struct Session {
     pub(crate) direction: Direction,
     /// Notified when the connection has to end now.
     pub(crate) cut: Arc<Notify>,
+    /// When the peer is asked to open another connection, on the worker's clock.
+    wanes: AtomicU64,
     _permit: Permit,
 }
 
@@ -93,6 +103,7 @@ impl Session {
             peer,
             direction,
             cut: Arc::default(),
+            wanes: AtomicU64::new(NEVER),
             _permit: permit,
         });
         (socket, session)
@@ -107,8 +118,36 @@ impl Session {
             peer: outer.peer,
             direction: outer.direction,
             cut: Arc::default(),
+            wanes: AtomicU64::new(outer.wanes.load(Ordering::Relaxed)),
             _permit: permit,
         })
+    }
+
+    /// Says that a certificate of the two ends in `left`. Before that, the peer is asked to open another connection:
+    /// at the end itself this one is cut, with whatever is in flight (R33).
+    pub(crate) fn ends_in(&self, left: Duration) {
+        let at = self
+            .worker
+            .clock
+            .now()
+            .saturating_add(millis(replaced_after(left)));
+        self.wanes.store(at, Ordering::Relaxed);
+    }
+
+    /// Whether the peer should open another connection.
+    pub(crate) fn wanes(&self) -> bool {
+        self.worker.clock.now() >= self.wanes.load(Ordering::Relaxed)
+    }
+
+    /// Returns when that is so.
+    pub(crate) async fn waned(&self) {
+        match self.wanes.load(Ordering::Relaxed) {
+            NEVER => std::future::pending().await,
+            at => {
+                let left = at.saturating_sub(self.worker.clock.now());
+                tokio::time::sleep(Duration::from_millis(left)).await;
+            }
+        }
     }
 
     /// Ends the supervision of the connection when it is dropped.
@@ -174,6 +213,11 @@ impl Session {
         flow.flag = "DPE";
         self.worker.finished(&flow);
     }
+}
+
+/// How long a connection is used whose certificates end in `left`.
+fn replaced_after(left: Duration) -> Duration {
+    left - (left / 4).min(LONGEST_FAREWELL)
 }
 
 impl Drop for InFlight {

@@ -24,12 +24,12 @@ use http_body::Body;
 use parking_lot::Mutex;
 use ringwall_data_path::watch::CoarseClock;
 use ringwall_http_io::body::BoxError;
-use ringwall_identity::SpiffeId;
 use tokio::sync::watch;
 
 pub(crate) use self::body::H2Body;
 pub(crate) use self::error::SendError;
 pub(crate) use self::pipe::pipe;
+pub(crate) use self::pool::Stream;
 use self::pool::{Pool, Target};
 pub(crate) use self::socket::{ReadBody, feed};
 pub(crate) use self::stream::{Moved, TunnelStream, splice};
@@ -49,7 +49,8 @@ pub(crate) const MAX_FRAME: u32 = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Tunnels {
     context: Arc<Context>,
-    pools: Mutex<HashMap<Key, Arc<Pool>, RandomState>>,
+    /// By address; there is one identity at each but for the moment in which it changes.
+    pools: Mutex<HashMap<SocketAddr, Vec<Arc<Pool>>, RandomState>>,
 }
 
 /// What all pools of a worker share.
@@ -68,12 +69,6 @@ impl Context {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    identity: SpiffeId,
-    address: SocketAddr,
-}
-
 impl Tunnels {
     pub(crate) fn new(shared: &Arc<Shared>, clock: Arc<CoarseClock>, live: Arc<Live>) -> Self {
         let context = Context {
@@ -88,52 +83,21 @@ impl Tunnels {
         }
     }
 
-    /// Sends `request` to `endpoint`, which must be `service`, and returns the head of the response; its body
-    /// streams. The request's URI needs scheme, authority and path. Dropping the future resets the stream.
-    ///
-    /// # Errors
-    /// [`SendError::is_unseen`] says whether the peer may have seen the request.
-    pub(crate) async fn send<B>(
-        &self,
-        service: &Service,
-        endpoint: &Endpoint,
-        request: Request<B>,
-    ) -> Result<Response<H2Body>, SendError>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let stream = self.pool(service, endpoint).stream().await?;
-        exchange::send(stream, request).await
+    /// The right to open one stream to `endpoint`, which must be `service`; `None` while there is no connection with room.
+    pub(crate) fn try_stream(&self, service: &Service, endpoint: &Endpoint) -> Option<Stream> {
+        self.pool(service, endpoint).try_stream()
     }
 
-    /// Opens opaque bytes to `authority`, `host:port` of one of the service's ports (HBONE).
+    /// The same as soon as it can be had.
     ///
     /// # Errors
-    /// As [`Self::send`]; [`SendError::Refused`] when the peer answers with anything but 2xx.
-    pub(crate) async fn connect(
+    /// When nobody answers there who is `service`, or too many wait.
+    pub(crate) async fn stream(
         &self,
         service: &Service,
         endpoint: &Endpoint,
-        authority: &str,
-    ) -> Result<TunnelStream, SendError> {
-        let stream = self.pool(service, endpoint).stream().await?;
-        exchange::connect(stream, authority).await
-    }
-
-    /// Opens a WebSocket (RFC 8441): `request` is the handshake as a CONNECT with `:protocol`; what comes back is
-    /// the peer's answer, with a stream if it is 2xx.
-    ///
-    /// # Errors
-    /// As [`Self::send`].
-    pub(crate) async fn websocket(
-        &self,
-        service: &Service,
-        endpoint: &Endpoint,
-        request: Request<()>,
-    ) -> Result<Response<Switched>, SendError> {
-        let stream = self.pool(service, endpoint).stream().await?;
-        exchange::websocket(stream, request).await
+    ) -> Result<Stream, SendError> {
+        self.pool(service, endpoint).stream().await
     }
 
     /// HTTP/2 without TLS to the application beside us.
@@ -152,31 +116,10 @@ impl Tunnels {
         AppTunnel(Arc::new(Pool::new(&context, Target::App, address, limit)))
     }
 
-    /// Whether there is a connection to `endpoint` already, so that a request need not wait for a handshake.
-    pub(crate) fn is_connected(&self, service: &Service, endpoint: &Endpoint) -> bool {
-        let key = Key::of(service, endpoint);
-        let known = self.pools.lock().get(&key).map(Arc::clone);
-        known.is_some_and(|pool| pool.is_connected())
-    }
-
-    /// Waits until there is a connection to `endpoint` with room for a stream.
-    ///
-    /// # Errors
-    /// As [`Self::send`].
-    pub(crate) async fn ready(
-        &self,
-        service: &Service,
-        endpoint: &Endpoint,
-    ) -> Result<(), SendError> {
-        // The place is given back at once: whoever waited goes on to take it.
-        let _place = self.pool(service, endpoint).stream().await?;
-        Ok(())
-    }
-
     fn pool(&self, service: &Service, endpoint: &Endpoint) -> Arc<Pool> {
-        let key = Key::of(service, endpoint);
         let mut pools = self.pools.lock();
-        if let Some(pool) = pools.get(&key) {
+        let there = pools.entry(endpoint.address).or_default();
+        if let Some(pool) = there.iter().find(|pool| pool.is_of(&service.identity)) {
             return Arc::clone(pool);
         }
         let target = Target::Peer {
@@ -186,18 +129,22 @@ impl Tunnels {
         let limit = service.traffic.connect_timeout;
         let pool = Pool::new(&self.context, target, endpoint.address, limit);
         let pool = Arc::new(pool);
-        pools.insert(key, Arc::clone(&pool));
+        there.push(Arc::clone(&pool));
         pool
     }
 
     /// Closes connections that were idle for too long, and forgets pools without any.
     pub(crate) fn sweep(&self) {
-        self.pools.lock().retain(|_, pool| pool.sweep());
+        self.pools.lock().retain(|_, there| {
+            there.retain(|pool| pool.sweep());
+            !there.is_empty()
+        });
     }
 
     /// Open connections of this worker.
     pub(crate) fn open(&self) -> usize {
-        self.pools.lock().values().map(|pool| pool.open()).sum()
+        let pools = self.pools.lock();
+        pools.values().flatten().map(|pool| pool.open()).sum()
     }
 }
 
@@ -206,7 +153,7 @@ impl Tunnels {
 pub(crate) struct AppTunnel(Arc<Pool>);
 
 impl AppTunnel {
-    /// As [`Tunnels::send`], to the application.
+    /// Sends `request` to the application, as [`Stream::send`].
     ///
     /// # Errors
     /// As there.
@@ -216,7 +163,7 @@ impl AppTunnel {
         B::Error: Into<BoxError>,
     {
         let stream = self.0.stream().await?;
-        exchange::send(stream, request).await
+        stream.send(request).await
     }
 
     pub(crate) fn sweep(&self) {
@@ -230,13 +177,4 @@ pub(crate) enum Switched {
     Stream(TunnelStream),
     /// The peer declined; this is its body.
     Declined(H2Body),
-}
-
-impl Key {
-    fn of(service: &Service, endpoint: &Endpoint) -> Self {
-        Self {
-            identity: service.identity.clone(),
-            address: endpoint.address,
-        }
-    }
 }

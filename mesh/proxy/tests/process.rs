@@ -2,6 +2,12 @@
 //!
 //! Read next: `process/mesh.rs` (authority and control plane), `process/proxies.rs` (processes), `process/app.rs`.
 
+#![expect(
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by a panic; clippy knows test functions, and not their helpers"
+)]
+
 #[path = "process/app.rs"]
 mod app;
 #[path = "process/life.rs"]

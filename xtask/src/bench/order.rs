@@ -86,7 +86,7 @@ fn report(measured: &Measured, rounds: u32) -> Report {
 }
 
 /// The sample below which the given part of all samples lies; nothing of nothing is 0.
-fn quantile(samples: &[f64], part: f64) -> f64 {
+pub(super) fn quantile(samples: &[f64], part: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     #[expect(

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -23,6 +23,7 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use crate::api::Shared;
+use crate::api::authority::Rewriter;
 use crate::attest::Peer;
 
 /// Connections of one workload; callers that are nobody share one such number.
@@ -35,6 +36,8 @@ const MAX_HEADER_BYTES: u32 = 8 * 1024;
 /// A peer that hangs is noticed after these.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that are read at once.
+const READ_BYTES: usize = 2048;
 /// Pause when the process has no descriptors left.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -134,6 +137,8 @@ impl Socket {
         let peer = peer.map(Arc::new);
         Some(LimitedStream {
             stream,
+            rewriter: Rewriter::new(),
+            ready: Vec::new(),
             connection: Connection { peer },
             _counted: counted,
         })
@@ -188,6 +193,9 @@ impl Drop for Counted {
 /// An accepted connection that counts while it is open.
 pub(crate) struct LimitedStream {
     stream: UnixStream,
+    rewriter: Rewriter,
+    /// What was read and is not taken yet.
+    ready: Vec<u8>,
     connection: Connection,
     _counted: Counted,
 }
@@ -206,7 +214,21 @@ impl AsyncRead for LimitedStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let this = &mut *self;
+        while this.ready.is_empty() {
+            let mut bytes = [0; READ_BYTES];
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut this.stream).poll_read(context, &mut read))?;
+            if read.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            this.rewriter.take(read.filled(), &mut this.ready);
+        }
+        let now = this.ready.len().min(buffer.remaining());
+        let (taken, _) = this.ready.split_at(now);
+        buffer.put_slice(taken);
+        this.ready.drain(..now);
+        Poll::Ready(Ok(()))
     }
 }
 

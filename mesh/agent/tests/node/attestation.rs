@@ -241,16 +241,9 @@ fn not_the_supervisor() {
         caller.pid(),
         crate::stack::started(caller.pid()),
     );
-    let script = format!(
-        "import socket,sys\ns=socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
-         s.sendall(sys.argv[2].encode()+b'\\n')\nprint(repr(s.recv(100)))"
-    );
     let control = stack.path("run/control.sock");
-    let heard = Command::new("python3")
-        .args(["-c", &script, control.to_str().unwrap(), &line])
-        .output()
-        .unwrap();
-    let heard = String::from_utf8_lossy(&heard.stdout).into_owned();
+    let mut stranger = Caller::with(&["say", control.to_str().unwrap(), &line]);
+    let heard = stranger.hear();
     assert!(!heard.contains("true"), "{heard}");
     assert_eq!(caller.ask("svid"), NOBODY);
     assert!(stack.log("agent").contains("is not the supervisor"));

@@ -4,6 +4,7 @@
 //! connection, `hold` keeps a stream, `next` waits for its next answer, `child` asks from a child.
 //! `--client connect SOCKET` connects, leaves the connection to a child, and ends; the child asks
 //! over it when its file of permission appears.
+//! `--client say SOCKET LINE` says a line to the supervisor's socket, and repeats the answer.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +31,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         .unwrap();
     match arguments {
         [verb, socket] if verb == "connect" => connect_and_leave(Path::new(socket)),
+        [verb, socket, line] if verb == "say" => say(Path::new(socket), line),
         [verb, permission] if verb == "inherit" => {
             runtime.block_on(inherit(Path::new(permission)));
         }
@@ -71,6 +73,15 @@ fn connect_and_leave(socket: &Path) {
         .unwrap();
     // It lives on with our standard output.
     drop(child);
+}
+
+fn say(socket: &Path, line: &str) {
+    let mut stream = StdStream::connect(socket).unwrap();
+    // Whoever is not heard finds the line closed.
+    let _closed = writeln!(stream, "{line}");
+    let mut answer = String::new();
+    let _closed = BufReader::new(stream).read_line(&mut answer);
+    tell(answer.trim());
 }
 
 async fn inherit(permission: &Path) {

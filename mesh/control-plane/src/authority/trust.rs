@@ -61,7 +61,8 @@ impl Trust {
     }
 
     /// The stream of the agent `id` of `node`. It ends when the agent is revoked, when its node is
-    /// declared no more, and when this process drains: then the agent asks another replica.
+    /// declared no more, after the life of an SVID (whoever has no newer one then does not get the
+    /// next stream), and when this process drains: then the agent asks another replica.
     pub(crate) fn watch(
         &self,
         authority: &Authority,
@@ -84,9 +85,11 @@ impl Trust {
         };
         let (answers, stream) = mpsc::channel(WAITING);
         let draining = self.shell.shutdown();
+        let life = authority.lives.svid;
         tokio::spawn(async move {
             let _place = place;
-            tokio::pin!(draining);
+            let over = tokio::time::sleep(life);
+            tokio::pin!(draining, over);
             loop {
                 let next = watched.next(&id);
                 let ends = next.is_err();
@@ -96,6 +99,7 @@ impl Trust {
                 tokio::select! {
                     () = answers.closed() => return,
                     () = &mut draining => return,
+                    () = &mut over => return,
                     changed = watched.changed() => if !changed { return },
                 }
             }

@@ -14,6 +14,9 @@ use tonic::{Code, Status, Streaming};
 
 use super::{Caller, Running};
 
+/// How long a proxy waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 pub(crate) struct Proxy {
     to: mpsc::Sender<v1::ProxyMessage>,
     from: Streaming<v1::ConfigMessage>,
@@ -113,7 +116,8 @@ impl Proxy {
 
     /// Takes over the next message.
     pub(crate) async fn apply(&mut self) -> v1::ConfigMessage {
-        self.try_apply().await.unwrap()
+        let applied = tokio::time::timeout(PATIENCE, self.try_apply()).await;
+        applied.expect("nothing was pushed").unwrap()
     }
 
     /// The same, where the stream may end in its place.
@@ -189,7 +193,8 @@ impl Proxy {
     /// How the stream ends; messages before that are taken over.
     pub(crate) async fn end(&mut self) -> Code {
         loop {
-            match self.from.message().await {
+            let next = tokio::time::timeout(PATIENCE, self.from.message()).await;
+            match next.expect("the stream is still open") {
                 Ok(Some(message)) => {
                     let nonce = message.nonce;
                     let ack = v1::ProxyMessage {

@@ -131,33 +131,7 @@ impl Rule {
         if config.port == 0 {
             return Err(fault("port", "0", "a port", "write `port: 443`"));
         }
-        let is_tunnel = config.tls == TlsMode::Passthrough;
-        let sees_requests =
-            !config.methods.is_empty() || !config.paths.is_empty() || config.credential.is_some();
-        if is_tunnel && sees_requests {
-            return Err(fault(
-                "tls",
-                "`passthrough` with methods, paths or a credential",
-                "a mode in which requests are seen",
-                "write `tls: originate`, or leave methods, paths and credential out",
-            ));
-        }
-        if config.tls == TlsMode::None && config.credential.is_some() {
-            return Err(fault(
-                "credential",
-                "one beside `tls: none`",
-                "TLS around whatever carries a credential",
-                "write `tls: originate`, or leave the credential out",
-            ));
-        }
-        if config.private && networks.is_empty() {
-            return Err(fault(
-                "private",
-                "true, and no `egress.networks`",
-                "the networks that are meant",
-                "declare them: `networks: [10.1.0.0/16]`",
-            ));
-        }
+        check_kind(config, networks)?;
         Ok(Self {
             name: config.name.clone(),
             callers: config.callers.clone(),
@@ -183,6 +157,38 @@ impl Rule {
             limits: config.limits.clone(),
         })
     }
+}
+
+/// What contradicts the way in which bytes leave.
+fn check_kind(config: &RuleConfig, networks: &[Network]) -> Result<(), Fault> {
+    let is_tunnel = config.tls == TlsMode::Passthrough;
+    let sees_requests =
+        !config.methods.is_empty() || !config.paths.is_empty() || config.credential.is_some();
+    if is_tunnel && sees_requests {
+        return Err(fault(
+            "tls",
+            "`passthrough` with methods, paths or a credential",
+            "a mode in which requests are seen",
+            "write `tls: originate`, or leave methods, paths and credential out",
+        ));
+    }
+    if config.tls == TlsMode::None && config.credential.is_some() {
+        return Err(fault(
+            "credential",
+            "one beside `tls: none`",
+            "TLS around whatever carries a credential",
+            "write `tls: originate`, or leave the credential out",
+        ));
+    }
+    if config.private && networks.is_empty() {
+        return Err(fault(
+            "private",
+            "true, and no `egress.networks`",
+            "the networks that are meant",
+            "declare them: `networks: [10.1.0.0/16]`",
+        ));
+    }
+    Ok(())
 }
 
 impl HostPattern {

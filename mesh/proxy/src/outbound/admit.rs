@@ -26,11 +26,15 @@ pub(super) struct Admitted {
 /// Whom the application named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Lower case.
-    pub(super) host: Box<str>,
     pub(super) port: Option<u16>,
-    /// As it was said.
+    /// In lower case.
     pub(super) authority: Authority,
+}
+
+impl Target {
+    pub(super) fn host(&self) -> &str {
+        self.authority.host()
+    }
 }
 
 /// What a request wants.
@@ -130,11 +134,13 @@ fn read(authority: Authority) -> Option<Target> {
         None => return None,
         Some(digits) => Some(digits.parse().ok().filter(|port| *port != 0)?),
     };
-    Some(Target {
-        host: host.to_ascii_lowercase().into(),
-        port,
-        authority,
-    })
+    let upper = authority.as_str().bytes().any(|b| b.is_ascii_uppercase());
+    let authority = if upper {
+        authority.as_str().to_ascii_lowercase().parse().ok()?
+    } else {
+        authority
+    };
+    Some(Target { port, authority })
 }
 
 fn purpose(parts: &mut Parts) -> Result<Purpose, Refusal> {
@@ -201,7 +207,7 @@ mod tests {
 
     fn named(uri: &str, hosts: &[&str]) -> Result<(String, Option<u16>), &'static str> {
         match target(&parts(uri, hosts)) {
-            Ok(target) => Ok((target.host.into(), target.port)),
+            Ok(target) => Ok((target.host().to_owned(), target.port)),
             Err(Refusal::Malformed(why)) => Err(why),
             Err(other) => panic!("{other:?}"),
         }

@@ -114,25 +114,36 @@ pub(crate) async fn run<C: Carrier>(
 ) -> Result<(C::Answer, Attempt), Stopped<C::Error>> {
     let mut tried: Vec<NodeId> = Vec::new();
     let mut attempt = plan.callee.attempt(plan.random, &tried)?;
+    let mut spared = false;
     loop {
         let request = carrier.request().ok_or(Stopped::Spent)?;
-        tried.push(attempt.node());
+        let node = attempt.node();
         progress.begin(&attempt);
         let ended = match plan.rules.hedge.filter(|_| plan.idempotent) {
             None => one(plan, carrier, attempt, request).await,
             Some(after) => {
+                tried.push(node);
                 let first = one(plan, carrier, attempt, request);
                 hedged(plan, carrier, first, after, &mut tried, progress).await
             }
         };
-        let next = failure_of(plan, carrier, &ended)
-            .and_then(|failure| again(plan, carrier, failure, &tried, progress.attempts));
+        let made = progress.attempts - u32::from(spared);
+        let next = failure_of(plan, carrier, &ended).and_then(|failure| {
+            tried.push(node);
+            if failure == Failure::Leaving && !spared {
+                spared = true;
+                return elsewhere(plan, carrier, &tried);
+            }
+            again(plan, carrier, failure, &tried, made)
+        });
         let Some((next, pause)) = next else {
             return ended.map_err(|(_, stopped)| stopped);
         };
         // Resets what is left of the former stream, and frees its endpoint.
         drop(ended);
-        sleep(pause).await;
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         attempt = next;
         attempt.restart();
         plan.callee.tally().retries.inc();
@@ -243,6 +254,19 @@ fn failure_of<C: Carrier>(plan: &Plan<'_>, carrier: &C, ended: &Ended<C>) -> Opt
         }
         Err((failure, _)) => Some(*failure),
     }
+}
+
+/// The next attempt, at once and at nobody's expense.
+fn elsewhere<C: Carrier>(
+    plan: &Plan<'_>,
+    carrier: &C,
+    tried: &[NodeId],
+) -> Option<(Attempt, Duration)> {
+    if !carrier.can_repeat() {
+        return None;
+    }
+    let attempt = plan.callee.attempt(plan.random, tried).ok()?;
+    Some((attempt, Duration::ZERO))
 }
 
 /// The next attempt, and the pause before it; `None` where what there is has to do.

@@ -38,7 +38,7 @@ pub(super) fn destine(
         Purpose::WebSocket(_) => FlowKind::WebSocket,
         Purpose::Tunnel(_) => FlowKind::Tcp,
     };
-    let (service, port) = match snapshot.services.get(&*admitted.target.host) {
+    let (service, port) = match snapshot.services.get(admitted.target.host()) {
         Some(service) => (service, port_of(service, admitted.target.port, opaque)?),
         None => outside(session, snapshot, &admitted.target)?,
     };
@@ -99,10 +99,10 @@ fn outside<'a>(
     snapshot: &'a Snapshot,
     target: &Target,
 ) -> Result<(&'a Arc<Service>, Port), Refusal> {
-    let egress = Some(EGRESS).filter(|_| is_outside(&target.host));
+    let egress = Some(EGRESS).filter(|_| is_outside(target.host()));
     let service = egress
         .and_then(|egress| snapshot.services.get(egress))
-        .ok_or_else(|| unknown(session, &target.host))?;
+        .ok_or_else(|| unknown(session, target.host()))?;
     Ok((service, port_of(service, None, false)?))
 }
 

@@ -30,7 +30,7 @@ use crate::resilience::policy::Rules;
 use crate::resilience::retry::{self, Failure};
 use crate::serve::Session;
 use crate::snapshot::{Endpoint, Service};
-use crate::tunnel::{H2Body, SendError, Tunnels};
+use crate::tunnel::{H2Body, SendError, Stream, Tunnels};
 
 /// gRPC's UNAVAILABLE, as the head of an answer without messages has it.
 const UNAVAILABLE: &[u8] = b"14";
@@ -186,14 +186,13 @@ impl Carrier for Http<'_> {
         endpoint: &Arc<Endpoint>,
         mut request: Self::Request,
     ) -> Result<Self::Answer, Fault<Refusal>> {
-        connected(self.tunnels, self.callee, self.service, endpoint).await?;
+        let stream = stream(self.tunnels, self.callee, self.service, endpoint).await?;
         let left = told(self.callee.now(), self.deadline, self.asked, self.grpc);
         if let Some(left) = left {
             let left = deadline::told(left);
             request.headers_mut().insert(GRPC_TIMEOUT, left);
         }
-        let sent = self.tunnels.send(self.service, endpoint, request).await;
-        sent.map_err(fault)
+        stream.send(request).await.map_err(fault)
     }
 
     fn judge(&self, answer: &Self::Answer) -> Judgement {
@@ -220,28 +219,29 @@ pub(super) const fn judge(status: u16, unavailable: bool) -> Judgement {
     }
 }
 
-/// Waits for a connection, as one of those that may.
-pub(super) async fn connected(
+/// A stream to `endpoint`; where there is no connection, as one of those that may wait for it.
+pub(super) async fn stream(
     tunnels: &Tunnels,
     callee: &Arc<Callee>,
     service: &Service,
     endpoint: &Endpoint,
-) -> Result<(), Fault<Refusal>> {
-    if tunnels.is_connected(service, endpoint) {
-        return Ok(());
+) -> Result<Stream, Fault<Refusal>> {
+    if let Some(stream) = tunnels.try_stream(service, endpoint) {
+        return Ok(stream);
     }
     let _waiting = callee.wait().map_err(|overloaded| Fault {
         failure: Failure::Own,
         outcome: Outcome::Neutral,
         error: Refusal::Overloaded(overloaded.0),
     })?;
-    tunnels.ready(service, endpoint).await.map_err(fault)
+    tunnels.stream(service, endpoint).await.map_err(fault)
 }
 
 /// What a failed send means for retries, for the endpoint and for the caller.
 pub(super) fn fault(error: SendError) -> Fault<Refusal> {
     let failure = match &error {
         SendError::Body(_) | SendError::NoExtendedConnect => Failure::Own,
+        SendError::NotTaken(error) if error.is_go_away() => Failure::Leaving,
         error if error.is_unseen() => Failure::Unseen,
         _ => Failure::Lost,
     };

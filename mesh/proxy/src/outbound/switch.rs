@@ -17,7 +17,7 @@ use super::admit::{Switch, Target};
 use super::attempts::{Carrier, Fault, Judgement, Plan, run};
 use super::destine::EGRESS;
 use super::exchange::Exchange;
-use super::forward::{connected, fault, judge, refusal};
+use super::forward::{fault, judge, refusal, stream};
 use crate::body::ProxyBody;
 use crate::pipeline::strip::strip_response;
 use crate::refusal::Refusal;
@@ -132,7 +132,7 @@ pub(super) async fn tunnel(
 
 /// What a tunnel is opened to: a port of the service, or through the egress gateway what the application named.
 pub(super) fn authority(service: &Service, port: Port, target: &Target) -> String {
-    if &*service.name == EGRESS && &*target.host != EGRESS {
+    if &*service.name == EGRESS && target.host() != EGRESS {
         return target.authority.to_string();
     }
     format!("{}:{}", service.name, port.number)
@@ -212,9 +212,8 @@ impl Carrier for WebSocket<'_> {
         endpoint: &Arc<Endpoint>,
         request: Request<()>,
     ) -> Result<Response<Switched>, Fault<Refusal>> {
-        connected(self.tunnels, self.callee, self.service, endpoint).await?;
-        let answer = self.tunnels.websocket(self.service, endpoint, request);
-        answer.await.map_err(fault)
+        let stream = stream(self.tunnels, self.callee, self.service, endpoint).await?;
+        stream.websocket(request).await.map_err(fault)
     }
 
     fn judge(&self, answer: &Response<Switched>) -> Judgement {
@@ -248,9 +247,8 @@ impl Carrier for Opaque<'_> {
     }
 
     async fn send(&self, endpoint: &Arc<Endpoint>, (): ()) -> Result<TunnelStream, Fault<Refusal>> {
-        connected(self.tunnels, self.callee, self.service, endpoint).await?;
-        let opening = self.tunnels.connect(self.service, endpoint, self.authority);
-        opening.await.map_err(not_open)
+        let stream = stream(self.tunnels, self.callee, self.service, endpoint).await?;
+        stream.connect(self.authority).await.map_err(not_open)
     }
 
     fn judge(&self, _: &TunnelStream) -> Judgement {
@@ -298,7 +296,6 @@ mod tests {
     #[test]
     fn r27_only_the_egress_gateway_is_told_a_foreign_name() {
         let target = |authority: &'static str| Target {
-            host: authority.split(':').next().unwrap_or_default().into(),
             port: None,
             authority: http::uri::Authority::from_static(authority),
         };

@@ -20,6 +20,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) enum Failure {
     /// No connection, or a stream that the peer refused unread.
     Unseen,
+    /// The peer is going, and said that it did not look at the request (GOAWAY): nothing speaks against the service, and
+    /// once in a call the next attempt is nobody's expense.
+    Leaving,
     /// Broken off, or without an answer in its time: the peer may have acted.
     Lost,
     /// Answered, with this status.
@@ -40,7 +43,7 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 pub(crate) fn may_follow(policy: &Retries, made: u32, idempotent: bool, failure: Failure) -> bool {
     made <= policy.attempts
         && match failure {
-            Failure::Unseen => true,
+            Failure::Unseen | Failure::Leaving => true,
             Failure::Lost => idempotent,
             Failure::Status(status) => idempotent && policy.statuses.contains(&status),
             Failure::Own => false,
@@ -79,6 +82,7 @@ mod tests {
         for (idempotent, failure, again) in [
             (false, Failure::Unseen, true),
             (true, Failure::Unseen, true),
+            (false, Failure::Leaving, true),
             (false, Failure::Lost, false),
             (true, Failure::Lost, true),
             (false, Failure::Status(503), false),

@@ -30,12 +30,14 @@ where
         .header_read_timeout(None)
         .max_buf_size(shared.config.limits.max_head)
         .half_close(false);
+    let connection = Arc::clone(&session);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let handler = Arc::clone(&handler);
         let shared = Arc::clone(&shared);
+        let connection = Arc::clone(&connection);
         async move {
             let mut response = handler.handle(request.map(ProxyBody::http1)).await;
-            if shared.is_draining() {
+            if shared.is_draining() || connection.wanes() {
                 response.headers_mut().insert(header::CONNECTION, CLOSE);
             }
             Ok::<_, Infallible>(response)

@@ -52,8 +52,13 @@ where
         Ok(connection) => connection,
         Err(error) => return ended(&session, &error),
     };
-    let mut draining = pin!(shared.draining());
-    let mut drains = false;
+    let mut leaving = pin!(async {
+        tokio::select! {
+            () = shared.draining() => {}
+            () = session.waned() => {}
+        }
+    });
+    let mut leaves = false;
     loop {
         tokio::select! {
             biased;
@@ -72,8 +77,8 @@ where
                 let _closed = tokio::time::timeout(FAREWELL, closed).await;
                 return;
             }
-            () = &mut draining, if !drains => {
-                drains = true;
+            () = &mut leaving, if !leaves => {
+                leaves = true;
                 connection.graceful_shutdown();
             }
         }
@@ -108,10 +113,17 @@ async fn exchange<H: Handler>(
     if let Ok(send) = respond.send_response(head, end)
         && !end
     {
-        // Whoever reads the body's record learns that it broke off; the stream was reset by then.
-        let _broken = pipe(body, send).await;
+        let mut piping = Box::pin(pipe(body, send));
+        let sent = poll_fn(|cx| Poll::Ready(piping.as_mut().poll(cx).is_ready())).await;
+        if !sent {
+            // What lasts need not hold the room in which the request was handled.
+            tokio::spawn(async move {
+                // Whoever reads the body's record learns that it broke off; the stream was reset by then.
+                let _broken = piping.await;
+                drop(session);
+            });
+        }
     }
-    drop(session);
 }
 
 fn ended(session: &Session, error: &h2::Error) {

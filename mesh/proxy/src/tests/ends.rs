@@ -132,6 +132,46 @@ async fn r33_the_end_of_a_certificate_ends_what_is_open() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r33_another_connection_is_asked_for_before_a_certificate_ends() {
+    let world = World::start().await;
+    let began = Instant::now();
+    let source = world.source_for("gateway", Duration::from_secs(4));
+    let mut http1 = tls(&source, world.at(HTTP)).await.expect("TLS");
+    let mut http2 = http2(&source, world.at(HTTP)).await;
+    assert_eq!(http2.get("/x").await.head.status, 200);
+    let mut answered = 0;
+    loop {
+        let mut answer = Vec::new();
+        http1
+            .write_all(b"GET /x HTTP/1.1\r\nHost: orders\r\n\r\n")
+            .await
+            .expect("write");
+        assert!(
+            read_some(&mut http1, &mut answer).await > 0,
+            "cut after {answered}"
+        );
+        answered += 1;
+        if answer
+            .to_ascii_lowercase()
+            .windows(17)
+            .any(|part| part == b"connection: close")
+        {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let asked = began.elapsed();
+    assert!(answered > 5, "asked at once");
+    // GOAWAY: nothing is in flight, so that the connection ends.
+    let gone = tokio::time::timeout(SECOND, http2.driver).await;
+    let _driver = gone.expect("HTTP/2 as well").expect("driver");
+    assert!(
+        asked < Duration::from_millis(3_500),
+        "{asked:?} is no time for another one"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_goaway_comes_before_the_cut() {
     let world = World::start().await;
     let mut peer = world.http2("gateway", HTTP).await;

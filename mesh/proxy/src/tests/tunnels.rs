@@ -23,8 +23,39 @@ use crate::config::Config;
 use crate::control::State;
 use crate::resilience::fixture;
 use crate::snapshot::{Endpoint, Port, Protocol, Revocations, Service, Snapshot};
-use crate::tunnel::{H2Body, Moved, SendError, Switched, splice};
+use crate::tunnel::{H2Body, Moved, SendError, Switched, TunnelStream, Tunnels, splice};
 use crate::worker::Worker;
+
+impl Tunnels {
+    async fn send(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+        request: Request<ProxyBody>,
+    ) -> Result<Response<H2Body>, SendError> {
+        self.stream(service, endpoint).await?.send(request).await
+    }
+
+    pub(super) async fn connect(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+        authority: &str,
+    ) -> Result<TunnelStream, SendError> {
+        let stream = self.stream(service, endpoint).await?;
+        stream.connect(authority).await
+    }
+
+    async fn websocket(
+        &self,
+        service: &Service,
+        endpoint: &Endpoint,
+        request: Request<()>,
+    ) -> Result<Response<Switched>, SendError> {
+        let stream = self.stream(service, endpoint).await?;
+        stream.websocket(request).await
+    }
+}
 
 /// A proxy of `gateway` that calls: one worker on the test's own runtime.
 pub(super) struct Calling {
@@ -143,7 +174,8 @@ async fn a_burst_shares_one_handshake_and_one_connection() {
         calling
             .worker
             .tunnels
-            .is_connected(&calling.service, &endpoint(at))
+            .try_stream(&calling.service, &endpoint(at))
+            .is_some()
     );
 }
 

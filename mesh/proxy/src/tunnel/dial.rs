@@ -4,6 +4,7 @@
 //! was refused, so that a connection counts once a ping has come back. Must not: pool.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
-use h2::{Ping, PingPong};
+use h2::{Ping, PingPong, Reason};
 use ringwall_identity::SpiffeId;
 use ringwall_tls::{TlsError, mesh_grpc_client_config, mesh_server_name};
 use thiserror::Error;
@@ -27,6 +28,8 @@ use super::{Context, MAX_FRAME, SEND_BUFFER, WINDOW_CONNECTION, WINDOW_STREAM};
 use crate::config::TunnelLimits;
 use crate::serve::peer::Peer;
 
+/// How often a connection that ends before it has served is made anew.
+const REDIALS: usize = 2;
 /// Response heads beyond this are refused.
 const MAX_HEAD: u32 = 64 * 1024;
 /// Streams that we assume before the peer has said how many it takes.
@@ -49,8 +52,30 @@ pub(super) enum DialError {
     Nameless,
     #[error("the peer is revoked")]
     Revoked,
+    #[error("the peer closed the connection at once")]
+    Gone,
     #[error("HTTP/2: {0}")]
     Http2(#[from] h2::Error),
+}
+
+impl DialError {
+    /// Whether the peer went away rather than refused: a process that drains has taken the connection from the queue
+    /// that its successor serves from now on.
+    fn is_departure(&self) -> bool {
+        let kind = match self {
+            Self::Gone => return true,
+            Self::Handshake(error) => error.kind(),
+            Self::Http2(error) => match error.get_io() {
+                Some(error) => error.kind(),
+                None => return error.is_go_away() && error.reason() == Some(Reason::NO_ERROR),
+            },
+            _ => return false,
+        };
+        matches!(
+            kind,
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof
+        )
+    }
 }
 
 /// A socket, with or without TLS.
@@ -68,8 +93,24 @@ pub(super) struct Dialled {
     pings: PingPong,
 }
 
-/// Dials `address`, where `target` must answer.
+/// Dials `address`, where `target` must answer; once more when whoever answers is about to go.
 pub(super) async fn dial(
+    context: &Context,
+    address: SocketAddr,
+    target: &Target,
+) -> Result<Dialled, DialError> {
+    for _ in 0..REDIALS {
+        match dial_once(context, address, target).await {
+            Err(error) if error.is_departure() => {
+                tracing::debug!(%address, %error, "dialled again");
+            }
+            dialled => return dialled,
+        }
+    }
+    dial_once(context, address, target).await
+}
+
+async fn dial_once(
     context: &Context,
     address: SocketAddr,
     target: &Target,
@@ -141,7 +182,7 @@ async fn greet(dialled: &mut Dialled) -> Result<(), DialError> {
     pings.send_ping(Ping::opaque())?;
     poll_fn(|cx| {
         if let Poll::Ready(ended) = Pin::new(&mut *connection).poll(cx) {
-            let error = ended.err().map_or(DialError::Protocol, DialError::Http2);
+            let error = ended.err().map_or(DialError::Gone, DialError::Http2);
             return Poll::Ready(Err(error));
         }
         let pong = pings.poll_pong(cx);

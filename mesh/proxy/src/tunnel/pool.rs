@@ -82,7 +82,7 @@ pub(super) struct Place(Arc<Tunnel>);
 
 /// The right to open one stream.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     pub(super) sender: SendRequest<Bytes>,
     pub(super) place: Place,
 }
@@ -114,10 +114,21 @@ impl Pool {
         }
     }
 
+    /// Whether `identity` is who must answer.
+    pub(super) fn is_of(&self, identity: &SpiffeId) -> bool {
+        matches!(&self.target, Target::Peer { identity: own, .. } if own == identity)
+    }
+
+    /// A place on a connection that is open.
+    pub(super) fn try_stream(self: &Arc<Self>) -> Option<Stream> {
+        match self.step() {
+            Step::Take(stream) => Some(stream),
+            Step::Wait(_) | Step::Full => None,
+        }
+    }
+
     /// A place on a connection that is open, or as soon as there is one.
     pub(super) async fn stream(self: &Arc<Self>) -> Result<Stream, SendError> {
-        self.used_at
-            .store(self.context.clock.now(), Ordering::Relaxed);
         let mut waits = match self.step() {
             Step::Take(stream) => return Ok(stream),
             waits => waits,
@@ -141,28 +152,35 @@ impl Pool {
         }
     }
 
-    pub(super) fn is_connected(&self) -> bool {
-        !self.state.lock().open.is_empty()
-    }
-
     pub(super) fn open(&self) -> usize {
         self.state.lock().open.len()
     }
 
     fn step(self: &Arc<Self>) -> Step {
-        let certificate = self.context.revision();
+        self.used_at
+            .store(self.context.clock.now(), Ordering::Relaxed);
         let mut state = self.state.lock();
-        state.open.retain(|tunnel| tunnel.is_usable());
-        let free = state.open.iter().find(|tunnel| tunnel.has_room());
-        if let Some(tunnel) = free.map(Arc::clone) {
+        let mut taken = None;
+        state.open.retain(|tunnel| {
+            if taken.is_some() {
+                return true;
+            }
+            let Some(sender) = tunnel.usable() else {
+                return false;
+            };
+            if tunnel.has_room(&sender) {
+                let place = Place::take(Arc::clone(tunnel));
+                taken = Some(Stream { sender, place });
+            }
+            true
+        });
+        if let Some(stream) = taken {
             // The old certificate still holds: this request goes on while the successor is made.
-            if tunnel.certificate != certificate && state.dialling.is_none() {
+            let outdated = stream.place.0.certificate != self.context.revision();
+            if outdated && state.dialling.is_none() {
                 self.begin(&mut state);
             }
-            return Step::Take(Stream {
-                sender: tunnel.sender.clone(),
-                place: Place::take(tunnel),
-            });
+            return Step::Take(stream);
         }
         if let Some(dialling) = &state.dialling {
             return Step::Wait(dialling.clone());
@@ -246,7 +264,7 @@ impl Pool {
         let oldest = self.context.clock.now().saturating_sub(limit);
         let mut state = self.state.lock();
         state.open.retain(|tunnel| {
-            tunnel.is_usable()
+            tunnel.usable().is_some()
                 && (tunnel.active.load(Ordering::Relaxed) > 0
                     || tunnel.idle_since.load(Ordering::Relaxed) >= oldest)
         });
@@ -266,20 +284,19 @@ impl From<Failed> for SendError {
 }
 
 impl Tunnel {
-    /// Neither ended nor sent away by the peer (GOAWAY).
-    fn is_usable(&self) -> bool {
+    /// A handle for one stream, unless the connection has ended or was sent away by the peer (GOAWAY).
+    fn usable(&self) -> Option<SendRequest<Bytes>> {
         if self.ended.load(Ordering::Relaxed) {
-            return false;
+            return None;
         }
+        let mut sender = self.sender.clone();
         let mut task = TaskContext::from_waker(Waker::noop());
-        !matches!(
-            self.sender.clone().poll_ready(&mut task),
-            Poll::Ready(Err(_))
-        )
+        let gone = matches!(sender.poll_ready(&mut task), Poll::Ready(Err(_)));
+        (!gone).then_some(sender)
     }
 
-    fn has_room(&self) -> bool {
-        self.active.load(Ordering::Relaxed) < self.sender.current_max_send_streams()
+    fn has_room(&self, sender: &SendRequest<Bytes>) -> bool {
+        self.active.load(Ordering::Relaxed) < sender.current_max_send_streams()
     }
 }
 

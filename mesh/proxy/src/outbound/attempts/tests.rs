@@ -178,6 +178,35 @@ async fn r30_a_message_that_is_gone_is_not_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn r30_a_peer_that_goes_costs_neither_attempts_nor_budget() {
+    let mut bench = Bench::new(|service| {
+        service.traffic.retries.attempts = 0;
+        service.traffic.retries.budget_permille = 0;
+        service.traffic.retries.budget_floor = 0;
+        // The script blames the endpoint, as a real departure does not.
+        service.traffic.outlier.max_ejected_percent = 0;
+        service.traffic.breaker.failure_permille = 1001;
+    });
+    for _ in 0..20 {
+        let carrier = Scripted::new([(ms(0), Err(Failure::Leaving)), (ms(0), Ok(200))]);
+        let answer = bench.call(&carrier, &Method::POST, None).await;
+        assert_eq!(answer, Ok(200));
+    }
+    let leaving = || (ms(0), Err(Failure::Leaving));
+    let carrier = Scripted::new([leaving(), leaving(), (ms(0), Ok(200))]);
+    let answer = bench.call(&carrier, &Method::POST, None).await;
+    assert_eq!(
+        answer,
+        Err(Stopped::Failed(Failure::Leaving)),
+        "once is enough"
+    );
+    let mut gone = Scripted::new([leaving(), (ms(0), Ok(200))]);
+    gone.whole = false;
+    let answer = bench.call(&gone, &Method::POST, None).await;
+    assert_eq!(answer, Err(Stopped::Failed(Failure::Leaving)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn r30_without_budget_there_is_no_retry() {
     let mut bench = Bench::new(|service| {
         service.traffic.retries.budget_permille = 0;

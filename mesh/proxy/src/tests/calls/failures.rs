@@ -20,7 +20,12 @@ const OPEN: Duration = Duration::from_secs(2);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r29_a_dead_endpoint_costs_no_request_and_is_ejected() {
     let dead = dead(HTTP).await;
-    let pair = Pair::start_with(|orders| orders.endpoints.push(dead)).await;
+    let pair = Pair::start_with(|orders| {
+        orders.endpoints.push(dead);
+        // All of them come at once here.
+        orders.traffic.retries.budget_floor = 10;
+    })
+    .await;
     for n in 0..60 {
         let body = "x".repeat(n * 10);
         let answer = pair
