@@ -18,6 +18,7 @@ mod mesh_faults;
 mod mesh_policy;
 mod oauth;
 mod orders;
+mod partition;
 mod revocation;
 mod rotation;
 mod sessions;
@@ -74,6 +75,7 @@ const SIGN_IN: &[&str] = &["authz-server", "gateway", "spa-proxy"];
 /// The same, and services behind the API that can be read.
 const CATALOGUE: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "notifications",
@@ -88,6 +90,7 @@ const SHOP: &[&str] = CATALOGUE;
 /// The engines of the overlay `scale-out` too.
 const EVERYTHING: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "nats",
@@ -103,6 +106,7 @@ const EVERYTHING: &[&str] = &[
 /// The shop and what watches it: Jaeger and Grafana need a registry, Prometheus is in Debian too.
 const WATCHED_SHOP: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "notifications",
@@ -275,12 +279,19 @@ fn when_something_is_away(list: &mut Vec<Scenario>) {
         r61_orders_degrades_when_notifications_is_down,
         r69_no_secret_in_logs_or_metrics,
     );
+    // Natively the control plane is stopped where it is: its sockets are loopback's.
+    scenarios!(list, Alone, Containers, SHOP, partition:
+        r57_a_control_plane_that_is_cut_off_converges,
+    );
     scenarios!(list, Alone, Containers, SHOP, away:
+        r61_agent_is_away,
         r61_authz_server_is_away,
+        r61_control_plane_is_away,
         r61_gateway_is_away,
         r61_inventory_is_away,
         r61_notifications_is_away,
         r61_orders_is_away,
+        r61_orders_proxy_is_away,
         r61_payments_is_away,
         r61_postgres_is_away,
         r61_provisioner_is_away,

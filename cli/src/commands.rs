@@ -9,6 +9,7 @@ mod cert;
 mod check;
 mod detach;
 mod down;
+mod hold;
 mod launch;
 mod logs;
 mod observe;
@@ -67,6 +68,9 @@ enum Command {
     /// Join a control group, take over sockets and become another program
     #[command(hide = true)]
     Launch(launch::LaunchArgs),
+    /// Keep a network for the containers that share it; runs in a container itself
+    #[command(hide = true)]
+    Hold,
     /// Make and renew what the components in containers read; runs in a container itself
     Provision(provision::ProvisionArgs),
 }
@@ -158,6 +162,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Token(args) => token::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Launch(args) => launch::run(&args),
+        Command::Hold => hold::run(),
         Command::Provision(args) => provision::run(&args),
     }
 }

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 /// Everything that `docker compose up` starts without a profile.
 const PLATFORM: &[&str] = &[
     "authz-server",
+    "egress",
     "gateway",
     "inventory",
     "notifications",

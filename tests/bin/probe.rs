@@ -8,25 +8,24 @@
 
 use std::fs::OpenOptions;
 use std::net::ToSocketAddrs as _;
-use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use e2e::mesh;
-use e2e::stack::probe::{Dial, Dialled, Outcome, Report, Task};
+use e2e::stack::probe::{Dial, Dialled, Identity, Outcome, Report, Task};
 use http::Request;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringwall_identity::{SpiffeId, TrustDomain};
-use ringwall_tls::{IdentitySource, mesh_client_config};
+use ringwall_tls::{IdentityMaterial, IdentitySource, mesh_client_config};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 
 /// A packet that a network drops is answered by nobody: so long is waited for it.
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_secs(5);
-/// Where every component finds its own identity.
-const IDENTITY: &str = "/run/ringwall/identity";
 
 fn main() -> ExitCode {
     ringwall_tls::install_crypto_provider();
@@ -52,7 +51,9 @@ fn run() -> Result<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let dials = runtime.block_on(futures_util::future::join_all(task.dials.iter().map(dial)));
+    let identity = task.identity.as_ref().map(source).transpose()?;
+    let dials = task.dials.iter().map(|to| dial(to, identity.as_ref()));
+    let dials = runtime.block_on(futures_util::future::join_all(dials));
     let report = Report {
         dials,
         names: task
@@ -74,25 +75,37 @@ fn run() -> Result<String> {
     Ok(serde_json::to_string(&report)?)
 }
 
-async fn dial(dial: &Dial) -> Dialled {
+fn source(identity: &Identity) -> Result<Arc<IdentitySource>> {
+    let certificates = |list: &[Vec<u8>]| list.iter().cloned().map(CertificateDer::from).collect();
+    let material = IdentityMaterial {
+        chain: certificates(&identity.chain),
+        key: PrivatePkcs8KeyDer::from(identity.key.clone()).into(),
+        bundle: certificates(&identity.roots),
+        crls: Vec::new(),
+    };
+    Ok(IdentitySource::from_material(material)?)
+}
+
+async fn dial(dial: &Dial, identity: Option<&Arc<IdentitySource>>) -> Dialled {
     let connecting = tokio::net::TcpStream::connect(dial.to);
     let refused = match tokio::time::timeout(CONNECT, connecting).await {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("no answer".to_owned()),
     };
-    let answer = match &dial.peer {
-        Some(peer) if refused.is_none() => Some(request(dial, peer).await),
+    let answer = match (&dial.peer, identity) {
+        (Some(peer), Some(identity)) if refused.is_none() => {
+            Some(request(dial, peer, identity).await)
+        }
         _ => None,
     };
     Dialled { refused, answer }
 }
 
-async fn request(dial: &Dial, peer: &str) -> Outcome {
+async fn request(dial: &Dial, peer: &str, identity: &Arc<IdentitySource>) -> Outcome {
     let asked = async {
-        let source = IdentitySource::load(Path::new(IDENTITY))?;
         let peer = SpiffeId::workload(&TrustDomain::parse("ringwall.local")?, peer)?;
-        let config = mesh_client_config(&source, peer)?;
+        let config = mesh_client_config(identity, peer)?;
         let request = Request::get("/").body(Bytes::new())?;
         anyhow::Ok(mesh::call_at(dial.to, config, request).await?.status)
     };

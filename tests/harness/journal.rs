@@ -58,7 +58,10 @@ pub async fn of_failure(stack: &StackInfo, needs: &[&str], since: &LogMark) -> S
     if let Some(entry) = last {
         report.push_str(&trace(stack, &entry).await);
     }
-    for component in needs {
+    let proxies = needs.iter().map(|component| format!("{component}-proxy"));
+    let proxies = proxies.filter(|proxy| stack.component(proxy).is_ok());
+    let own = needs.iter().map(|&component| component.to_owned());
+    for component in &own.chain(proxies).collect::<Vec<_>>() {
         let log = stack.log_since(component, since);
         let log = log.unwrap_or_else(|error| format!("{error:#}"));
         let lines: Vec<&str> = log.lines().rev().take(LINES).collect();

@@ -22,7 +22,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 
 use crate::edge::AnyServer;
-use crate::stack::StackInfo;
+use crate::stack::{StackInfo, probe};
 
 /// Patience with a hundred handshakes at once on a small machine.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -82,6 +82,18 @@ pub fn identity(stack: &StackInfo, workload: &str) -> Result<Arc<IdentitySource>
         crls: Vec::new(),
     };
     Ok(IdentitySource::from_material(material)?)
+}
+
+/// What our thief makes, for a probe that dials as the workload.
+pub fn made_identity(stack: &StackInfo, workload: &str) -> Result<probe::Identity> {
+    let id = SpiffeId::workload(&trust_domain()?, workload)?;
+    let made = Presented::made(&stolen_authority(stack)?, &id, OffsetDateTime::now_utc())?;
+    let der = |list: Vec<CertificateDer<'static>>| list.iter().map(|one| one.to_vec()).collect();
+    Ok(probe::Identity {
+        chain: der(made.chain),
+        key: made.key.secret_der().to_vec(),
+        roots: der(roots(stack)?),
+    })
 }
 
 /// Key and certificate are replaced one after the other: who comes between the two looks again.

@@ -16,11 +16,23 @@ const OPERATOR: &str = "ringwall";
 const CONTROL_PLANE: &str = "control-plane";
 const POLICY: &str = "/v1/policy";
 
-/// Runs `ringwall ARGUMENTS` for this platform.
+/// Runs `ringwall ARGUMENTS` for this platform; in containers where the operator's identity is.
 pub async fn command(stack: &StackInfo, arguments: &[&str]) -> Result<Output> {
-    let mut command = tokio::process::Command::from(ringwall()?);
-    command.args(arguments).arg("--state-dir");
-    command.arg(&stack.state_dir);
+    let mut command = match stack.containers() {
+        Ok(site) => {
+            let mut command = tokio::process::Command::new("docker");
+            let provisioner = site.container("provisioner");
+            command.args(["exec", &provisioner, "/usr/bin/ringwall"]);
+            command.args(arguments);
+            command
+        }
+        Err(_) => {
+            let mut command = tokio::process::Command::from(ringwall()?);
+            command.args(arguments).arg("--state-dir");
+            command.arg(&stack.state_dir);
+            command
+        }
+    };
     let output = command.output().await?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(

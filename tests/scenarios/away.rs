@@ -13,12 +13,15 @@ use e2e::stack::{Cables, Frozen, StackInfo};
 use reqwest::{Method, StatusCode};
 
 /// "What happens when something is away" of docs/operate.md: placing an order, the history, sign-in.
-const DECLARED: [(&str, [Effect; 3]); 10] = [
+const DECLARED: [(&str, [Effect; 3]); 13] = [
+    ("agent", [WORKS, WORKS, WORKS]),
     ("authz-server", [REFUSED, REFUSED, REFUSED]),
+    ("control-plane", [WORKS, WORKS, WORKS]),
     ("gateway", [UNREACHABLE, UNREACHABLE, UNREACHABLE]),
     ("inventory", [REFUSED, WORKS, WORKS]),
     ("notifications", [WORKS, WORKS, WORKS]),
     ("orders", [REFUSED, REFUSED, WORKS]),
+    ("orders-proxy", [REFUSED, REFUSED, WORKS]),
     ("payments", [REFUSED, WORKS, WORKS]),
     ("postgres", [REFUSED, REFUSED, WORKS]),
     ("provisioner", [WORKS, WORKS, WORKS]),
@@ -80,11 +83,14 @@ macro_rules! away {
 }
 
 away! {
+    r61_agent_is_away: "agent",
     r61_authz_server_is_away: "authz-server",
+    r61_control_plane_is_away: "control-plane",
     r61_gateway_is_away: "gateway",
     r61_inventory_is_away: "inventory",
     r61_notifications_is_away: "notifications",
     r61_orders_is_away: "orders",
+    r61_orders_proxy_is_away: "orders-proxy",
     r61_payments_is_away: "payments",
     r61_postgres_is_away: "postgres",
     r61_provisioner_is_away: "provisioner",

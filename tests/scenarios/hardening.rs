@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use e2e::stack::containers::Site;
 use e2e::stack::probe::{Report, Task};
 use e2e::stack::{StackInfo, engine};
 use serde_json::Value;
@@ -20,34 +21,59 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Logs of one container, in bytes.
 const LOGS: u64 = 256 << 20;
 
-const STATUS: &str = "/proc/1/status";
-const LIMITS: &str = "/proc/1/limits";
-const MOUNTS: &str = "/proc/1/mountinfo";
-const ENVIRONMENT: &str = "/proc/1/environ";
-const COMMAND: &str = "/proc/1/cmdline";
+/// The one that sees the machine's processes, since it has to know who is calling.
+const AGENT: &str = "agent";
+
+/// Of the container's first process, below its folder in /proc.
+const STATUS: &str = "status";
+const LIMITS: &str = "limits";
+const MOUNTS: &str = "mountinfo";
+const ENVIRONMENT: &str = "environ";
+const COMMAND: &str = "cmdline";
 /// Both generations of the kernel's control groups, as the container sees its own.
 const MEMORY_FILES: [&str; 2] = [
-    "/proc/1/root/sys/fs/cgroup/memory.max",
-    "/proc/1/root/sys/fs/cgroup/memory/memory.limit_in_bytes",
+    "root/sys/fs/cgroup/memory.max",
+    "root/sys/fs/cgroup/memory/memory.limit_in_bytes",
 ];
 const PROCESSES_FILES: [&str; 2] = [
-    "/proc/1/root/sys/fs/cgroup/pids.max",
-    "/proc/1/root/sys/fs/cgroup/pids/pids.max",
+    "root/sys/fs/cgroup/pids.max",
+    "root/sys/fs/cgroup/pids/pids.max",
 ];
 /// Places of the root file system in which a program could leave something.
 const WRITES: [&str; 4] = [
-    "/proc/1/root/e2e-written",
-    "/proc/1/root/etc/e2e-written",
-    "/proc/1/root/usr/bin/e2e-written",
-    "/proc/1/root/run/ringwall/e2e-written",
+    "root/e2e-written",
+    "root/etc/e2e-written",
+    "root/usr/bin/e2e-written",
+    "root/run/ringwall/e2e-written",
 ];
 
 /// What the engine was told.
 pub(super) async fn r60_every_container_is_declared_hardened(stack: Arc<StackInfo>) -> Result<()> {
     let site = stack.containers()?;
     of_all(&site.services, |service| {
-        declared(service, &engine::inspect(&site.container(service))?)
+        let inspected = engine::inspect(&site.container(service))?;
+        declared(service, &inspected)?;
+        match site.is_pod(service) {
+            true => holds_nothing(&inspected),
+            false => is_asked(&inspected),
+        }
     })
+}
+
+/// Somebody looks whether it does what it is for.
+fn is_asked(inspected: &Value) -> Result<()> {
+    let test = inspected["Config"]["Healthcheck"]["Test"].as_array();
+    ensure!(test.is_some_and(|test| test.len() > 1), "no health check");
+    let health = &inspected["State"]["Health"]["Status"];
+    ensure!(health == "healthy", "{health}");
+    Ok(())
+}
+
+/// A pod has a network and nothing else.
+fn holds_nothing(inspected: &Value) -> Result<()> {
+    let mounts = inspected["Mounts"].as_array();
+    ensure!(mounts.is_none_or(Vec::is_empty), "it has {mounts:?}");
+    Ok(())
 }
 
 fn declared(service: &str, inspected: &Value) -> Result<()> {
@@ -73,9 +99,11 @@ fn declared(service: &str, inspected: &Value) -> Result<()> {
     let options = host["SecurityOpt"].to_string();
     ensure!(options.contains("no-new-privileges:true"), "{options}");
     ensure!(!options.contains("unconfined"), "{options}");
-    for space in ["PidMode", "UTSMode", "UsernsMode"] {
+    for space in ["UTSMode", "UsernsMode"] {
         ensure!(host[space] == "", "{space} is {}", host[space]);
     }
+    let processes = if service == AGENT { "host" } else { "" };
+    ensure!(host["PidMode"] == processes, "PidMode {}", host["PidMode"]);
     ensure!(host["IpcMode"] == "private", "IpcMode {}", host["IpcMode"]);
     ensure!(
         (1..=MEMORY).contains(&number(&host["Memory"])),
@@ -94,16 +122,6 @@ fn declared(service: &str, inspected: &Value) -> Result<()> {
     let files = ulimits.iter().find(|limit| limit["Name"] == "nofile");
     let files = number(&files.context("no limit of files")?["Hard"]);
     ensure!((1..=FILES).contains(&files), "{files} files");
-    ensure!(
-        config["Healthcheck"]["Test"]
-            .as_array()
-            .is_some_and(|test| test.len() > 1),
-        "no health check"
-    );
-    ensure!(
-        inspected["State"]["Health"]["Status"] == "healthy",
-        "not healthy"
-    );
     let signal = config["StopSignal"].as_str().unwrap_or_default();
     ensure!(
         matches!(signal, "SIGTERM" | "SIGINT"),
@@ -153,19 +171,34 @@ fn logs_are_bounded(logs: &Value) -> Result<()> {
 /// What the kernel says, and what happens when somebody tries.
 pub(super) async fn r60_every_process_is_confined(stack: Arc<StackInfo>) -> Result<()> {
     let site = stack.containers()?;
+    let reads = [STATUS, LIMITS].into_iter();
+    let reads: Vec<&str> = reads.chain(MEMORY_FILES).chain(PROCESSES_FILES).collect();
+    of_all(&site.services, |service| {
+        confined(service, &look(site, service, &reads, &WRITES)?)
+    })
+}
+
+/// What the probe finds in the folder of the container's first process.
+fn look(site: &Site, service: &str, reads: &[&str], writes: &[&str]) -> Result<Report> {
+    let pid = match service {
+        AGENT => site.process(service)?,
+        _ => 1,
+    };
+    let folder = format!("/proc/{pid}/");
+    let below = |files: &[&str]| files.iter().map(|file| format!("{folder}{file}")).collect();
     let task = Task {
-        reads: [STATUS, LIMITS]
-            .into_iter()
-            .chain(MEMORY_FILES)
-            .chain(PROCESSES_FILES)
-            .map(str::to_owned)
-            .collect(),
-        writes: WRITES.map(str::to_owned).into(),
+        reads: below(reads),
+        writes: below(writes),
         ..Task::default()
     };
-    of_all(&site.services, |service| {
-        confined(service, &site.probe(service, &task)?)
-    })
+    let mut report = site.probe(service, &task)?;
+    for outcomes in [&mut report.reads, &mut report.writes] {
+        let named = std::mem::take(outcomes).into_iter();
+        *outcomes = named
+            .map(|(path, outcome)| (path.replacen(&folder, "", 1), outcome))
+            .collect();
+    }
+    Ok(report)
 }
 
 fn confined(service: &str, report: &Report) -> Result<()> {
@@ -225,21 +258,21 @@ fn confined(service: &str, report: &Report) -> Result<()> {
 pub(super) async fn r60_secrets_are_on_tmpfs_only(stack: Arc<StackInfo>) -> Result<()> {
     let site = stack.containers()?;
     let canaries = super::layers::canaries(&stack)?;
-    let task = Task {
-        reads: [MOUNTS, ENVIRONMENT, COMMAND].map(str::to_owned).into(),
-        ..Task::default()
-    };
     of_all(&site.services, |service| {
         let inspected = engine::inspect(&site.container(service))?;
-        keeps_secrets(&inspected, &site.probe(service, &task)?, &canaries)
+        let report = look(site, service, &[MOUNTS, ENVIRONMENT, COMMAND], &[])?;
+        if !site.is_pod(service) {
+            delivered_in_memory(&report)?;
+        }
+        keeps_secrets(&inspected, &report, &canaries)
     })
 }
 
-fn keeps_secrets(inspected: &Value, report: &Report, canaries: &[String]) -> Result<()> {
+fn delivered_in_memory(report: &Report) -> Result<()> {
     let mounts = read(report, MOUNTS)?;
     let delivered: Vec<&str> = mounts
         .lines()
-        .filter(|line| line.contains(" /run/ringwall"))
+        .filter(|line| line.contains(" /run/ringwall") || line.contains(" /run/deliver"))
         .collect();
     ensure!(!delivered.is_empty(), "it gets nothing");
     for mount in delivered {
@@ -248,6 +281,10 @@ fn keeps_secrets(inspected: &Value, report: &Report, canaries: &[String]) -> Res
             "it has its secrets on a disk: {mount}"
         );
     }
+    Ok(())
+}
+
+fn keeps_secrets(inspected: &Value, report: &Report, canaries: &[String]) -> Result<()> {
     let image = engine::inspect(inspected["Image"].as_str().context("no image")?)?;
     let variables = read(report, ENVIRONMENT)?;
     for (place, text) in [

@@ -1,5 +1,6 @@
-//! R59: who reaches whom in containers. The probe looks out of every container's own network, and
-//! what it finds is compared with `ringwall.yaml`, address by address.
+//! R59: who reaches whom in containers. The probe looks out of every network that a container, or a
+//! component with its proxy, stands in, and what it finds is compared with `ringwall.yaml`, address by
+//! address.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -7,12 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::mesh;
 use e2e::stack::declared::Declared;
 use e2e::stack::probe::{self, Dial, Dialled, Task};
 use e2e::stack::{StackInfo, cleanup, engine};
 
 /// It asks the components how they are, and no component asks it.
 const PROVISIONER: &str = "provisioner";
+/// Where proxies accept tunnels of each other.
+const HBONE: u16 = 15_008;
 /// How long a resolver may take to accept.
 const WAIT: Duration = Duration::from_secs(2);
 /// Nobody outside is known to answer everywhere. This one does not matter if it does not.
@@ -25,12 +29,21 @@ struct Target {
     network: String,
     address: SocketAddr,
     port: Port,
+    /// Who answers.
+    peer: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Port {
     Mesh,
     Admin,
+    /// Of a service proxy itself.
+    ProxyAdmin,
+    Tunnel,
+    /// Where agents join.
+    Bootstrap,
+    /// Of a component behind its proxy: nobody reaches it by an address that others have.
+    Loopback,
     Public,
     /// PostgreSQL speaks its own protocol before TLS.
     Database,
@@ -44,19 +57,22 @@ pub(super) async fn r59_reachable_is_what_is_declared(stack: Arc<StackInfo>) -> 
     let targets = targets(&stack, &declared)?;
     let mut wrong = Vec::new();
     let (mut reached, mut answered) = (0, 0);
-    for from in &site.services {
+    for container in &site.networks() {
+        let from = site.tenant(container);
         let workload = declared.node(from).is_some_and(|node| node.admin.is_some());
+        let identity = workload.then(|| mesh::made_identity(&stack, &declared.workload(from)));
         let task = Task {
             dials: targets.iter().map(|to| dial(to, workload)).collect(),
+            identity: identity.transpose()?,
             ..Task::default()
         };
         let report = site
-            .probe(from, &task)
+            .probe(container, &task)
             .with_context(|| format!("from {from}"))?;
         let networks = networks(&declared, from);
         for (to, found) in targets.iter().zip(&report.dials) {
-            let own = *from == to.service;
-            let near = own || networks.contains(&to.network);
+            let near = from == to.service || networks.contains(&to.network);
+            let near = near && to.port != Port::Loopback;
             let edge = may_speak(&declared, from, to);
             reached += usize::from(found.refused.is_none());
             answered += usize::from(matches!(found.answer, Some(Ok(_))));
@@ -171,10 +187,11 @@ pub(super) async fn r59_nothing_is_reachable_from_another_network(
     Ok(())
 }
 
-/// A dial outwards and a look-up of an outside name fail in every container but the gateway's.
+/// A dial outwards and a look-up of an outside name fail in every container but those of the gateway
+/// and of the egress gateway.
 ///
 /// The resolvers of this machine stand for outside: the machine needs them to work, so where it
-/// reaches one, the gateway must too, and that is the control.
+/// reaches one, these two must too, and that is the control.
 pub(super) async fn r59_mesh_and_data_have_no_way_out(stack: Arc<StackInfo>) -> Result<()> {
     let declared = Declared::read()?;
     let site = stack.containers()?;
@@ -187,18 +204,21 @@ pub(super) async fn r59_mesh_and_data_have_no_way_out(stack: Arc<StackInfo>) -> 
         .into_iter()
         .map(|to| Dial { to, peer: None })
         .collect();
-    for from in &site.services {
-        let neighbour = site.services.iter().find(|other| {
+    for container in &site.networks() {
+        let from = site.tenant(container);
+        let all = site.networks();
+        let mut others = all.iter().map(|other| site.tenant(other));
+        let neighbour = others.find(|other| {
             let near = networks(&declared, from);
             *other != from && !near.is_disjoint(&networks(&declared, other))
         });
         let neighbour = neighbour.context("a container alone")?;
         let task = Task {
             dials: dials.clone(),
-            names: vec![OUTSIDE_NAME.to_owned(), neighbour.clone()],
+            names: vec![OUTSIDE_NAME.to_owned(), neighbour.to_owned()],
             ..Task::default()
         };
-        let report = site.probe(from, &task)?;
+        let report = site.probe(container, &task)?;
         let addresses = |name: &str| report.names.get(name).cloned().unwrap_or_default();
         // Without this control a probe that cannot resolve anything would prove the wall.
         ensure!(
@@ -251,6 +271,14 @@ fn targets(stack: &StackInfo, declared: &Declared) -> Result<Vec<Target>> {
         if node.name == declared.public {
             ports.push((site.port, Port::Public));
         }
+        if node.name == declared.control_plane {
+            ports.push((declared.bootstrap, Port::Bootstrap));
+        }
+        if let Some(proxy) = &node.proxy {
+            ports.push((proxy.admin, Port::ProxyAdmin));
+            ports.push((HBONE, Port::Tunnel));
+            ports.extend(proxy.loopback.map(|port| (port, Port::Loopback)));
+        }
         for (network, address) in site.addresses(&node.name)? {
             for (port, kind) in &ports {
                 targets.push(Target {
@@ -258,6 +286,7 @@ fn targets(stack: &StackInfo, declared: &Declared) -> Result<Vec<Target>> {
                     network: network.clone(),
                     address: SocketAddr::new(address, *port),
                     port: *kind,
+                    peer: declared.workload(&node.name),
                 });
             }
         }
@@ -266,19 +295,25 @@ fn targets(stack: &StackInfo, declared: &Declared) -> Result<Vec<Target>> {
 }
 
 fn dial(to: &Target, with_identity: bool) -> Dial {
-    let speaks = with_identity && matches!(to.port, Port::Mesh | Port::Admin);
+    let speaks = matches!(to.port, Port::Mesh | Port::Admin | Port::ProxyAdmin);
     Dial {
         to: to.address,
-        peer: speaks.then(|| to.service.clone()),
+        peer: (with_identity && speaks).then(|| to.peer.clone()),
     }
 }
 
-/// On the mesh port those who are declared; on the admin port a component only meets itself.
+/// On the mesh port those who are declared, and everybody at the control plane, which decides what may
+/// be asked; on an admin port a process only meets itself.
 fn may_speak(declared: &Declared, from: &str, to: &Target) -> bool {
+    let node = declared.node(&to.service);
+    let behind_proxy = node.is_some_and(|node| node.proxy.is_some());
     match to.port {
+        Port::Mesh if to.service == declared.control_plane => true,
         Port::Mesh => declared.has_edge(from, &to.service),
-        Port::Admin => from == to.service,
-        Port::Public | Port::Database => false,
+        // A component asks its own admin port on loopback, past its proxy.
+        Port::Admin => from == to.service && !behind_proxy,
+        Port::ProxyAdmin => from == to.service,
+        Port::Tunnel | Port::Bootstrap | Port::Loopback | Port::Public | Port::Database => false,
     }
 }
 

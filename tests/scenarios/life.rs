@@ -29,17 +29,21 @@ pub(super) async fn r61_restarted_in_any_order_all_come_back(stack: Arc<StackInf
 }
 
 /// R61: everything is stopped, and started one by one with those first that need the most: nothing
-/// waits for anything but by its own patience, and what was delivered in memory is gone.
+/// waits for anything but by its own patience, and what was delivered in memory is gone. Only a network
+/// must be there before somebody stands in it: the engine refuses else.
 pub(super) async fn r61_stopped_and_started_backwards_all_come_back(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     let site = stack.containers()?;
     let before = an_order(&stack).await?;
-    let mut order = Declared::read()?.in_order_of_need();
-    order.reverse();
-    // The provisioner, which all of them need, comes last.
-    let others = site.services.iter().filter(|name| !order.contains(name));
-    let order: Vec<String> = order.iter().chain(others).cloned().collect();
+    let mut components = Declared::read()?.in_order_of_need();
+    components.reverse();
+    components.retain(|name| site.services.contains(name));
+    let pods = site.services.iter().filter(|name| site.is_pod(name));
+    // Proxies, and the provisioner, which all of them need, come last.
+    let known = |name: &&String| components.contains(name) || site.is_pod(name);
+    let others = site.services.iter().filter(|name| !known(name));
+    let order: Vec<String> = pods.chain(&components).chain(others).cloned().collect();
     let containers: Vec<String> = order.iter().map(|name| site.container(name)).collect();
     let mut stop = vec!["stop"];
     stop.extend(containers.iter().map(String::as_str));

@@ -158,18 +158,22 @@ pub(super) async fn r24_certificates_rotate_under_load_without_an_error(
     outcome.and(stopped)
 }
 
-/// R24: the same in containers, where the operator's signal makes the provisioner renew everything
-/// at once: the components serve and dial with the new certificates, and no order fails.
+/// R24: in containers, an agent that starts again has every certificate issued anew, and the operator's signal
+/// makes the provisioner renew what is the operator's: all serve and dial with the new ones, and no order
+/// fails.
 pub(super) async fn r24_certificates_rotate_in_containers_without_an_error(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
     const TIMES: usize = 2;
     let provisioner = stack.containers()?.container("provisioner");
+    let own = stack.identity("ringwall").join("svid.pem");
     let alice = Person::signed_in(&stack, "alice").await?;
     let mut seen: BTreeSet<Vec<u8>> = BTreeSet::new();
     seen.insert(served(&stack, "orders").await?);
     for round in 1..=TIMES {
+        let before = std::fs::read(&own)?;
         engine::docker_async(&["kill", "--signal", "USR1", &provisioner]).await?;
+        stack.restart("agent").await?;
         let asked = Instant::now();
         while seen.len() <= round {
             let order = alice.place_order().await.context("during the rotation")?;
@@ -181,8 +185,9 @@ pub(super) async fn r24_certificates_rotate_in_containers_without_an_error(
                 "orders serves its old certificate after {LOAD:?}"
             );
         }
+        stack.refresh()?;
+        ensure!(std::fs::read(&own)? != before, "the operator's is the same");
     }
-    stack.refresh()?;
     let answer = mesh::call_as(
         &stack,
         "gateway",

@@ -47,6 +47,12 @@ impl Rendering<'_> {
             let spawned = json!({ "spawned": { "socket": socket } });
             document.insert("attestation".into(), spawned);
         }
+        if site.has_own_network() {
+            // A container does not see the host's cgroups. The engine alone makes those of containers, and its
+            // volume is what nobody else reaches the socket through.
+            let engine_s = json!({ "require_owned_cgroups": false });
+            document.insert("attestation".into(), engine_s);
+        }
         document
     }
 

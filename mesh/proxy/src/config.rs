@@ -29,9 +29,11 @@ pub(crate) struct Config {
     /// Listeners for peers, and the application behind each.
     #[serde(default)]
     pub(crate) inbound: Vec<InboundConfig>,
-    /// Address under which other proxies dial the inbound listeners.
-    #[serde(default = "loopback")]
-    pub(crate) advertise: IpAddr,
+    /// Address under which other proxies dial the inbound listeners: an address, or `auto` for the one from which this
+    /// proxy reaches the control plane.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub(crate) advertise: Advertise,
     /// The HBONE port, where only tunnels are accepted; the inbound listeners accept them as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) hbone: Option<SocketAddr>,
@@ -84,6 +86,46 @@ pub(crate) struct HealthConfig {
     /// Answers 2xx when it can; absent: whether a connection opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
+}
+
+/// Under which address a proxy is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) enum Advertise {
+    Address(IpAddr),
+    /// Looked up whenever the control plane is connected to: a container that comes back may have another one.
+    Auto,
+}
+
+/// How `auto` is written.
+const AUTO: &str = "auto";
+
+impl Default for Advertise {
+    fn default() -> Self {
+        Self::Address(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    }
+}
+
+impl TryFrom<String> for Advertise {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == AUTO {
+            return Ok(Self::Auto);
+        }
+        text.parse()
+            .map(Self::Address)
+            .map_err(|_| format!("`{text}` is neither an IP address nor `{AUTO}`"))
+    }
+}
+
+impl From<Advertise> for String {
+    fn from(advertise: Advertise) -> Self {
+        match advertise {
+            Advertise::Address(address) => address.to_string(),
+            Advertise::Auto => AUTO.to_owned(),
+        }
+    }
 }
 
 /// How the application reads bytes.
@@ -264,10 +306,6 @@ pub(crate) struct AccessLogConfig {
 
 fn local() -> String {
     "local".to_owned()
-}
-
-const fn loopback() -> IpAddr {
-    IpAddr::V4(Ipv4Addr::LOCALHOST)
 }
 
 const fn one() -> usize {

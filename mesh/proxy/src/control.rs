@@ -14,15 +14,18 @@ mod saved;
 mod simulation;
 mod usage;
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use prometheus_client::metrics::gauge::Gauge;
+use ringwall_http_io::Address;
 use ringwall_identity::TrustDomain;
 use ringwall_mesh_api::v1::Health;
 use ringwall_service::Metrics;
+use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -78,13 +81,43 @@ pub(crate) struct Settings {
 }
 
 /// The endpoint that this proxy is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Served {
-    /// Where other proxies dial.
-    pub(crate) address: SocketAddr,
+    pub(crate) place: Place,
     /// Port of the application, as callers name it.
     pub(crate) port: u16,
     pub(crate) weight: u32,
+}
+
+/// Where other proxies dial this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    At(SocketAddr),
+    /// At this port of the address from which the given one is reached.
+    Towards(Address, u16),
+}
+
+impl Place {
+    /// The address of now. No packet leaves: a datagram socket that is connected has only chosen its own address.
+    async fn address(&self) -> io::Result<SocketAddr> {
+        let (towards, port) = match self {
+            Self::At(address) => return Ok(*address),
+            Self::Towards(towards, port) => (towards, *port),
+        };
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for peer in tokio::net::lookup_host(towards.to_string()).await? {
+            let any: SocketAddr = match peer {
+                SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+            };
+            let socket = UdpSocket::bind(any).await?;
+            match socket.connect(peer).await {
+                Ok(()) => return Ok(SocketAddr::new(socket.local_addr()?.ip(), port)),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
 }
 
 impl State {
@@ -190,6 +223,16 @@ mod tests {
         watch.changed().await.unwrap();
         assert_eq!(*watch.borrow_and_update(), 1);
         assert_eq!(state.snapshot.load().revision, 7);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_dialled_where_it_comes_from() {
+        let towards = Place::Towards("localhost:7110".parse().unwrap(), 7105);
+        let address = towards.address().await.unwrap();
+        assert!(address.ip().is_loopback(), "{address}");
+        assert_eq!(address.port(), 7105);
+        let nowhere = Place::Towards("no-such-host.invalid:7110".parse().unwrap(), 7105);
+        assert!(nowhere.address().await.is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! healthy, and the copy of what scenarios read as files, laid out as natively.
 //! Must not: say what a scenario needs. Read next: `compose_file`, `faults`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,6 +33,9 @@ const DURABLE: &str = "/var/lib/ringwall";
 const DELIVERED: &str = "/run/ringwall";
 /// The database, whose health only its container tells.
 pub const POSTGRES: &str = "postgres";
+/// What the container is called that holds the network of a component and its proxy.
+const POD: &str = "-pod";
+const PROXY: &str = "-proxy";
 
 /// The project and what goes with it.
 pub(super) struct Platform {
@@ -52,8 +55,18 @@ pub struct Site {
     /// The compose file of this run, and the public port in it.
     pub file: PathBuf,
     pub port: u16,
-    /// Mesh and admin port by component.
-    ports: BTreeMap<String, (Option<u16>, Option<u16>)>,
+    /// Ports of components and of their proxies.
+    ports: BTreeMap<String, Ports>,
+    /// Those to whom the agent delivers certificates for the database.
+    database_clients: BTreeSet<String>,
+}
+
+/// Where a component is asked, and who answers.
+#[derive(Debug, Clone)]
+struct Ports {
+    port: Option<u16>,
+    admin: Option<u16>,
+    workload: String,
 }
 
 impl Platform {
@@ -70,15 +83,14 @@ impl Platform {
             .tempdir()?;
         set_mode(state.path(), 0o700)?;
         cleanup::mark(state.path())?;
-        let nodes = declared.components.iter();
+        let database = declared.node(POSTGRES);
         let site = Site {
             project: project(),
             file: compose_file::write(&selection, state.path())?,
             services: selection.services,
             port,
-            ports: nodes
-                .map(|node| (node.name.clone(), (node.port, node.admin)))
-                .collect(),
+            ports: ports(&declared),
+            database_clients: database.map_or_else(BTreeSet::new, |node| node.callers.clone()),
         };
         let mut platform = Self {
             cleanup: cleanup::remember(Leftover::Project {
@@ -160,6 +172,33 @@ impl Site {
         format!("{}-{service}-1", self.project)
     }
 
+    /// The service in whose network this one stands: its pod's, where it has one.
+    pub fn network_of(&self, service: &str) -> String {
+        let workload = service.strip_suffix(PROXY).unwrap_or(service);
+        // `spa-proxy` is a component's name.
+        [service, workload]
+            .iter()
+            .map(|name| format!("{name}{POD}"))
+            .find(|pod| self.services.contains(pod))
+            .unwrap_or_else(|| service.to_owned())
+    }
+
+    /// One service for each network that somebody stands in.
+    pub fn networks(&self) -> BTreeSet<String> {
+        let services = self.services.iter();
+        services.map(|name| self.network_of(name)).collect()
+    }
+
+    /// Whether it only holds a network.
+    pub fn is_pod(&self, service: &str) -> bool {
+        service.ends_with(POD)
+    }
+
+    /// The component whose network a service holds; else itself.
+    pub fn tenant<'a>(&self, service: &'a str) -> &'a str {
+        service.strip_suffix(POD).unwrap_or(service)
+    }
+
     /// The engine's name of a network of the project.
     pub fn network(&self, name: &str) -> String {
         format!("{}_{name}", self.project)
@@ -167,7 +206,7 @@ impl Site {
 
     /// The container's addresses now, by the name of the network in the compose file.
     pub fn addresses(&self, service: &str) -> Result<BTreeMap<String, IpAddr>> {
-        let inspected = engine::inspect(&self.container(service))?;
+        let inspected = engine::inspect(&self.container(&self.network_of(service)))?;
         Ok(self.addresses_in(&inspected))
     }
 
@@ -195,25 +234,24 @@ impl Site {
     }
 
     pub(super) fn component(&self, name: &str) -> Result<Option<Component>> {
-        let Some(&(port, admin)) = self.ports.get(name) else {
+        let Some(ports) = self.ports.get(name) else {
             return Ok(None);
         };
-        let port = port.or(admin).context("a component without a port")?;
+        let admin = ports.admin;
+        let port = ports.port.or(admin).context("a component without a port")?;
         if !self.services.iter().any(|service| service == name) {
             return Ok(None);
         }
-        let inspected = engine::inspect(&self.container(name))?;
-        let addresses = self.addresses_in(&inspected);
+        let addresses = self.addresses(name)?;
         // All of them stand in the mesh but the database.
         let address = addresses.get("mesh").or_else(|| addresses.values().next());
         let ip = *address.with_context(|| format!("{name} has no address"))?;
-        let pid = inspected["State"]["Pid"].as_i64().unwrap_or_default();
         Ok(Some(Component {
             name: name.to_owned(),
-            identity: name.to_owned(),
+            identity: ports.workload.clone(),
             address: SocketAddr::new(ip, port),
             admin: admin.map(|port| SocketAddr::new(ip, port)),
-            pid: i32::try_from(pid)?,
+            pid: self.process(name)?,
         }))
     }
 
@@ -254,14 +292,16 @@ impl Site {
             &from(&format!("{DURABLE}/.")),
             &to(state.to_path_buf())?,
         ])?;
-        for service in self.services.iter().filter(|name| *name != PROVISIONER) {
+        // Workloads have their keys in memory alone; engines, and clients of the database, have files.
+        let with_files = self.services.iter().filter(|name| {
+            let engine = !self.ports.contains_key(*name) && !self.is_pod(name);
+            (engine && *name != PROVISIONER) || self.database_clients.contains(*name)
+        });
+        for service in with_files {
             let identity = state.join("identity").join(service);
             std::fs::create_dir_all(&identity)?;
-            // The database has a server's certificate and no identity.
-            if service != POSTGRES {
-                let delivered = from(&format!("{DELIVERED}/{service}/identity/."));
-                engine::docker(&["cp", &delivered, &to(identity)?])?;
-            }
+            let delivered = from(&format!("{DELIVERED}/{service}/identity/."));
+            engine::docker(&["cp", &delivered, &to(identity)?])?;
         }
         Ok(())
     }
@@ -316,7 +356,14 @@ impl Site {
         let state = |name: &str| states.get(name).copied().unwrap_or("absent");
         let services = self.services.iter().map(|name| (name, state(name)));
         Ok(services
-            .filter(|(_, state)| !state.contains("(healthy)") || state.contains("Paused"))
+            .filter(|(name, state)| {
+                // Nobody asks a process that only waits.
+                let well = match self.is_pod(name) {
+                    true => state.starts_with("Up"),
+                    false => state.contains("(healthy)"),
+                };
+                !well || state.contains("Paused")
+            })
             .map(|(name, state)| format!("{name} ({state})"))
             .collect())
     }
@@ -348,6 +395,27 @@ impl Site {
     pub fn probe(&self, service: &str, task: &probe::Task) -> Result<probe::Report> {
         probe::beside(&self.container(service), task)
     }
+}
+
+fn ports(declared: &Declared) -> BTreeMap<String, Ports> {
+    let mut all = BTreeMap::new();
+    for node in &declared.components {
+        let own = Ports {
+            port: node.port,
+            admin: node.admin,
+            workload: declared.workload(&node.name),
+        };
+        all.insert(node.name.clone(), own);
+        if let Some(proxy) = &node.proxy {
+            let its = Ports {
+                port: None,
+                admin: Some(proxy.admin),
+                workload: node.name.clone(),
+            };
+            all.insert(proxy.name.clone(), its);
+        }
+    }
+    all
 }
 
 /// A name that no other project of this machine has.

@@ -24,6 +24,12 @@ pub struct Declared {
     pub collector: Option<String>,
     /// The mesh's own parts, which send no spans: control plane, agent, egress gateway.
     parts: BTreeSet<String>,
+    pub control_plane: String,
+    /// Where agents join.
+    pub bootstrap: u16,
+    agent: String,
+    /// What the agent's machine is called.
+    node: String,
     pub components: Vec<Node>,
 }
 
@@ -36,7 +42,18 @@ pub struct Node {
     pub admin: Option<u16>,
     pub networks: BTreeSet<String>,
     pub needs: Vec<String>,
-    callers: BTreeSet<String>,
+    pub callers: BTreeSet<String>,
+    /// The service proxy before it.
+    pub proxy: Option<Proxy>,
+}
+
+/// A service proxy: it answers for its component and, at `admin`, for itself.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    pub name: String,
+    pub admin: u16,
+    /// Where the component listens, on loopback.
+    pub loopback: [u16; 2],
 }
 
 impl Declared {
@@ -57,6 +74,7 @@ impl Declared {
             &mesh["egress"],
         ];
         let parts = parts.into_iter().filter_map(Value::as_str);
+        let bootstrap = port(&mesh["control_plane"], "bootstrap");
         let components = value["components"].as_array().context("no components")?;
         Ok(Self {
             domain: text(&public["domain"], "domain")?,
@@ -64,6 +82,10 @@ impl Declared {
             public: text(&public["component"], "public component")?,
             collector: value["telemetry"]["collector"].as_str().map(str::to_owned),
             parts: parts.map(str::to_owned).collect(),
+            control_plane: text(&mesh["control_plane"]["component"], "control plane")?,
+            bootstrap: bootstrap.context("ringwall.yaml says no bootstrap port")?,
+            agent: text(&mesh["agent"], "agent")?,
+            node: text(&mesh["node"], "node")?,
             components: components.iter().map(node).collect::<Result<_>>()?,
         })
     }
@@ -80,6 +102,17 @@ impl Declared {
         let known = known && !self.is_part(caller);
         self.node(callee)
             .is_some_and(|node| node.callers.contains(caller) || (spans && known))
+    }
+
+    /// Last part of the SPIFFE id of a component or a proxy.
+    pub fn workload(&self, name: &str) -> String {
+        let mut nodes = self.components.iter();
+        let before = nodes.find(|node| node.proxy.as_ref().is_some_and(|proxy| proxy.name == name));
+        match before {
+            Some(node) => node.name.clone(),
+            None if name == self.agent => format!("{name}/{}", self.node),
+            None => name.to_owned(),
+        }
     }
 
     /// Whether it is one of the mesh's own parts.
@@ -118,11 +151,6 @@ fn node(value: &Value) -> Result<Node> {
             .map(str::to_owned)
             .collect()
     };
-    let port = |key: &str| {
-        value[key]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok())
-    };
     let name = value["name"]
         .as_str()
         .context("a component without a name")?;
@@ -130,12 +158,27 @@ fn node(value: &Value) -> Result<Node> {
     if networks.is_empty() {
         networks.insert(USUAL_NETWORK.to_owned());
     }
+    let sidecar = &value["sidecar"];
+    let sidecar = match ["admin", "app", "app_admin"].map(|key| port(sidecar, key)) {
+        [Some(admin), Some(app), Some(app_admin)] => Some(Proxy {
+            name: format!("{name}-proxy"),
+            admin,
+            loopback: [app, app_admin],
+        }),
+        _ => None,
+    };
     Ok(Node {
         name: name.to_owned(),
-        port: port("port"),
-        admin: port("admin"),
+        port: port(value, "port"),
+        admin: port(value, "admin"),
+        proxy: sidecar,
         networks,
         needs: list("needs"),
         callers: list("callers").into_iter().collect(),
     })
+}
+
+fn port(value: &Value, key: &str) -> Option<u16> {
+    let port = value[key].as_u64();
+    port.and_then(|port| u16::try_from(port).ok())
 }

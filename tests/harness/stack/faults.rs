@@ -77,6 +77,12 @@ impl StackInfo {
                 let pid = self.running(component)?.pid;
                 Ok(kill(Pid::from_raw(pid), Signal::SIGTERM)?)
             }
+            // With those that stand in its network.
+            Site::Containers(site) if site.is_pod(component) => {
+                let (site, pod) = (site.clone(), component.to_owned());
+                tokio::task::spawn_blocking(move || site.compose(&["restart", &pod])).await??;
+                Ok(())
+            }
             Site::Containers(site) => {
                 let container = site.container(component);
                 engine::docker_async(&["restart", &container])
@@ -110,11 +116,11 @@ impl StackInfo {
         }
     }
 
-    /// Pulls the cables of a container: all of them, while its process runs on.
+    /// Pulls the cables of a container, or of its pod: all of them, while its process runs on.
     pub async fn disconnect(&self, service: &str) -> Result<Cables> {
         let site = self.containers()?;
         let networks: Vec<String> = site.addresses(service)?.into_keys().collect();
-        let container = site.container(service);
+        let container = site.container(&site.network_of(service));
         for network in &networks {
             let network = site.network(network);
             engine::docker_async(&["network", "disconnect", &network, &container]).await?;
@@ -128,7 +134,7 @@ impl StackInfo {
     /// Puts them back, with the name under which the others know the service.
     pub async fn connect(&self, cables: Cables) -> Result<()> {
         let site = self.containers()?;
-        let container = site.container(&cables.service);
+        let container = site.container(&site.network_of(&cables.service));
         for network in &cables.networks {
             let network = site.network(network);
             let alias = ["--alias", &cables.service];

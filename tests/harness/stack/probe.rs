@@ -27,6 +27,16 @@ pub struct Task {
     pub writes: Vec<String>,
     /// A process to send SIGKILL.
     pub kill: Option<i32>,
+    /// Who dials with a peer.
+    pub identity: Option<Identity>,
+}
+
+/// A workload's certificates and key (DER), and whom it believes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Identity {
+    pub chain: Vec<Vec<u8>>,
+    pub key: Vec<u8>,
+    pub roots: Vec<Vec<u8>>,
 }
 
 /// One connection.

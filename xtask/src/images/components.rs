@@ -9,6 +9,8 @@ use crate::layers::metadata::Metadata;
 
 /// The binary that is no component: the command line, which also provisions.
 const CLI: &str = "ringwall";
+/// The image of many components at once.
+const PROXY: &str = "proxy";
 
 /// One image.
 #[derive(Clone, Debug)]
@@ -113,10 +115,15 @@ fn name_of(binary: &str) -> Option<&str> {
 
 /// The `what:` below `- name: NAME` in ringwall.yaml.
 fn what<'text>(composition: &'text str, name: &str) -> &'text str {
+    match name {
+        CLI => return "Command line, local certificate authority and provisioner of Ringwall",
+        PROXY => return "Service proxy before each component of Ringwall, and its egress gateway",
+        _ => {}
+    }
     let mut lines = composition.lines().map(str::trim);
     let start = format!("- name: {name}");
     if !lines.any(|line| line == start) {
-        return "Command line, local certificate authority and provisioner of Ringwall";
+        return "A component of Ringwall";
     }
     lines
         .take_while(|line| !line.starts_with("- name: "))
@@ -148,7 +155,9 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("FROM component AS "));
         let stages: Vec<_> = stages.collect();
+        // One image serves every service proxy and the egress gateway.
         wanted.sort_unstable();
+        wanted.dedup();
         assert_eq!(stages, wanted);
     }
 
@@ -159,5 +168,6 @@ mod tests {
         assert_eq!(what(text, "orders"), "microservice A: takes orders");
         assert_eq!(what(text, "quiet"), "A component of Ringwall");
         assert!(what(text, "ringwall").contains("provisioner"));
+        assert!(what(text, "proxy").contains("egress gateway"));
     }
 }

@@ -5,6 +5,7 @@
 //! different workloads, the process is nobody. So a workload that may make cgroups below its own
 //! cannot become another one by the name of a new one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,9 @@ use crate::attest::Unknown;
 /// What stands around a workload's name in a cgroup's, by default.
 const PREFIXES: [&str; 2] = ["ringwall-app-", "ringwall-proxy-"];
 const SUFFIX: &str = ".slice";
+/// A hyphen that is part of a name (systemd-escape(1)): in the name of a slice a plain one leads to a slice
+/// below another, so that `ringwall-app-spa-proxy.slice` would lie in one of a workload `spa`.
+const HYPHEN: &str = r"\x2d";
 
 /// Component of a path → workload.
 #[derive(Clone, Debug, Default)]
@@ -43,14 +47,19 @@ impl Selectors {
         Self(configured)
     }
 
-    fn workload<'a>(&'a self, component: &'a str) -> Option<&'a str> {
+    fn workload<'a>(&'a self, component: &'a str) -> Option<Cow<'a, str>> {
         if let Some(workload) = self.0.get(component) {
-            return Some(workload);
+            return Some(workload.into());
         }
         let rest = PREFIXES
             .iter()
             .find_map(|prefix| component.strip_prefix(prefix))?;
-        rest.strip_suffix(SUFFIX).filter(|name| !name.is_empty())
+        let name = rest.strip_suffix(SUFFIX).filter(|name| !name.is_empty())?;
+        Some(if name.contains(HYPHEN) {
+            name.replace(HYPHEN, "-").into()
+        } else {
+            name.into()
+        })
     }
 }
 
@@ -73,7 +82,7 @@ pub(crate) fn workload_of(text: &str, selectors: &Selectors) -> Result<Option<Fo
                 continue;
             };
             let found = found.get_or_insert_with(|| Found {
-                workload: workload.to_owned(),
+                workload: workload.clone().into_owned(),
                 named_by: Vec::new(),
             });
             if found.workload != workload {
@@ -165,6 +174,13 @@ mod tests {
         }
         let with_hyphen = named("0::/ringwall-app-spa-proxy.slice\n");
         assert_eq!(with_hyphen, Ok(Some("spa-proxy".to_owned())));
+        // As systemd lays it out, and as an engine without systemd does.
+        for text in [
+            "0::/ringwall.slice/ringwall-app.slice/ringwall-app-spa\\x2dproxy.slice/docker-1a.scope\n",
+            "4:pids:/ringwall-app-spa\\x2dproxy.slice/1a2b\n",
+        ] {
+            assert_eq!(named(text), Ok(Some("spa-proxy".to_owned())), "{text}");
+        }
     }
 
     #[test]

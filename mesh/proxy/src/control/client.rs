@@ -5,6 +5,7 @@
 //! Must not: decide what a message means (`machine.rs`). Time is tokio's and chance a parameter, so that a simulation owns
 //! both.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,9 +136,17 @@ impl Client {
         else {
             return End::Failed("no control plane is declared".to_owned());
         };
-        let (mut answers, mut messages) = match self.open_stream(channel.clone()).await {
+        let (answers, mut messages) = match self.open_stream(channel.clone()).await {
             Ok(opened) => opened,
             Err(why) => return End::Failed(why),
+        };
+        // Our way to the control plane may lead through another address than the last time.
+        let address = match &self.settings.endpoint {
+            None => None,
+            Some(served) => match served.place.address().await {
+                Ok(address) => Some(address),
+                Err(error) => return End::Failed(format!("no address to be dialled at: {error}")),
+            },
         };
         let mut keys = self.settings.keys.clone();
         let mut health = self.settings.health.clone();
@@ -171,11 +180,11 @@ impl Client {
                 },
                 Ok(()) = health.changed() => {
                     let health = *health.borrow_and_update();
-                    self.report_endpoint(&mut answers, *draining.borrow(), health)
+                    self.report_endpoint(&answers, address, *draining.borrow(), health)
                 }
                 Ok(()) = draining.changed() => {
                     let health = *health.borrow();
-                    self.report_usage(&answers).and_then(|()| self.report_endpoint(&mut answers, true, health))
+                    self.report_usage(&answers).and_then(|()| self.report_endpoint(&answers, address, true, health))
                 }
                 _ = usage.tick() => self.report_usage(&answers),
             };
@@ -274,11 +283,12 @@ impl Client {
 
     fn report_endpoint(
         &self,
-        answers: &mut mpsc::Sender<v1::ProxyMessage>,
+        answers: &mpsc::Sender<v1::ProxyMessage>,
+        address: Option<SocketAddr>,
         draining: bool,
         health: v1::Health,
     ) -> Result<(), String> {
-        let Some(served) = &self.settings.endpoint else {
+        let (Some(served), Some(address)) = (&self.settings.endpoint, address) else {
             return Ok(());
         };
         let health = if draining {
@@ -289,7 +299,7 @@ impl Client {
         say(
             answers,
             Message::Endpoint(v1::EndpointReport {
-                address: served.address.to_string(),
+                address: address.to_string(),
                 port: u32::from(served.port),
                 weight: served.weight,
                 health: health.into(),

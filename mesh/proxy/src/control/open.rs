@@ -17,8 +17,8 @@ use tokio::time::{sleep, timeout};
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use super::{Client, HealthCheck, Question, Served, Settings, State, Store, health};
-use crate::config::Config;
+use super::{Client, HealthCheck, Place, Question, Served, Settings, State, Store, health};
+use crate::config::{Advertise, Config};
 use crate::snapshot::Protocol;
 
 /// Name of the upstream, and what the names of further replicas begin with (`control-plane-2`).
@@ -70,7 +70,7 @@ pub(crate) async fn open(
         node: config.node.clone(),
         zone: config.zone.clone(),
         replicas: replicas(shell)?,
-        endpoint: endpoint(config),
+        endpoint: endpoint(shell, config),
         health: watch_health(shell, config)?,
         keys,
         store,
@@ -94,9 +94,18 @@ fn replicas(shell: &Shell) -> Result<Vec<Channel>, ConfigError> {
     Ok(channels)
 }
 
-fn endpoint(config: &Config) -> Option<Served> {
-    config.inbound.first().map(|inbound| Served {
-        address: SocketAddr::new(config.advertise, inbound.listen.port()),
+fn endpoint(shell: &Shell, config: &Config) -> Option<Served> {
+    let inbound = config.inbound.first()?;
+    let port = inbound.listen.port();
+    let plane = shell.config.upstreams.get(CONTROL_PLANE);
+    let place = match (config.advertise, plane) {
+        (Advertise::Address(ip), _) => Place::At(SocketAddr::new(ip, port)),
+        (Advertise::Auto, Some(plane)) => Place::Towards(plane.address.clone(), port),
+        // Validation has refused a proxy without a control plane.
+        (Advertise::Auto, None) => return None,
+    };
+    Some(Served {
+        place,
         port: inbound.port,
         weight: WEIGHT,
     })

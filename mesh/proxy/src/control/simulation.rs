@@ -265,7 +265,7 @@ impl Proxy {
                 zone: "local".into(),
                 replicas: hosts.iter().map(|host| channel(host)).collect(),
                 endpoint: Some(Served {
-                    address: "127.0.0.1:7105".parse()?,
+                    place: Place::At("127.0.0.1:7105".parse()?),
                     port: 7105,
                     weight: 100,
                 }),
