@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::composition::{self, NO_LIMITS};
 use e2e::person::Person;
 use e2e::stack::{Stack, StackInfo};
 use reqwest::Method;
@@ -49,45 +50,13 @@ fn run() -> Result<Value> {
     let rounds: u32 = rounds
         .parse()
         .context("the number of rounds is no number")?;
-    let stack = Stack::start_as(Some(&composition()?))?;
+    let stack = Stack::start_as(Some(&composition::changed(&NO_LIMITS)?))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let report = runtime.block_on(measure(&stack.info, rounds));
     stack.stop()?;
     report
-}
-
-/// The shipped composition, with more stock than can be bought and limits that no round reaches.
-fn composition() -> Result<String> {
-    let changes = [
-        (
-            "limits: [{ per: user, rate: 20 }, { per: client, rate: 200 }]",
-            "limits: [{ per: user, rate: 20000 }, { per: client, rate: 20000 }]",
-        ),
-        // Everybody here comes from one machine.
-        (
-            "{ per: address, rate: 20 }",
-            "{ per: address, rate: 20000 }",
-        ),
-        (
-            "{ per: address, rate: 100 }",
-            "{ per: address, rate: 20000 }",
-        ),
-        (
-            "    port: 7103\n",
-            "    port: 7103\n    config: { catalogue: { opening_stock: 1000000 } }\n",
-        ),
-    ];
-    let mut text = include_str!("../../ringwall.yaml").to_owned();
-    for (shipped, changed) in changes {
-        ensure!(
-            text.contains(shipped),
-            "ringwall.yaml no longer says {shipped:?}"
-        );
-        text = text.replace(shipped, changed);
-    }
-    Ok(text)
 }
 
 async fn measure(stack: &StackInfo, rounds: u32) -> Result<Value> {

@@ -3,7 +3,8 @@
 //!
 //! Owns: the life of the platform under test ([`stack`]), a browserless person ([`person`]), raw and
 //! mTLS clients ([`edge`], [`mesh`]), a real Chromium ([`browser`]), customers who order all the time
-//! ([`customers`]), what an operator does ([`operator`]), and what a failed scenario shows ([`journal`]).
+//! ([`customers`]), certificates that end under load ([`soak`]), what an operator does ([`operator`]), and what a
+//! failed scenario shows ([`journal`]).
 //! Must not: know any component's code; it meets them over the network and through the state
 //! directory, as an operator does. Read next: [`stack::Stack`], then `tests/e2e.rs`.
 
@@ -13,6 +14,7 @@
 )]
 
 pub mod browser;
+pub mod composition;
 pub mod customers;
 pub mod edge;
 pub mod journal;
@@ -21,4 +23,5 @@ pub mod oauth;
 pub mod operator;
 pub mod options;
 pub mod person;
+pub mod soak;
 pub mod stack;

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use ringwall_http_io::{Client, ClientLimits, Transport, body};
@@ -22,7 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 
 use crate::edge::AnyServer;
-use crate::stack::{StackInfo, probe};
+use crate::stack::{Component, StackInfo, probe};
 
 /// Patience with a hundred handshakes at once on a small machine.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -82,6 +84,20 @@ pub fn identity(stack: &StackInfo, workload: &str) -> Result<Arc<IdentitySource>
         crls: Vec::new(),
     };
     Ok(IdentitySource::from_material(material)?)
+}
+
+/// The certificate with which a component meets the operator now.
+pub async fn served(stack: &StackInfo, component: &Component) -> Result<Vec<u8>> {
+    let admin = component.admin.context("no admin port")?;
+    let source = identity(stack, "ringwall")?;
+    let config = mesh_client_config(&source, component.peer()?)?;
+    let stream = tokio::net::TcpStream::connect(admin).await?;
+    let name = ringwall_tls::mesh_server_name(admin);
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let stream = connector.connect(name, stream).await?;
+    let chain = stream.get_ref().1.peer_certificates();
+    let leaf = chain.and_then(|chain| chain.first());
+    Ok(leaf.context("no certificate")?.to_vec())
 }
 
 /// What our thief makes, for a probe that dials as the workload.
@@ -163,6 +179,15 @@ impl Presented {
             chain: certified.chain,
             key: PrivatePkcs8KeyDer::from(key.to_vec()).into(),
         })
+    }
+
+    /// The chain as a file has it, leaf first.
+    pub fn chain_pem(&self) -> String {
+        let block = |der: &CertificateDer<'_>| {
+            let text = STANDARD.encode(der);
+            format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
+        };
+        self.chain.iter().map(block).collect()
     }
 }
 

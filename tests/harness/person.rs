@@ -158,7 +158,8 @@ impl Person {
         self.send(path, request).await
     }
 
-    fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
+    /// A request as the application's page makes it, for somebody who adds to it.
+    pub(crate) fn request(&self, method: Method, path: &str) -> Result<RequestBuilder> {
         let request = self.client.request(method, self.app.join(path)?);
         Ok(request
             .header("x-ringwall-csrf", "1")

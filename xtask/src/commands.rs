@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::images::{self, ImagesArgs};
-use crate::{bench, build, engine, layers, lint, setup, test};
+use crate::{bench, build, engine, layers, lint, setup, soak, test};
 
 #[derive(Parser)]
 #[command(
@@ -42,6 +42,8 @@ enum Command {
     CheckLayers,
     /// The end-to-end suite, or the scenarios whose name contains SCENARIO
     E2e(E2eArgs),
+    /// Certificates of a minute under load, for ten minutes: no request may fail (R33)
+    Soak(soak::SoakArgs),
     /// Make the images of all components
     Images(ImagesArgs),
     /// hadolint over every Dockerfile
@@ -138,6 +140,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Lint => Ok(lint::run_lint(&config)),
         Command::CheckLayers => layers::run(&config),
         Command::E2e(args) => test::e2e(&config, &args),
+        Command::Soak(args) => soak::command(&config, &args),
         Command::Images(args) => images::command(&config, &args),
         Command::LintImages => lint::run_lint_images(&config),
         Command::CheckCompose => lint::run_check_compose(&config),

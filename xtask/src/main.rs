@@ -15,6 +15,7 @@ mod lint;
 mod plan;
 mod process;
 mod setup;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
