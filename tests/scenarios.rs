@@ -3,6 +3,8 @@
 //! stack only, the reason stands beside it.
 
 mod away;
+mod check;
+mod commands;
 mod credentials;
 mod dashboards;
 mod edge;
@@ -253,6 +255,22 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
         r31_a_policy_is_in_force_within_a_second_and_rolled_back,
         r31_policies_are_changed_by_the_operator_alone,
         r51_unused_grants_are_reported,
+    );
+    scenarios!(list, Alone, Both, SHOP, commands:
+        r31_the_command_applies_explains_and_rolls_back,
+        r31_the_command_refuses_a_bad_policy_with_place_and_reason,
+    );
+    scenarios!(list, Others, Both, SHOP, commands:
+        r50_the_command_observe_shows_what_was_denied,
+        r69_the_command_tap_shows_heads_without_secrets,
+    );
+    scenarios!(list, Alone, Both, SHOP, check:
+        r61_the_command_check_is_content_with_a_healthy_platform,
+        r61_the_command_check_names_what_is_broken,
+    );
+    // It writes into the state directory, which in containers no test can.
+    scenarios!(list, Alone, Native, SHOP, check:
+        r33_the_command_check_tells_of_a_certificate_that_ended_or_is_missing,
     );
     scenarios!(list, Alone, Both, SHOP, revocation:
         r34_revoking_a_workload_ends_its_streams_within_a_second,

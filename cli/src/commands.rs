@@ -89,7 +89,7 @@ enum Stack {
 struct StateArgs {
     /// State directory [default: $RINGWALL_STATE, for root and its owner /var/lib/ringwall, else
     /// $XDG_STATE_HOME/ringwall or ~/.local/state/ringwall]
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", global = true)]
     state_dir: Option<PathBuf>,
 }
 

@@ -2,45 +2,156 @@
 //!
 //! Owns: the two ways. Must not: judge what came of it.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use http::{Method, Request};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
+use tokio::task::JoinHandle;
 
 use crate::mesh::{self, Answer};
-use crate::stack::{StackInfo, ringwall};
+use crate::stack::{StackInfo, checkout, ringwall};
 
 const OPERATOR: &str = "ringwall";
 const CONTROL_PLANE: &str = "control-plane";
 const POLICY: &str = "/v1/policy";
 
-/// Runs `ringwall ARGUMENTS` for this platform; in containers where the operator's identity is.
-pub async fn command(stack: &StackInfo, arguments: &[&str]) -> Result<Output> {
+/// What a command has said, and its exit code.
+#[derive(Debug, Clone)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl Said {
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.out).with_context(|| format!("no JSON: {self:?}"))
+    }
+
+    /// Its lines as JSON, one object each.
+    pub fn json_lines(&self) -> Result<Vec<Value>> {
+        let lines = self.out.lines().map(serde_json::from_str);
+        let lines: Result<_, _> = lines.collect();
+        lines.with_context(|| format!("no JSON: {self:?}"))
+    }
+
+    /// Itself, when its exit code is the expected one.
+    pub fn with_code(self, code: i32) -> Result<Self> {
+        ensure!(self.code == Some(code), "expected {code}: {self:?}");
+        Ok(self)
+    }
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
+    }
+}
+
+/// `ringwall ARGUMENTS` for this platform, not started yet; in containers where the operator's identity is.
+fn prepared(stack: &StackInfo, arguments: &[&str]) -> Result<Command> {
     let mut command = match stack.containers() {
         Ok(site) => {
-            let mut command = tokio::process::Command::new("docker");
+            let mut command = Command::new("docker");
             let provisioner = site.container("provisioner");
-            command.args(["exec", &provisioner, "/usr/bin/ringwall"]);
+            command.args(["exec", "--interactive", &provisioner, "/usr/bin/ringwall"]);
             command.args(arguments);
             command
         }
         Err(_) => {
-            let mut command = tokio::process::Command::from(ringwall()?);
+            let mut command = Command::from(ringwall()?);
             command.args(arguments).arg("--state-dir");
             command.arg(&stack.state_dir);
             command
         }
     };
-    let output = command.output().await?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    command.kill_on_drop(true);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Ok(command)
+}
+
+/// Runs `ringwall ARGUMENTS`, whatever comes of it.
+pub async fn said(stack: &StackInfo, arguments: &[&str]) -> Result<Said> {
+    said_with(stack, arguments, "").await
+}
+
+/// The same with something on its standard input.
+pub async fn said_with(stack: &StackInfo, arguments: &[&str], input: &str) -> Result<Said> {
+    let mut child = prepared(stack, arguments)?.stdin(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("no input")?;
+    let input = input.to_owned();
+    // Beside the reading: neither pipe may fill up.
+    let writing = async move {
+        // A command that reads nothing closes it.
+        let _ = stdin.write_all(input.as_bytes()).await;
+    };
+    let (output, ()) = tokio::join!(child.wait_with_output(), writing);
+    Ok(output?.into())
+}
+
+/// Starts it and goes on once it has said `begun` on stderr; what it says until its end comes later.
+pub async fn begun(
+    stack: &StackInfo,
+    arguments: &[&str],
+    begun: &str,
+) -> Result<JoinHandle<Result<Said>>> {
+    let mut child = prepared(stack, arguments)?.stdin(Stdio::null()).spawn()?;
+    let mut err = BufReader::new(child.stderr.take().context("no stderr")?);
+    let mut first = String::new();
+    while !first.contains(begun) {
+        let read = err.read_line(&mut first).await?;
+        ensure!(read > 0, "it has ended, and said {first:?}");
+    }
+    Ok(tokio::spawn(async move {
+        let mut rest = String::new();
+        let (output, read) = tokio::join!(child.wait_with_output(), err.read_to_string(&mut rest));
+        read?;
+        let said = Said::from(output?);
+        Ok(Said {
+            err: first + &rest,
+            ..said
+        })
+    }))
+}
+
+/// `ringwall check` as whoever is in front of the machine runs it.
+pub async fn check(stack: &StackInfo, arguments: &[&str]) -> Result<Said> {
+    let mut command = Command::from(ringwall()?);
+    command.arg("check").args(arguments);
+    match stack.containers() {
+        Ok(site) => {
+            command.args(["--stack", "containers", "--project", &site.project]);
+            command.arg("--compose-file").arg(&site.file);
+        }
+        Err(_) => {
+            command.arg("--state-dir").arg(&stack.state_dir);
+            command.arg("--web-dir");
+            command.arg(checkout()?.join("spa-proxy/web/dist"));
+        }
+    }
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    Ok(output.await?.into())
+}
+
+/// Runs `ringwall ARGUMENTS`, which must succeed.
+pub async fn command(stack: &StackInfo, arguments: &[&str]) -> Result<Said> {
+    let said = said(stack, arguments).await?;
     ensure!(
-        output.status.success(),
-        "`ringwall {}`: {said}",
-        arguments.join(" ")
+        said.code == Some(0),
+        "`ringwall {}`: {}",
+        arguments.join(" "),
+        said.err
     );
-    Ok(output)
+    Ok(said)
 }
 
 /// The policy in force: its version and its bundle.

@@ -7,6 +7,8 @@
 
 mod containers;
 mod finding;
+#[cfg(test)]
+mod links;
 mod running;
 
 use std::path::{Path, PathBuf};
@@ -39,6 +41,9 @@ pub(super) struct CheckArgs {
     /// Where the platform is to run
     #[arg(long, value_enum, default_value = "native")]
     stack: Stack,
+    /// Only the mesh of the platform that runs
+    #[arg(long)]
+    mesh: bool,
     /// Compose project of the containers
     #[arg(long, value_name = "NAME", default_value = "ringwall")]
     project: String,
@@ -52,16 +57,27 @@ pub(super) struct CheckArgs {
 
 /// Checks everything, prints everything, fails when anything is not good.
 pub(super) fn run(args: &CheckArgs) -> Result<ExitCode, CliError> {
-    let findings = match args.stack {
-        Stack::Native => native(args)?,
-        Stack::Containers => {
-            let project = Project {
-                name: &args.project,
-            };
+    let project = Project {
+        name: &args.project,
+    };
+    let findings = match (args.stack, args.mesh) {
+        (Stack::Native, true) => mesh(&args.state.open()?)?,
+        (Stack::Native, false) => native(args)?,
+        (Stack::Containers, true) => containers::mesh(&project),
+        (Stack::Containers, false) => {
             containers::findings(&args.composition, &project, &args.compose_file)?
         }
     };
     report(args, &findings)
+}
+
+/// Of a platform that runs and has a mesh.
+fn mesh(state: &StateDir) -> Result<Vec<Finding>, CliError> {
+    let findings = running::findings(state)?;
+    if findings.is_empty() {
+        return Err(CliError::NotRunning(state.root().to_path_buf()));
+    }
+    Ok(findings)
 }
 
 fn native(args: &CheckArgs) -> Result<Vec<Finding>, CliError> {

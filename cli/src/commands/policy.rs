@@ -10,6 +10,7 @@ mod desk;
 mod question;
 mod show;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +30,9 @@ use crate::plane::Plane;
 use crate::policy_file::{PolicyFile, Surroundings};
 use desk::Desk;
 use question::ExplainArgs;
+
+/// Of standard input, in bytes: a bundle of 1 MiB with its cases, and what it is written with.
+const LONGEST_FILE: u64 = 4 * 1024 * 1024;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct PolicyArgs {
@@ -51,7 +55,7 @@ enum PolicyCommand {
     },
     /// Whether a file would be accepted; exits with 1 if not
     Check {
-        /// In the form of deploy/mesh/policy.yaml, or of `ringwall policy get`
+        /// In the form of deploy/mesh/policy.yaml, or of `ringwall policy get`; `-` is standard input
         file: PathBuf,
     },
     /// What a file, or a version, would change
@@ -84,7 +88,7 @@ enum PolicyCommand {
 
 #[derive(Args, Clone, Debug)]
 struct DiffArgs {
-    /// A file, against the active version
+    /// A file, or `-` for standard input, against the active version
     #[arg(required_unless_present = "from", conflicts_with_all = ["from", "to"])]
     file: Option<PathBuf>,
     /// From this version
@@ -100,7 +104,7 @@ struct DiffArgs {
 
 #[derive(Args, Clone, Debug)]
 struct ApplyArgs {
-    /// In the form of deploy/mesh/policy.yaml, or of `ringwall policy get`
+    /// In the form of deploy/mesh/policy.yaml, or of `ringwall policy get`; `-` is standard input
     file: PathBuf,
     #[command(flatten)]
     change: ChangeArgs,
@@ -198,14 +202,32 @@ async fn get(desk: &Desk, version: Option<u64>, output: Format) -> Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
+/// A file, or standard input: in a container nobody else's files can be read.
+fn text(path: &Path) -> Result<Source, CliError> {
+    if path != Path::new("-") {
+        let text = std::fs::read_to_string(path);
+        return Ok(Source {
+            name: path.display().to_string(),
+            text: text.map_err(|source| CliError::io("reading", path, source))?,
+        });
+    }
+    let mut text = String::new();
+    let read = std::io::stdin()
+        .take(LONGEST_FILE)
+        .read_to_string(&mut text);
+    read.map_err(|source| CliError::Io {
+        what: "reading standard input".into(),
+        source,
+    })?;
+    Ok(Source {
+        name: "standard input".into(),
+        text,
+    })
+}
+
 /// Reads a file; what it does not say is as in the active version.
 fn read(path: &Path, active: &VersionWithBundle) -> Result<PolicyFile, CliError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| CliError::io("reading", path, source))?;
-    let source = Source {
-        name: path.display().to_string(),
-        text,
-    };
+    let source = text(path)?;
     let around = Surroundings {
         edges: active.bundle.edges.clone(),
         services: active.bundle.services.clone(),

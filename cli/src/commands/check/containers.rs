@@ -1,10 +1,14 @@
-//! What `docker compose up` needs of this machine: engine, plugin, memory, port, images.
+//! What `docker compose up` needs of this machine: engine, plugin, memory, port, images; and, where it runs, its
+//! mesh, by the word of the provisioner, who alone has the operator's identity.
 
 use std::path::Path;
 
+use serde::Deserialize as _;
+use serde_json::Value;
+
 use super::{Category, Finding};
 use crate::commands::CompositionArgs;
-use crate::engine::{self, Project};
+use crate::engine::{self, Container, PROVISIONER, Project};
 use crate::error::CliError;
 use crate::ports;
 
@@ -28,7 +32,47 @@ pub(super) fn findings(
         findings.push(images(compose_file));
     }
     findings.push(public_port(composition, project)?);
+    if answers && runs(project) {
+        findings.extend(mesh(project));
+    }
     Ok(findings)
+}
+
+fn runs(project: &Project<'_>) -> bool {
+    let containers = project.containers().unwrap_or_default();
+    containers.values().any(|container| container.pid > 0)
+}
+
+/// What `ringwall check --mesh` says inside the provisioner.
+pub(super) fn mesh(project: &Project<'_>) -> Vec<Finding> {
+    let containers = project.containers();
+    let asked = containers.and_then(|containers| {
+        let found = containers.get(PROVISIONER);
+        let provisioner = found.filter(|container: &&Container| container.pid > 0);
+        let provisioner = provisioner.ok_or_else(|| CliError::Engine {
+            command: "ps".into(),
+            said: format!("the provisioner of project `{}` does not run", project.name),
+            fix: format!(
+                "docker compose --project-name {} up -d {PROVISIONER}",
+                project.name
+            ),
+        })?;
+        read(&project.ask(provisioner, &["check", "--mesh"])?)
+    });
+    asked.unwrap_or_else(|error| {
+        vec![Finding::bad(
+            Category::Identity,
+            PROVISIONER,
+            error.to_string(),
+        )]
+    })
+}
+
+/// The findings of a report.
+fn read(report: &Value) -> Result<Vec<Finding>, CliError> {
+    let findings = report.get("findings").unwrap_or(&Value::Null);
+    Vec::deserialize(findings)
+        .map_err(|error| CliError::internal("reading the provisioner's report", error))
 }
 
 fn engine() -> Finding {
@@ -127,6 +171,22 @@ fn public_port(args: &CompositionArgs, project: &Project<'_>) -> Result<Finding,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn findings_of_the_provisioner_are_read_as_they_are_written() {
+        let bad = Finding::bad(Category::DataPlane, "orders", "no answer".into());
+        let good = Finding::good(Category::ControlPlane, "leader", "here".into());
+        let report = serde_json::json!({ "ok": false, "findings": [bad, good] });
+        let found = read(&report).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].category, Category::DataPlane);
+        assert_eq!(
+            found[0].hint.as_deref(),
+            Some("docs/operate.md#check-data-plane")
+        );
+        assert!(!found[0].ok && found[1].ok && found[1].hint.is_none());
+        assert!(read(&serde_json::json!({ "error": "x" })).is_err());
+    }
 
     #[test]
     fn versions_are_compared_by_number() {

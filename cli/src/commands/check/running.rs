@@ -3,6 +3,8 @@
 //! Owns: what counts as good. Everything is asked just now, over mTLS, as the operator. A platform that
 //! does not run has no findings here.
 
+use futures_util::future::join_all;
+use ringwall_identity::certificate;
 use ringwall_identity::svid::validity_of;
 use ringwall_mesh_api::v1::DescribeRequest;
 use rustls_pki_types::CertificateDer;
@@ -11,6 +13,7 @@ use time::{Duration, OffsetDateTime};
 use super::finding::{Category, Finding};
 use crate::cgroups::Tier;
 use crate::commands::runtime;
+use crate::composition::OPERATOR;
 use crate::error::CliError;
 use crate::plane::Plane;
 use crate::probe::Prober;
@@ -19,6 +22,8 @@ use crate::state::StateDir;
 
 /// An intermediate that ends sooner must be renewed now.
 const INTERMEDIATE_LEFT: Duration = Duration::days(7);
+/// File of a certificate in the folder of an identity.
+const SVID: &str = "svid.pem";
 
 /// Looks at everything that runs; one finding each.
 pub(super) fn findings(state: &StateDir) -> Result<Vec<Finding>, CliError> {
@@ -27,15 +32,45 @@ pub(super) fn findings(state: &StateDir) -> Result<Vec<Finding>, CliError> {
     if meshed.is_none() {
         return Ok(Vec::new());
     }
+    let own = operator(state, OffsetDateTime::now_utc());
+    // Without it nobody can be asked anything.
+    if !own.ok {
+        return Ok(vec![own]);
+    }
     let plane = Plane::of(state)?;
     let prober = Prober::load(state, &plane.record.trust_domain)?;
     runtime()?.block_on(Box::pin(async {
-        let mut findings = control_plane(&plane).await;
-        for component in &plane.record.components {
-            findings.extend(of_component(&plane, &prober, component).await);
-        }
+        // At once: who does not answer costs the limit of one question, however many they are.
+        let components = plane.record.components.iter();
+        let asked = components.map(|component| of_component(&plane, &prober, component));
+        let (control_plane, components) = tokio::join!(control_plane(&plane), join_all(asked));
+        let mut findings = vec![own];
+        findings.extend(control_plane);
+        findings.extend(components.into_iter().flatten());
         Ok(findings)
     }))
+}
+
+/// The operator's own certificate, with which everything else is asked.
+fn operator(state: &StateDir, now: OffsetDateTime) -> Finding {
+    let file = state.identity(OPERATOR).join(SVID);
+    let read = || -> Result<_, String> {
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let chain = certificate::from_pem(&text).map_err(|error| error.to_string())?;
+        let leaf = chain.first().ok_or("its file holds no certificate")?;
+        let (_, not_after) = validity_of(leaf).map_err(|error| error.to_string())?;
+        if not_after <= now {
+            return Err(format!("it ended at {not_after}"));
+        }
+        Ok(chain)
+    };
+    lasting(
+        OPERATOR,
+        read(),
+        now,
+        "the supervisor renews it (in containers the provisioner): look at its output, or start it again",
+    )
 }
 
 async fn control_plane(plane: &Plane) -> Vec<Finding> {
@@ -121,16 +156,18 @@ async fn of_component(plane: &Plane, prober: &Prober, component: &ComponentRecor
     // The certificate of a proxy is its component's.
     if component.before.is_none() {
         let served = plane.served(component).await;
-        findings.push(certificate(name, served, OffsetDateTime::now_utc()));
+        let now = OffsetDateTime::now_utc();
+        findings.push(lasting(name, served, now, "look at `ringwall logs agent`"));
     }
     findings
 }
 
-/// Whether a served chain, which the handshake has verified, lasts; renewal is due at half of it.
-fn certificate(
+/// Whether a chain lasts; renewal is due at half of its life.
+fn lasting(
     name: &str,
     chain: Result<Vec<CertificateDer<'static>>, String>,
     now: OffsetDateTime,
+    fix: &str,
 ) -> Finding {
     const CATEGORY: Category = Category::Certificates;
     let life = chain.and_then(|chain| {
@@ -139,10 +176,7 @@ fn certificate(
     });
     let (not_before, not_after) = match life {
         Ok(life) => life,
-        Err(why) => {
-            let detail = format!("{why}\n  fix: look at `ringwall logs agent`");
-            return Finding::bad(CATEGORY, name, detail);
-        }
+        Err(why) => return Finding::bad(CATEGORY, name, format!("{why}\n  fix: {fix}")),
     };
     let (whole, left) = (not_after - not_before, not_after - now);
     let detail = format!(
@@ -154,9 +188,8 @@ fn certificate(
     if left * 3 >= whole {
         Finding::good(CATEGORY, name, detail)
     } else {
-        let fix =
-            "it should have been renewed: look at `ringwall logs agent` and at the control plane";
-        Finding::bad(CATEGORY, name, format!("{detail}\n  fix: {fix}"))
+        let detail = format!("{detail}: it should have been renewed\n  fix: {fix}");
+        Finding::bad(CATEGORY, name, detail)
     }
 }
 
@@ -177,11 +210,8 @@ mod tests {
         let issued = authority.issue_svid(&id, &[], hour, now).unwrap();
         let chain = ringwall_identity::certificate::from_pem(&issued.chain_pem).unwrap();
         let at = |minutes| {
-            certificate(
-                "orders",
-                Ok(chain.clone()),
-                now + Duration::minutes(minutes),
-            )
+            let then = now + Duration::minutes(minutes);
+            lasting("orders", Ok(chain.clone()), then, "look")
         };
         assert!(at(0).ok && at(35).ok);
         let late = at(50);
@@ -190,7 +220,32 @@ mod tests {
             "{}",
             late.detail
         );
-        let refused = certificate("orders", Err("connection refused".into()), now);
+        let refused = lasting("orders", Err("connection refused".into()), now, "look");
         assert!(!refused.ok && refused.hint.is_some());
+    }
+
+    #[test]
+    fn an_operator_without_a_good_certificate_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDir::new(folder.path().to_path_buf());
+        let now = OffsetDateTime::now_utc();
+        let absent = operator(&state, now);
+        assert!(!absent.ok && absent.category == Category::Certificates);
+        let domain = TrustDomain::parse("example.org").unwrap();
+        let authority = Authority::generate(&domain, now - Duration::hours(2)).unwrap();
+        let id = SpiffeId::workload(&domain, OPERATOR).unwrap();
+        let hour = std::time::Duration::from_secs(3600);
+        let issued = authority
+            .issue_svid(&id, &[], hour, now - Duration::hours(2))
+            .unwrap();
+        std::fs::create_dir_all(state.identity(OPERATOR)).unwrap();
+        std::fs::write(state.identity(OPERATOR).join(SVID), &issued.chain_pem).unwrap();
+        let ended = operator(&state, now);
+        assert!(
+            !ended.ok && ended.detail.contains("it ended at"),
+            "{}",
+            ended.detail
+        );
+        assert!(operator(&state, now - Duration::minutes(110)).ok);
     }
 }
