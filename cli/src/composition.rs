@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringwall_mesh_api::traffic::TrafficConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
@@ -211,7 +212,7 @@ pub(crate) struct Component {
     pub(crate) sidecar: Option<Sidecar>,
     /// Timeouts, retries and limits that its callers keep to.
     #[serde(default)]
-    pub(crate) traffic: mesh::Traffic,
+    pub(crate) traffic: Option<Spanned<TrafficConfig>>,
     /// The component's own configuration.
     #[serde(default)]
     pub(crate) config: Map<String, Value>,

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use super::{Component, Composition, OPERATOR};
@@ -32,6 +31,9 @@ pub(crate) struct Mesh {
     pub(crate) egress: Option<Spanned<String>>,
     /// What this machine is called.
     pub(crate) node: Spanned<String>,
+    /// Where it stands: calls preferably stay in a zone. Absent: as the node is called.
+    #[serde(default)]
+    pub(crate) zone: Option<Spanned<String>>,
     /// The file with the policies, from where the composition stands.
     pub(crate) policy: Spanned<PathBuf>,
 }
@@ -58,6 +60,9 @@ pub(crate) struct Sidecar {
     pub(crate) outbound: Spanned<u16>,
     /// Where the proxy answers for itself.
     pub(crate) admin: Spanned<u16>,
+    /// Share of the component's calls that come here where it is served in several places, 0 to 10000; 0: none. Default 100.
+    #[serde(default)]
+    pub(crate) weight: Option<Spanned<u32>>,
     /// Listeners of the proxy whose bytes go to one other component, such as a database.
     #[serde(default)]
     pub(crate) tcp: Vec<TcpEdge>,
@@ -101,9 +106,6 @@ pub(crate) struct Edge {
     pub(crate) callee: String,
     pub(crate) port: u16,
 }
-
-/// How callers of a service are to treat it: passed on to the control plane, which checks it.
-pub(crate) type Traffic = Map<String, Value>;
 
 impl Composition {
     /// What the component is to the mesh; none without a mesh.

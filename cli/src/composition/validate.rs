@@ -26,6 +26,7 @@ pub(super) fn check(file: &str, composition: &Composition) -> Result<(), CliErro
     checker.engines()?;
     checker.kinds()?;
     checker.mesh()?;
+    checker.traffic()?;
     checker.ports()?;
     checker.certificates()?;
     checker.references()?;

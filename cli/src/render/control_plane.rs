@@ -94,8 +94,8 @@ impl Rendering<'_> {
         if matches!(role, Some(Role::Database | Role::Ingress)) {
             fields.insert("direct".into(), json!([self.site.dial(component)]));
         }
-        if !component.traffic.is_empty() {
-            fields.insert("traffic".into(), json!(component.traffic));
+        if let Some(traffic) = &component.traffic {
+            fields.insert("traffic".into(), json!(traffic.value));
         }
         entry
     }

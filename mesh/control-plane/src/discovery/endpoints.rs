@@ -2,7 +2,7 @@
 //!
 //! Owns: which endpoints callers see. Must not: read a clock; `now` is the time since the start.
 //!
-//! Only READY endpoints are seen; NOT_READY and DRAINING leave at once. When a stream is lost, its endpoints stay for
+//! Only READY endpoints with a weight are seen; NOT_READY, DRAINING and weight 0 leave at once. When a stream is lost, its endpoints stay for
 //! [`LEASE`], since a proxy that lost its control plane still serves; the same instance, or a new process at the same
 //! address, takes them over. When more than half of all endpoints lose their streams together, it is more likely that we
 //! are the ones who are cut off, and they stay for [`LONG_LEASE`].
@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_mesh_api::v1;
+use ringwall_mesh_api::{v1, weight};
 
 /// How long an endpoint outlives its stream.
 pub(crate) const LEASE: Duration = Duration::from_secs(5);
@@ -24,7 +24,6 @@ const FEW: usize = 4;
 const MAX_PER_STREAM: usize = 8;
 /// Endpoints of one service.
 const MAX_PER_SERVICE: usize = 2_000;
-const MAX_WEIGHT: u32 = 10_000;
 /// Longest instance, node or zone.
 pub(crate) const MAX_NAME: usize = 128;
 
@@ -57,8 +56,8 @@ pub(crate) enum ReportError {
     Address(String),
     #[error("port {0} is not declared for this service")]
     Port(u32),
-    #[error("the weight is above 10000")]
-    Weight,
+    #[error("the weight is {0}, expected 0 to {max}", max = weight::MAX)]
+    Weight(u32),
     #[error("the health is not said")]
     Health,
     #[error("a stream has at most 8 endpoints")]
@@ -82,8 +81,9 @@ impl Report {
         let port = u16::try_from(report.port).ok();
         let port = port.filter(|port| ports.contains(port));
         let port = port.ok_or(ReportError::Port(report.port))?;
-        if report.weight > MAX_WEIGHT {
-            return Err(ReportError::Weight);
+        let weight = weight::read(report.weight);
+        if weight > weight::MAX {
+            return Err(ReportError::Weight(weight));
         }
         let ready = match report.health() {
             v1::Health::Ready => true,
@@ -93,8 +93,9 @@ impl Report {
         Ok(Self {
             address,
             port,
-            weight: report.weight.max(1),
-            ready,
+            weight,
+            // Who is to get nothing is not shown to callers: none of them has to know the rule.
+            ready: ready && weight > 0,
         })
     }
 }
@@ -270,7 +271,7 @@ impl Registered {
             port: port.into(),
             node: self.proxy.node.to_string(),
             zone: self.proxy.zone.to_string(),
-            weight: self.weight,
+            weight: Some(self.weight),
             instance: self.proxy.instance.to_string(),
         })
     }
