@@ -45,6 +45,43 @@ pub(crate) struct ControlPlane {
     pub(crate) component: Spanned<String>,
     /// Where agents join that have no identity yet.
     pub(crate) bootstrap: Spanned<u16>,
+    /// Where it keeps its state; in a file of its own unless said.
+    #[serde(default)]
+    pub(crate) store: Option<Spanned<PlaneStore>>,
+    /// Further ones, which share the state and stand in for each other.
+    #[serde(default)]
+    pub(crate) replicas: Vec<Replica>,
+}
+
+/// Where a control plane keeps its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PlaneStore {
+    Embedded,
+    /// The database `control-plane` of a PostgreSQL server of the composition.
+    Postgres,
+}
+
+/// One more control plane: the same identity, at ports of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replica {
+    pub(crate) component: Spanned<String>,
+    pub(crate) bootstrap: Spanned<u16>,
+}
+
+impl ControlPlane {
+    /// Each with its bootstrap port, the first one first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Spanned<String>, &Spanned<u16>)> {
+        let further = self.replicas.iter();
+        let further = further.map(|replica| (&replica.component, &replica.bootstrap));
+        std::iter::once((&self.component, &self.bootstrap)).chain(further)
+    }
+
+    pub(crate) fn is_in_a_database(&self) -> bool {
+        let store = self.store.as_ref().map(|store| store.value);
+        store == Some(PlaneStore::Postgres)
+    }
 }
 
 /// A component's service proxy. It takes over the component's `port` and `admin`; these are the ports
@@ -115,7 +152,7 @@ impl Composition {
         if component.postgres.is_some() {
             return Some(Role::Database);
         }
-        if *name == mesh.control_plane.component.value {
+        if mesh.control_plane.all().any(|(one, _)| one.value == *name) {
             return Some(Role::ControlPlane);
         }
         if *name == mesh.agent.value {
@@ -151,6 +188,20 @@ impl Composition {
         self.component(&mesh.control_plane.component.value)
     }
 
+    /// The components that are control planes, each with its bootstrap port; the first one first.
+    pub(crate) fn control_planes(&self) -> impl Iterator<Item = (&Component, u16)> {
+        let mesh = self.mesh.iter();
+        let all = mesh.flat_map(|mesh| mesh.control_plane.all());
+        all.filter_map(|(name, port)| Some((self.component(&name.value)?, port.value)))
+    }
+
+    /// The PostgreSQL server that has the control plane's state, where one has.
+    pub(crate) fn plane_database(&self) -> Option<&Component> {
+        let plane = &self.mesh.as_ref()?.control_plane;
+        let mut servers = self.servers().filter(|_| plane.is_in_a_database());
+        servers.find(|server| server.databases().contains(&plane.component.value))
+    }
+
     /// The component that is the agent.
     pub(crate) fn agent(&self) -> Option<&Component> {
         self.component(&self.mesh.as_ref()?.agent.value)
@@ -160,6 +211,8 @@ impl Composition {
     pub(crate) fn workload_of(&self, component: &Component) -> String {
         match (&self.mesh, self.role(component)) {
             (Some(mesh), Some(Role::Agent)) => format!("agent/{}", mesh.node.value),
+            // Replicas are one to everybody else.
+            (Some(mesh), Some(Role::ControlPlane)) => mesh.control_plane.component.value.clone(),
             _ => component.name.value.clone(),
         }
     }
@@ -192,7 +245,9 @@ impl Composition {
             if let Some(port) = &callee.port {
                 // The collector of spans calls itself as well: its own spans go where all go.
                 let callers = self.callers_of(callee).into_iter();
-                edges.extend(callers.map(|caller| edge(caller, port.value)));
+                let callers = callers.filter_map(|caller| self.component(caller));
+                let callers = callers.map(|caller| self.workload_of(caller));
+                edges.extend(callers.map(|caller| edge(&caller, port.value)));
             }
             if let Some(admin) = &callee.admin {
                 let readers = [OPERATOR, MONITOR].into_iter();

@@ -94,7 +94,7 @@ impl Rendering<'_> {
             "admin": admin,
             "admin_callers": [OPERATOR, MONITOR, workload],
             "identity": format!("unix:{}", site.agent_socket().display()),
-            "upstreams": Map::from_iter(self.to_control_plane()),
+            "upstreams": Map::from_iter(self.to_control_planes()),
             "secrets": self.secrets(owner),
             "logs": { "format": composition.logs.format, "level": composition.logs.level },
             "drain": format!("{}s", composition.drain.as_secs()),

@@ -35,6 +35,7 @@ impl Checker<'_> {
             let fix = format!("call it `{CONTROL_PLANE}`: by that name it is known to everybody");
             return self.refuse(plane.referenced, what, fix);
         }
+        self.replicas(&mesh.control_plane)?;
         if let Some(egress) = &mesh.egress {
             self.egress(egress)?;
         }
@@ -122,15 +123,12 @@ impl Checker<'_> {
     /// mesh itself.
     fn has_its_proxy(&self, mesh: &Mesh, component: &Component) -> Result<(), CliError> {
         let (name, at) = (&component.name.value, component.name.referenced);
-        let part = [
-            Some(&mesh.control_plane.component),
-            Some(&mesh.agent),
-            mesh.egress.as_ref(),
-            Some(&self.composition.public.component),
-        ]
-        .into_iter()
-        .flatten()
-        .any(|part| part.value == *name);
+        let planes = mesh.control_plane.all().map(|(plane, _)| plane);
+        let part = [&mesh.agent, &self.composition.public.component]
+            .into_iter()
+            .chain(&mesh.egress)
+            .chain(planes)
+            .any(|part| part.value == *name);
         match &component.sidecar {
             None if part || component.binary.is_none() => Ok(()),
             None => {
