@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringwall_mesh_api::traffic::TrafficConfig;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
@@ -211,7 +212,7 @@ pub(crate) struct Component {
     pub(crate) sidecar: Option<Sidecar>,
     /// Timeouts, retries and limits that its callers keep to.
     #[serde(default)]
-    pub(crate) traffic: mesh::Traffic,
+    pub(crate) traffic: Option<Spanned<TrafficConfig>>,
     /// The component's own configuration.
     #[serde(default)]
     pub(crate) config: Map<String, Value>,
@@ -340,10 +341,9 @@ impl Composition {
                 add(port, what);
             }
         }
-        if let Some(mesh) = &self.mesh {
-            let (port, name) = (&mesh.control_plane.bootstrap, &mesh.control_plane.component);
-            let what = format!("bootstrap listener of {}", name.value);
-            listeners.push((loopback(port.value), what));
+        for (plane, port) in self.control_planes() {
+            let what = format!("bootstrap listener of {}", plane.name.value);
+            listeners.push((loopback(port), what));
         }
         for address in &self.public.listen {
             let address = SocketAddr::new(*address, self.public.port.value);
@@ -363,8 +363,12 @@ impl Composition {
             }
         }
         if let Some(mesh) = &mut self.mesh {
-            let port = &mut mesh.control_plane.bootstrap;
-            port.value = choose(port.value);
+            let plane = &mut mesh.control_plane;
+            let further = plane.replicas.iter_mut();
+            let further = further.map(|replica| &mut replica.bootstrap);
+            for port in std::iter::once(&mut plane.bootstrap).chain(further) {
+                port.value = choose(port.value);
+            }
         }
         self.public.port.value = choose(self.public.port.value);
     }
@@ -406,5 +410,7 @@ fn loopback(port: u16) -> SocketAddr {
 
 #[cfg(test)]
 mod mesh_tests;
+#[cfg(test)]
+mod replicas_tests;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ringwall_http_io::{Address, Client, ClientLimits};
 use ringwall_identity::{SpiffeId, TrustDomain};
+use ringwall_mesh_api::v1::DescribeRequest;
 use ringwall_mesh_api::v1::authority_client::AuthorityClient;
 use ringwall_tls::{IdentitySource, mesh_client_config, mesh_grpc_client_config, mesh_server_name};
 use rustls_pki_types::CertificateDer;
@@ -49,9 +50,37 @@ impl Plane {
         })
     }
 
+    /// The control plane that leads; of several replicas without a leader one that answers, else the first.
+    async fn control_plane(&self) -> Result<&ComponentRecord, CliError> {
+        let all = self.record.components.iter();
+        let all: Vec<_> = all.filter(|one| one.identity == CONTROL_PLANE).collect();
+        let mut found = self.component(CONTROL_PLANE)?;
+        if all.len() < 2 {
+            return Ok(found);
+        }
+        let mut answered = false;
+        for replica in all {
+            let mut authority = self.authority_at(replica)?;
+            let asked = authority.describe(DescribeRequest {});
+            let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await else {
+                continue;
+            };
+            if answer.into_inner().is_leader {
+                return Ok(replica);
+            }
+            if !answered {
+                (found, answered) = (replica, true);
+            }
+        }
+        Ok(found)
+    }
+
     /// The operator's part of the control plane's API.
-    pub(crate) fn authority(&self) -> Result<AuthorityClient<Channel>, CliError> {
-        let plane = self.component(CONTROL_PLANE)?;
+    pub(crate) async fn authority(&self) -> Result<AuthorityClient<Channel>, CliError> {
+        self.authority_at(self.control_plane().await?)
+    }
+
+    fn authority_at(&self, plane: &ComponentRecord) -> Result<AuthorityClient<Channel>, CliError> {
         let id = SpiffeId::workload(&self.domain, &plane.identity)?;
         let tls = mesh_grpc_client_config(&self.identity, id)
             .map_err(|error| CliError::internal("dialling the control plane", error))?;
@@ -60,8 +89,8 @@ impl Plane {
     }
 
     /// A client of its HTTP API.
-    pub(crate) fn client(&self) -> Result<Client, CliError> {
-        let plane = self.component(CONTROL_PLANE)?;
+    pub(crate) async fn client(&self) -> Result<Client, CliError> {
+        let plane = self.control_plane().await?;
         let id = SpiffeId::workload(&self.domain, &plane.identity)?;
         let tls = mesh_client_config(&self.identity, id)
             .map_err(|error| CliError::internal("dialling the control plane", error))?;

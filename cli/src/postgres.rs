@@ -27,7 +27,7 @@ use crate::processes::ProcessId;
 use crate::site::{DatabasePlace, Site};
 use crate::state::StateDir;
 
-pub(crate) use roles::{ensure as ensure_roles, password_of};
+pub(crate) use roles::{DATABASE_PASSWORD, ensure as ensure_roles, password_of};
 use tools::Tools;
 
 /// How long a server that was left over by a crash gets to end.

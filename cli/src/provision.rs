@@ -63,6 +63,7 @@ pub(crate) fn run(
     let database_user = choices.database_user;
     let issuer = Issuer::new(authority, composition.clone(), site.clone(), database_user);
     issuer.issue_all()?;
+    issuer.first_database_certificate()?;
     let mut tokens = JoinTokens::default();
     tokens.renew(composition, state, OffsetDateTime::now_utc())?;
     delivery::run(composition, site)?;

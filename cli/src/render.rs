@@ -184,10 +184,17 @@ impl<'a> Rendering<'a> {
         json!({ "provider": "sealed", "file": files.sealed, "key_file": files.seal_key })
     }
 
-    /// The control plane as an upstream.
-    fn to_control_plane(&self) -> Option<(String, Value)> {
-        let plane = self.composition.control_plane()?;
-        Some(upstream(&plane.name.value, self.site.dial(plane)))
+    /// The control planes as upstreams: any of them will do, and all are one to their callers.
+    fn to_control_planes(&self) -> impl Iterator<Item = (String, Value)> {
+        let planes = self.composition.control_planes();
+        planes.map(|(plane, _)| {
+            let identity = self.composition.workload_of(plane);
+            let address = self.site.dial(plane);
+            (
+                plane.name.value.clone(),
+                json!({ "address": address, "identity": identity }),
+            )
+        })
     }
 }
 

@@ -312,7 +312,7 @@ impl Proxy {
         let report = v1::EndpointReport {
             address: address.to_owned(),
             port: 80,
-            weight,
+            weight: Some(weight),
             health: v1::Health::Ready.into(),
         };
         Ok(self.to.send(message(Message::Endpoint(report))).await?)
@@ -337,7 +337,7 @@ fn weight(message: &v1::ConfigMessage, address: &str) -> Option<u32> {
         };
         let mut all = all.endpoints.iter();
         all.find(|endpoint| endpoint.address == address)
-            .map(|endpoint| endpoint.weight)
+            .and_then(|endpoint| endpoint.weight)
     })
 }
 

@@ -90,7 +90,7 @@ pub(super) fn run(args: &CertArgs) -> Result<ExitCode, CliError> {
                 reason: reason.clone(),
             };
             runtime()?.block_on(async {
-                let answer = plane.authority()?.revoke(request).await;
+                let answer = plane.authority().await?.revoke(request).await;
                 let answer = answer.map_err(|status| refused("revoking", &status))?;
                 let revision = answer.into_inner().revision;
                 say(&format!(
@@ -105,7 +105,7 @@ pub(super) fn run(args: &CertArgs) -> Result<ExitCode, CliError> {
                 spiffe_id: plane.id(workload)?.to_string(),
             };
             runtime()?.block_on(async {
-                let answer = plane.authority()?.restore(request).await;
+                let answer = plane.authority().await?.restore(request).await;
                 let answer = answer.map_err(|status| refused("restoring", &status))?;
                 say(&format!(
                     "restored (revision {})",
@@ -135,7 +135,7 @@ impl Target {
 }
 
 async fn show(plane: &Plane, only: Option<&str>, output: Format) -> Result<ExitCode, CliError> {
-    let mut authority = plane.authority()?;
+    let mut authority = plane.authority().await?;
     let answer = authority.describe(DescribeRequest {}).await;
     let authority = answer.map_err(|status| refused("describing the authority", &status))?;
     let authority = authority.into_inner();

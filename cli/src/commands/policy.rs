@@ -140,9 +140,10 @@ impl ChangeArgs {
 }
 
 pub(super) fn run(args: &PolicyArgs) -> Result<ExitCode, CliError> {
-    let desk = Desk::at(&Plane::of(&args.state.open()?)?)?;
+    let plane = Plane::of(&args.state.open()?)?;
     let output = args.output;
     let done = async {
+        let desk = Desk::at(&plane).await?;
         match &args.command {
             PolicyCommand::Get { version } => get(&desk, *version, output).await,
             PolicyCommand::Check { file } => check(&desk, file, output).await,

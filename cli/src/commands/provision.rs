@@ -111,6 +111,21 @@ async fn stop(signals: &mut Signals) {
     while signals.next().await != Wish::Stop {}
 }
 
+/// In containers a database waits for the certificate that the agent delivers, and so for the control plane.
+fn fits_containers(file: &str, composition: &Composition) -> Result<(), CliError> {
+    let plane = composition.mesh.as_ref().map(|mesh| &mesh.control_plane);
+    let store = plane.filter(|plane| plane.is_in_a_database());
+    let Some(store) = store.and_then(|plane| plane.store.as_ref()) else {
+        return Ok(());
+    };
+    let at = store.referenced;
+    Err(CliError::Composition {
+        place: format!("{file}:{}:{}", at.line(), at.column()),
+        what: "mesh.control_plane.store is `postgres`, which containers do not have yet: there, the database starts after the control plane".into(),
+        fix: "write `store: embedded` and remove `replicas` for containers, or run this composition natively: ringwall up".into(),
+    })
+}
+
 fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError> {
     let source = config::composition(args.file.as_deref())?;
     let mut composition = Composition::read(&source)?;
@@ -119,6 +134,7 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     }
     composition.policy = config::policy(args.file.as_deref(), &composition)?;
     policy::check(&composition)?;
+    fits_containers(&source.name, &composition)?;
     delivery::check_volumes(&mut composition, &args.run_dir)?;
     state.create_own()?;
     let lock = state.lock()?.ok_or_else(|| CliError::State {

@@ -52,7 +52,7 @@ pub(super) fn run(args: &TokenArgs) -> Result<ExitCode, CliError> {
         ttl_seconds: u32::try_from(life.as_secs()).unwrap_or(u32::MAX),
     };
     let token = runtime()?.block_on(async {
-        let answer = plane.authority()?.create_join_token(request).await;
+        let answer = plane.authority().await?.create_join_token(request).await;
         answer.map_err(|status| refused("making a join token", &status))
     })?;
     let token = token.into_inner();

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
 use serde_saphyr::Spanned;
 
 use super::{Component, Composition, OPERATOR};
@@ -32,6 +31,9 @@ pub(crate) struct Mesh {
     pub(crate) egress: Option<Spanned<String>>,
     /// What this machine is called.
     pub(crate) node: Spanned<String>,
+    /// Where it stands: calls preferably stay in a zone. Absent: as the node is called.
+    #[serde(default)]
+    pub(crate) zone: Option<Spanned<String>>,
     /// The file with the policies, from where the composition stands.
     pub(crate) policy: Spanned<PathBuf>,
 }
@@ -43,6 +45,43 @@ pub(crate) struct ControlPlane {
     pub(crate) component: Spanned<String>,
     /// Where agents join that have no identity yet.
     pub(crate) bootstrap: Spanned<u16>,
+    /// Where it keeps its state; in a file of its own unless said.
+    #[serde(default)]
+    pub(crate) store: Option<Spanned<PlaneStore>>,
+    /// Further ones, which share the state and stand in for each other.
+    #[serde(default)]
+    pub(crate) replicas: Vec<Replica>,
+}
+
+/// Where a control plane keeps its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PlaneStore {
+    Embedded,
+    /// The database `control-plane` of a PostgreSQL server of the composition.
+    Postgres,
+}
+
+/// One more control plane: the same identity, at ports of its own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replica {
+    pub(crate) component: Spanned<String>,
+    pub(crate) bootstrap: Spanned<u16>,
+}
+
+impl ControlPlane {
+    /// Each with its bootstrap port, the first one first.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Spanned<String>, &Spanned<u16>)> {
+        let further = self.replicas.iter();
+        let further = further.map(|replica| (&replica.component, &replica.bootstrap));
+        std::iter::once((&self.component, &self.bootstrap)).chain(further)
+    }
+
+    pub(crate) fn is_in_a_database(&self) -> bool {
+        let store = self.store.as_ref().map(|store| store.value);
+        store == Some(PlaneStore::Postgres)
+    }
 }
 
 /// A component's service proxy. It takes over the component's `port` and `admin`; these are the ports
@@ -58,6 +97,9 @@ pub(crate) struct Sidecar {
     pub(crate) outbound: Spanned<u16>,
     /// Where the proxy answers for itself.
     pub(crate) admin: Spanned<u16>,
+    /// Share of the component's calls that come here where it is served in several places, 0 to 10000; 0: none. Default 100.
+    #[serde(default)]
+    pub(crate) weight: Option<Spanned<u32>>,
     /// Listeners of the proxy whose bytes go to one other component, such as a database.
     #[serde(default)]
     pub(crate) tcp: Vec<TcpEdge>,
@@ -102,9 +144,6 @@ pub(crate) struct Edge {
     pub(crate) port: u16,
 }
 
-/// How callers of a service are to treat it: passed on to the control plane, which checks it.
-pub(crate) type Traffic = Map<String, Value>;
-
 impl Composition {
     /// What the component is to the mesh; none without a mesh.
     pub(crate) fn role<'a>(&'a self, component: &'a Component) -> Option<Role<'a>> {
@@ -113,7 +152,7 @@ impl Composition {
         if component.postgres.is_some() {
             return Some(Role::Database);
         }
-        if *name == mesh.control_plane.component.value {
+        if mesh.control_plane.all().any(|(one, _)| one.value == *name) {
             return Some(Role::ControlPlane);
         }
         if *name == mesh.agent.value {
@@ -149,6 +188,20 @@ impl Composition {
         self.component(&mesh.control_plane.component.value)
     }
 
+    /// The components that are control planes, each with its bootstrap port; the first one first.
+    pub(crate) fn control_planes(&self) -> impl Iterator<Item = (&Component, u16)> {
+        let mesh = self.mesh.iter();
+        let all = mesh.flat_map(|mesh| mesh.control_plane.all());
+        all.filter_map(|(name, port)| Some((self.component(&name.value)?, port.value)))
+    }
+
+    /// The PostgreSQL server that has the control plane's state, where one has.
+    pub(crate) fn plane_database(&self) -> Option<&Component> {
+        let plane = &self.mesh.as_ref()?.control_plane;
+        let mut servers = self.servers().filter(|_| plane.is_in_a_database());
+        servers.find(|server| server.databases().contains(&plane.component.value))
+    }
+
     /// The component that is the agent.
     pub(crate) fn agent(&self) -> Option<&Component> {
         self.component(&self.mesh.as_ref()?.agent.value)
@@ -158,6 +211,8 @@ impl Composition {
     pub(crate) fn workload_of(&self, component: &Component) -> String {
         match (&self.mesh, self.role(component)) {
             (Some(mesh), Some(Role::Agent)) => format!("agent/{}", mesh.node.value),
+            // Replicas are one to everybody else.
+            (Some(mesh), Some(Role::ControlPlane)) => mesh.control_plane.component.value.clone(),
             _ => component.name.value.clone(),
         }
     }
@@ -190,7 +245,9 @@ impl Composition {
             if let Some(port) = &callee.port {
                 // The collector of spans calls itself as well: its own spans go where all go.
                 let callers = self.callers_of(callee).into_iter();
-                edges.extend(callers.map(|caller| edge(caller, port.value)));
+                let callers = callers.filter_map(|caller| self.component(caller));
+                let callers = callers.map(|caller| self.workload_of(caller));
+                edges.extend(callers.map(|caller| edge(&caller, port.value)));
             }
             if let Some(admin) = &callee.admin {
                 let readers = [OPERATOR, MONITOR].into_iter();

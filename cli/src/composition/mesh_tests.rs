@@ -129,6 +129,86 @@ fn the_parts_of_the_mesh_are_known_and_what_they_must_be() {
 }
 
 #[test]
+fn r31_traffic_that_proxies_would_refuse_is_refused_before_anything_starts() {
+    for (traffic, what, fix) in [
+        (
+            "{ retries: { attempts: 11 } }",
+            "traffic.retries.attempts of `orders` is 11, expected 0 to 10",
+            "leave `attempts` out for 1",
+        ),
+        (
+            "{ routes: [{ prefix: v1 }] }",
+            "traffic.routes[0].prefix of `orders` is `v1`, expected the begin of a path",
+            "write it like `/v1/items`",
+        ),
+        (
+            "{ timeout: 0s }",
+            "traffic.timeout of `orders` is 0ms, expected 1ms to 1h",
+            "leave `timeout` out",
+        ),
+        ("{ retry: 1 }", "unknown field `retry`", "ringwall.yaml"),
+    ] {
+        let text = refusal("traffic: { timeout: 5s }", &format!("traffic: {traffic}"));
+        assert!(text.contains(what) && text.contains(fix), "{text}");
+        assert!(text.starts_with("ringwall.yaml:66:"), "{text}");
+    }
+    let off = "traffic: { retries: { attempts: 0 } }";
+    let composition = read(&MESH.replacen("traffic: { timeout: 5s }", off, 1)).unwrap();
+    let site = native();
+    let plane = composition.control_plane().unwrap();
+    let text = Rendering::new(&composition, &site, Profile::Demo)
+        .component(plane)
+        .unwrap();
+    let value: Value = serde_saphyr::from_str(&text).unwrap();
+    let orders = value["services"].as_array().unwrap().iter();
+    let orders = orders.clone().find(|entry| entry["name"] == "orders");
+    assert_eq!(
+        orders.unwrap()["traffic"],
+        json!({ "retries": { "attempts": 0 } }),
+        "0 is not nothing"
+    );
+}
+
+#[test]
+fn r28_weight_and_zone_reach_the_proxy() {
+    let proxy = rendered(&native(), "inventory-proxy");
+    assert_eq!(
+        (&proxy["zone"], proxy.get("weight")),
+        (&json!("local"), None)
+    );
+    let text = MESH
+        .replacen("node: local", "node: local\n  zone: eu-1", 1)
+        .replacen("admin: 7603 }", "admin: 7603, weight: 0 }", 1);
+    let composition = read(&text).unwrap();
+    let site = native();
+    let files = Rendering::new(&composition, &site, Profile::Demo)
+        .all()
+        .unwrap();
+    let proxy = files.iter().find(|file| file.name == "inventory-proxy");
+    let proxy: Value = serde_saphyr::from_str(&proxy.unwrap().text).unwrap();
+    assert_eq!(
+        (&proxy["zone"], &proxy["weight"]),
+        (&json!("eu-1"), &json!(0))
+    );
+    assert_eq!(proxy["node"], "local");
+    for (from, to, what) in [
+        (
+            "admin: 7603 }",
+            "admin: 7603, weight: 10001 }",
+            "the weight of `inventory` is 10001, expected 0 to 10000",
+        ),
+        (
+            "node: local",
+            "node: local\n  zone: Europe",
+            "`Europe` cannot be the name of a zone",
+        ),
+    ] {
+        let said = refusal(from, to);
+        assert!(said.contains(what) && said.contains("\n  fix: "), "{said}");
+    }
+}
+
+#[test]
 fn a_database_is_dialled_through_the_proxy() {
     let text = refusal("      tcp: [{ to: postgres, port: 7705 }]\n", "");
     assert!(

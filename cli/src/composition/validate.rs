@@ -1,6 +1,7 @@
 //! What a composition must not say. Each refusal names the line and the fix.
 
 mod mesh;
+mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(super) fn check(file: &str, composition: &Composition) -> Result<(), CliErro
     checker.engines()?;
     checker.kinds()?;
     checker.mesh()?;
+    checker.traffic()?;
     checker.ports()?;
     checker.certificates()?;
     checker.references()?;
@@ -160,7 +162,8 @@ impl Checker<'_> {
                 .map(move |port| (port, name))
         });
         let mesh = self.composition.mesh.as_ref();
-        let bootstrap = mesh.map(|mesh| (&mesh.control_plane.bootstrap, "the control plane"));
+        let bootstrap = mesh.into_iter().flat_map(|mesh| mesh.control_plane.all());
+        let bootstrap = bootstrap.map(|(_, port)| (port, "the control plane"));
         for (port, owner) in std::iter::once(public).chain(own).chain(bootstrap) {
             if port.value == 0 {
                 let fix = "name a port; `--free-ports` chooses free ones";

@@ -8,7 +8,7 @@ use crate::provision::secrets;
 use crate::state::StateDir;
 
 /// The secret by which a workload logs in to its database.
-const DATABASE_PASSWORD: &str = "postgres-password";
+pub(crate) const DATABASE_PASSWORD: &str = "postgres-password";
 
 /// The password of a workload's role.
 pub(crate) fn password_of(name: &str, state: &StateDir) -> Result<SecretString, CliError> {

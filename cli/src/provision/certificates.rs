@@ -9,6 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ringwall_identity::authority::{Authority, Issued};
+use ringwall_identity::csr::{NewKey, Request};
 use ringwall_identity::{SpiffeId, TrustDomain};
 use time::OffsetDateTime;
 
@@ -108,6 +109,44 @@ impl Issuer {
             .map(|der| pem("CERTIFICATE", der))
             .collect();
         files::write(&folder.join("svid.pem"), chain.as_bytes(), 0o644, None)
+    }
+
+    /// The certificate with which the control plane's database starts: the control plane, and so the agent that
+    /// delivers all later ones, comes after it.
+    pub(super) fn first_database_certificate(&self) -> Result<(), CliError> {
+        let Some(server) = self.composition.plane_database() else {
+            return Ok(());
+        };
+        let (now, ttl) = (
+            OffsetDateTime::now_utc(),
+            self.composition.certificates.workloads,
+        );
+        let (folder, owner) = (
+            self.site.database_folder(&server.name.value).join("tls"),
+            self.database_user,
+        );
+        let in_use = delivery::end_of(&folder.join("server.pem"));
+        if in_use.is_ok_and(|end| end - now > ttl / 2) {
+            return Ok(());
+        }
+        let signer = intermediate::load(&self.composition, self.site.state(), now)?;
+        let names = [server.name.value.clone(), "localhost".to_owned()];
+        let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+        let new = NewKey::generate()?;
+        let request = Request::from_der(&new.request)?;
+        let certified = signer.certify_server(&request, &names, &addresses, ttl, now)?;
+        let bundle = self.site.state().ca_bundle();
+        let bundle =
+            std::fs::read(&bundle).map_err(|error| CliError::io("reading", &bundle, error))?;
+        files::write(&folder.join("bundle.pem"), &bundle, 0o644, owner)?;
+        let key = pem("PRIVATE KEY", &new.pkcs8);
+        files::write(&folder.join("server.key"), key.as_bytes(), 0o600, owner)?;
+        let chain: String = certified
+            .chain
+            .iter()
+            .map(|der| pem("CERTIFICATE", der))
+            .collect();
+        files::write(&folder.join("server.pem"), chain.as_bytes(), 0o644, owner)
     }
 
     /// Folders that the agent writes to.

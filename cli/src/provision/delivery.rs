@@ -221,7 +221,7 @@ fn too_old(path: &Path, life: Duration, interval: Duration, now: OffsetDateTime)
 }
 
 /// When the first certificate of a chain ends.
-fn end_of(path: &Path) -> Result<OffsetDateTime, io::Error> {
+pub(super) fn end_of(path: &Path) -> Result<OffsetDateTime, io::Error> {
     let pem = std::fs::read(path)?;
     let leaf = CertificateDer::from_pem_slice(&pem).map_err(io::Error::other)?;
     let (_, not_after) = validity_of(&leaf).map_err(io::Error::other)?;

@@ -15,7 +15,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use super::secrets::{self, Named};
+use super::secrets;
 use crate::composition::Composition;
 use crate::error::CliError;
 use crate::files;
@@ -54,12 +54,12 @@ pub(crate) fn take_over(
     ) else {
         return Ok(());
     };
-    let Some(plane) = composition.control_plane() else {
+    if composition.control_plane().is_none() {
         return Err(CliError::State {
             what: "an external root needs a control plane".into(),
             fix: "add the section `mesh` to the composition".into(),
         });
-    };
+    }
     if state.root_key().exists() {
         return Err(CliError::State {
             what: format!(
@@ -80,10 +80,7 @@ pub(crate) fn take_over(
         &roots(&root)?,
         OffsetDateTime::now_utc(),
     )?;
-    secrets::update(state, &plane.name.value, |secrets| {
-        put(secrets, &chain, &key);
-        Ok(true)
-    })?;
+    put(composition, state, &chain, &key)?;
     // Last: where the bundle stands and no key of a root, the root is somebody else's.
     files::write(&state.ca_bundle(), root.as_bytes(), 0o644, None)
 }
@@ -100,9 +97,9 @@ pub(crate) fn ensure(
     root: Option<&Authority>,
     now: OffsetDateTime,
 ) -> Result<bool, CliError> {
-    let Some(plane) = composition.control_plane() else {
+    if composition.control_plane().is_none() {
         return Ok(false);
-    };
+    }
     let in_use = load(composition, state, now);
     let Some(root) = root else {
         let left = in_use?.not_after() - now;
@@ -115,13 +112,31 @@ pub(crate) fn ensure(
         return Ok(false);
     };
     if in_use.is_ok_and(|in_use| in_use.not_after() - now > LIFE / 2) {
-        return Ok(false);
+        return copy(composition, state);
     }
     let issued = root.issue_intermediate(LIFE, now)?;
-    secrets::update(state, &plane.name.value, |secrets| {
-        put(secrets, &issued.chain_pem, &issued.key_pem);
-        Ok(true)
-    })
+    put(composition, state, &issued.chain_pem, &issued.key_pem)
+}
+
+/// Gives the first control plane's to replicas that have not got it yet; true when one had not.
+fn copy(composition: &Composition, state: &StateDir) -> Result<bool, CliError> {
+    let mut names = composition
+        .control_planes()
+        .map(|(plane, _)| &plane.name.value);
+    let Some(first) = names.next() else {
+        return Ok(false);
+    };
+    let secret = |holder: &str, name: &str| secrets::read(state, holder, name);
+    let (Some(chain), Some(key)) = (secret(first, CHAIN)?, secret(first, KEY)?) else {
+        return Ok(false);
+    };
+    for name in names {
+        let own = secret(name, KEY)?;
+        if !own.is_some_and(|own| own.ct_eq(key.expose().as_bytes())) {
+            return put(composition, state, chain.expose(), key.expose());
+        }
+    }
+    Ok(false)
 }
 
 /// The intermediate that the control plane signs with.
@@ -149,9 +164,21 @@ pub(crate) fn load(
     )?)
 }
 
-fn put(secrets: &mut Named, chain: &str, key: &str) {
-    secrets.insert(CHAIN.to_owned(), Secret::new(chain.as_bytes().to_vec()));
-    secrets.insert(KEY.to_owned(), Secret::new(key.as_bytes().to_vec()));
+/// Gives it to every control plane.
+fn put(
+    composition: &Composition,
+    state: &StateDir,
+    chain: &str,
+    key: &str,
+) -> Result<bool, CliError> {
+    for (plane, _) in composition.control_planes() {
+        secrets::update(state, &plane.name.value, |secrets| {
+            secrets.insert(CHAIN.to_owned(), Secret::new(chain.as_bytes().to_vec()));
+            secrets.insert(KEY.to_owned(), Secret::new(key.as_bytes().to_vec()));
+            Ok(true)
+        })?;
+    }
+    Ok(true)
 }
 
 fn read(path: &Path) -> Result<String, CliError> {

@@ -22,7 +22,7 @@ const TOKEN: &str = "join-token";
 const LIST: &str = "join-tokens";
 
 /// One entry of the control plane's list.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Listed {
     sha256: String,
     node: String,
@@ -48,11 +48,7 @@ impl JoinTokens {
         state: &StateDir,
         now: OffsetDateTime,
     ) -> Result<(), CliError> {
-        let (Some(mesh), Some(agent), Some(plane)) = (
-            &composition.mesh,
-            composition.agent(),
-            composition.control_plane(),
-        ) else {
+        let (Some(mesh), Some(agent)) = (&composition.mesh, composition.agent()) else {
             return Ok(());
         };
         let token = random()?;
@@ -62,17 +58,9 @@ impl JoinTokens {
             not_after: (now + LIFE).unix_timestamp(),
         };
         // The hash first: a token that the agent reads is known already.
-        secrets::update(state, &plane.name.value, |secrets| {
-            let list = secrets.get(LIST);
-            let list = list.map(|text| serde_json::from_slice::<Vec<Listed>>(text.expose()));
-            let mut list = list.and_then(Result::ok).unwrap_or_default();
-            list.retain(|entry| entry.not_after > now.unix_timestamp());
-            list.push(entry);
-            let text = serde_json::to_vec(&list)
-                .map_err(|error| CliError::internal("writing join tokens", error))?;
-            secrets.insert(LIST.to_owned(), Secret::new(text));
-            Ok(true)
-        })?;
+        for (plane, _) in composition.control_planes() {
+            add(state, &plane.name.value, &entry, now)?;
+        }
         secrets::update(state, &agent.name.value, |secrets| {
             secrets.insert(TOKEN.to_owned(), token);
             Ok(true)
@@ -80,6 +68,22 @@ impl JoinTokens {
         self.made_at = Some(now);
         Ok(())
     }
+}
+
+/// Adds to the list of the control plane `plane`; what has ended leaves it.
+fn add(state: &StateDir, plane: &str, entry: &Listed, now: OffsetDateTime) -> Result<(), CliError> {
+    secrets::update(state, plane, |secrets| {
+        let list = secrets.get(LIST);
+        let list = list.map(|text| serde_json::from_slice::<Vec<Listed>>(text.expose()));
+        let mut list = list.and_then(Result::ok).unwrap_or_default();
+        list.retain(|entry| entry.not_after > now.unix_timestamp());
+        list.push(entry.clone());
+        let text = serde_json::to_vec(&list)
+            .map_err(|error| CliError::internal("writing join tokens", error))?;
+        secrets.insert(LIST.to_owned(), Secret::new(text));
+        Ok(true)
+    })?;
+    Ok(())
 }
 
 fn hex(bytes: &[u8]) -> String {

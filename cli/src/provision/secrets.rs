@@ -20,6 +20,7 @@ use crate::composition::{
     API_KEY_ENTRIES, API_KEY_PEPPER, Composition, Holders, SecretSpec, Shown, proxy_name,
 };
 use crate::error::CliError;
+use crate::postgres::DATABASE_PASSWORD;
 use crate::state::StateDir;
 
 /// Secrets of one component by name.
@@ -134,9 +135,18 @@ fn complete(vault: &mut Vault, composition: &Composition) -> Result<BTreeSet<Str
         let holders = holders.map(|holder| (holder, LOOPBACK_TOKEN.to_owned()));
         same(vault, &Holders::from(holders), &mut changed, random)?;
     }
-    if let Some(plane) = composition.control_plane() {
-        let holder = (plane.name.value.clone(), STORE_KEY.to_owned());
-        same(vault, &Holders::from([holder]), &mut changed, random)?;
+    // Replicas read what one of them has sealed.
+    let planes = |name: &str| -> Holders {
+        let planes = composition.control_planes();
+        planes
+            .map(|(plane, _)| (plane.name.value.clone(), name.to_owned()))
+            .collect()
+    };
+    if composition.mesh.is_some() {
+        same(vault, &planes(STORE_KEY), &mut changed, random)?;
+    }
+    if composition.plane_database().is_some() {
+        same(vault, &planes(DATABASE_PASSWORD), &mut changed, password)?;
     }
     // Peppers are random secrets: they must be there before the keys that they hash.
     for spec in &composition.secrets {

@@ -25,16 +25,18 @@ impl Rendering<'_> {
             "admin": admin,
             "admin_callers": [OPERATOR, MONITOR, composition.workload_of(component)],
             "identity": "self",
-            "upstreams": Map::from_iter(self.to_control_plane()),
+            "upstreams": Map::from_iter(self.to_control_planes()),
             "secrets": self.secrets(name),
             "logs": { "format": composition.logs.format, "level": composition.logs.level },
             "drain": "1s",
             "state": site.data(name),
         });
-        let bootstrap = composition.mesh.as_ref().map(|mesh| &mesh.control_plane);
-        let bootstrap = bootstrap.map(|plane| {
-            let address = site.place(&plane.component.value, plane.bootstrap.value);
-            json!({ "address": address, "bundle": site.read(name).ca })
+        let mut addresses = composition
+            .control_planes()
+            .map(|(plane, port)| site.place(&plane.name.value, port));
+        let bootstrap = addresses.next().map(|address| {
+            let further: Vec<_> = addresses.collect();
+            json!({ "address": address, "further": further, "bundle": site.read(name).ca })
         });
         let mut document = Map::from_iter([
             ("service".to_owned(), service),
@@ -81,7 +83,10 @@ impl Rendering<'_> {
                 }
             }
             deliveries.push(delivery);
-            for role in server.databases() {
+            // The control plane issues its own, since it must be there before there is an agent.
+            let plane = composition.control_plane().map(|plane| &plane.name.value);
+            let roles = server.databases().into_iter();
+            for role in roles.filter(|role| Some(role) != plane) {
                 deliveries.push(json!({
                     "kind": "database-client", "workload": role, "role": role,
                     "directory": site.delivered(&role).identity.join(name),

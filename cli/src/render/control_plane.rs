@@ -16,17 +16,26 @@ impl Rendering<'_> {
         let (composition, site) = (self.composition, self.site);
         let name = &component.name.value;
         let mut service = self.service(component);
+        let workload = composition.workload_of(component);
         if let Some(fields) = service.as_object_mut() {
             fields.insert("identity".into(), json!("self"));
+            if workload != *name {
+                fields.insert("workload".into(), json!(workload));
+                fields.insert("admin_callers".into(), json!([OPERATOR, MONITOR, workload]));
+            }
         }
         let mesh = composition.mesh.as_ref();
-        let bootstrap = mesh.and_then(|mesh| site.own_listen(mesh.control_plane.bootstrap.value));
+        let mut planes = composition.control_planes();
+        let own = planes.find(|(plane, _)| plane.name.value == *name);
+        let bootstrap = own.and_then(|(_, port)| site.own_listen(port));
         let nodes: Vec<&String> = mesh.iter().map(|mesh| &mesh.node.value).collect();
         let life = humantime(composition.certificates.workloads);
         let services: Vec<Value> = composition
             .components
             .iter()
             .filter(|component| composition.role(component) != Some(Role::Agent))
+            // What a replica is, the first one is as well.
+            .filter(|component| composition.workload_of(component) == component.name.value)
             .map(|component| self.registered(component, &nodes))
             .chain(self.engines(&nodes))
             .chain(
@@ -48,10 +57,7 @@ impl Rendering<'_> {
                     "server_ttl": humantime(composition.certificates.edge),
                 }),
             ),
-            (
-                "store".to_owned(),
-                json!({ "embedded": site.data(name).join("control-plane.db") }),
-            ),
+            ("store".to_owned(), self.store(name)),
         ]);
         if let Some(source) = &composition.policy {
             let mut bundle = policy::bundle(composition, source)?;
@@ -63,6 +69,21 @@ impl Rendering<'_> {
             document.insert("policy".into(), bundle);
         }
         Ok(document)
+    }
+
+    /// Where the control plane `name` keeps its state; replicas share a database, whose role is that of the first.
+    fn store(&self, name: &str) -> Value {
+        let (composition, site) = (self.composition, self.site);
+        let folder = site.data(name);
+        let plane = composition.control_plane();
+        let (Some(server), Some(plane)) = (composition.plane_database(), plane) else {
+            return json!({ "embedded": folder.join("control-plane.db") });
+        };
+        let role = &plane.name.value;
+        json!({ "postgres": {
+            "address": site.dial(server), "server_name": server.name.value, "database": role, "user": role,
+            "tls": folder.join("postgres"),
+        } })
     }
 
     /// A component as the registry knows it.
@@ -96,8 +117,8 @@ impl Rendering<'_> {
         if matches!(role, Some(Role::Database | Role::Ingress)) {
             fields.insert("direct".into(), json!([self.site.dial(component)]));
         }
-        if !component.traffic.is_empty() {
-            fields.insert("traffic".into(), json!(component.traffic));
+        if let Some(traffic) = &component.traffic {
+            fields.insert("traffic".into(), json!(traffic.value));
         }
         entry
     }

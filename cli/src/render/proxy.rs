@@ -34,6 +34,9 @@ impl Rendering<'_> {
             .collect();
         let mut document = self.of_a_proxy(component, site.own_listen(sidecar.admin.value));
         document.insert("inbound".into(), json!(inbound));
+        if let Some(weight) = &sidecar.weight {
+            document.insert("weight".into(), json!(weight.value));
+        }
         let outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp });
         document.insert("outbound".into(), outbound);
         document.insert("loopback_token".into(), json!("loopback-token"));
@@ -75,6 +78,9 @@ impl Rendering<'_> {
         let (composition, site) = (self.composition, self.site);
         let (name, workload) = (proxy_name(component), &component.name.value);
         let node = composition.mesh.as_ref().map(|mesh| &mesh.node.value);
+        let zone = composition.mesh.as_ref();
+        let zone = zone.and_then(|mesh| mesh.zone.as_ref());
+        let zone = zone.map(|zone| &zone.value).or(node);
         let owner = match composition.sidecar(component) {
             Some(_) => name.as_str(),
             None => workload.as_str(),
@@ -88,7 +94,7 @@ impl Rendering<'_> {
             "admin": admin,
             "admin_callers": [OPERATOR, MONITOR, workload],
             "identity": format!("unix:{}", site.agent_socket().display()),
-            "upstreams": Map::from_iter(self.to_control_plane()),
+            "upstreams": Map::from_iter(self.to_control_planes()),
             "secrets": self.secrets(owner),
             "logs": { "format": composition.logs.format, "level": composition.logs.level },
             "drain": format!("{}s", composition.drain.as_secs()),
@@ -97,7 +103,7 @@ impl Rendering<'_> {
         let mut document = Map::from_iter([
             ("service".to_owned(), service),
             ("node".to_owned(), json!(node)),
-            ("zone".to_owned(), json!(node)),
+            ("zone".to_owned(), json!(zone)),
         ]);
         document.extend(site.advertised());
         if site.has_own_network() {

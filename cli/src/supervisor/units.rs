@@ -1,6 +1,7 @@
 //! The processes of a composition: components, and a service proxy before those that have one.
 //!
-//! Owns: what each needs to be there before it. The agent needs the control plane; whoever has an
+//! Owns: what each needs to be there before it. The control plane needs the database that has its state, if one has; the
+//! agent needs the control plane; whoever has an
 //! identity or a certificate in files needs the agent; a component needs its proxy.
 
 use std::net::SocketAddr;
@@ -90,13 +91,27 @@ fn needs_of_mesh(parts: &Parts, component: &Component, role: Option<Role<'_>>) -
     };
     let plane = mesh.control_plane.component.value.clone();
     match role {
-        None | Some(Role::ControlPlane) => Vec::new(),
+        None => Vec::new(),
+        Some(Role::ControlPlane) => {
+            let database = parts.composition.plane_database();
+            database
+                .map(|one| one.name.value.clone())
+                .into_iter()
+                .collect()
+        }
+        // It has a certificate from us to begin with.
+        Some(Role::Database) if keeps_the_plane(parts, component) => Vec::new(),
         Some(Role::Agent) => vec![plane],
         Some(Role::Workload(_)) => vec![proxy_name(component)],
         Some(Role::Ingress | Role::Egress | Role::Database) => {
             vec![plane, mesh.agent.value.clone()]
         }
     }
+}
+
+fn keeps_the_plane(parts: &Parts, component: &Component) -> bool {
+    let database = parts.composition.plane_database();
+    database.is_some_and(|one| one.name.value == component.name.value)
 }
 
 /// The proxy before a component: it holds the component's addresses and identity.

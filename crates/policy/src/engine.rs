@@ -116,22 +116,10 @@ impl PolicyEngine {
         }
     }
 
-    /// Whether the schema or a route declared this action.
-    #[must_use]
-    pub fn knows_action(&self, action: &str) -> bool {
-        self.actions.contains_key(action)
-    }
-
     /// Policies that are valid but can never apply, or look like a mistake.
     #[must_use]
     pub fn warnings(&self) -> &[Fault] {
         &self.warnings
-    }
-
-    /// How many policies are loaded.
-    #[must_use]
-    pub fn policy_count(&self) -> usize {
-        self.policies.num_of_policies()
     }
 
     fn question(&self, request: &Request) -> Result<(CedarRequest, Entities), String> {

@@ -231,13 +231,6 @@ impl MeshPolicy {
         self.compiled.decide(request)
     }
 
-    /// Names of header fields that some policy reads, lower case: with caller, callee, port, method, path and user they
-    /// determine the decision, so that it may be cached under these.
-    #[must_use]
-    pub fn header_names(&self) -> &[String] {
-        &self.compiled.reads.headers
-    }
-
     /// What of a request the policies look at: what they do not read cannot change a decision, and need not stand in the
     /// key of a cache.
     #[must_use]

@@ -198,13 +198,20 @@ impl ServiceConfig {
     }
 
     /// Whether a configuration of our name is for the binary called `binary`. What stands beside a
-    /// workload has both in its name: `orders-proxy` is a `proxy`.
+    /// workload has both in its name: `orders-proxy` is a `proxy`. A replica has a number:
+    /// `control-plane-2` is a `control-plane`.
     fn is_for(&self, binary: &str) -> bool {
+        let number = self
+            .name
+            .strip_prefix(binary)
+            .and_then(|rest| rest.strip_prefix('-'));
+        let replica = number.is_some_and(|number| number.parse::<u8>().is_ok());
         let beside = self
             .name
             .strip_suffix(binary)
             .and_then(|rest| rest.strip_suffix('-'));
-        self.name == binary || (self.workload.is_some() && beside.is_some_and(|of| !of.is_empty()))
+        let beside = beside.is_some_and(|of| !of.is_empty());
+        self.name == binary || (self.workload.is_some() && (beside || replica))
     }
 
     /// Checks what types alone cannot, for the component called `name`.

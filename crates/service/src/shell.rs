@@ -147,6 +147,22 @@ impl Shell {
         Ok(crate::grpc::channel(upstream.address.clone(), tls))
     }
 
+    /// [`Shell::grpc`] to the upstream `name` and to its replicas, which are called `name-…`; by name, at least one.
+    pub fn grpc_replicas(&self, name: &str) -> Result<Vec<Channel>, ConfigError> {
+        let names = self.config.upstreams.keys().filter(|known| {
+            let rest = known.strip_prefix(name);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        });
+        let channels: Vec<Channel> = names
+            .map(|name| self.grpc(name))
+            .collect::<Result<_, _>>()?;
+        if channels.is_empty() {
+            // The error of the missing upstream says how to declare it.
+            return self.grpc(name).map(|channel| vec![channel]);
+        }
+        Ok(channels)
+    }
+
     fn declared(&self, name: &str) -> Result<&UpstreamConfig, ConfigError> {
         self.config.upstreams.get(name).ok_or_else(|| {
             ConfigError::invalid(
@@ -182,10 +198,6 @@ impl Shell {
     /// Resolves when the process begins to drain.
     pub fn shutdown(&self) -> WaitForCancellationFutureOwned {
         self.shutdown.clone().cancelled_owned()
-    }
-
-    pub fn is_shutting_down(&self) -> bool {
-        self.shutdown.is_cancelled()
     }
 
     /// Begins the drain, as SIGTERM does.

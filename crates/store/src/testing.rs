@@ -60,6 +60,24 @@ impl Server {
         server
     }
 
+    /// A server of one test alone, which may [`Server::kill`] it.
+    #[must_use]
+    pub fn own(role: &'static str) -> Self {
+        Self::start(role)
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&mut self) {
+        quit(&mut self.process);
+    }
+
+    /// Starts it again, with what it had.
+    pub fn start_again(&mut self) {
+        let run = self.directory.path().join("run");
+        self.process = serve(&self.directory, &run, self.port);
+        self.wait_until_ready();
+    }
+
     fn start(role: &'static str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
@@ -196,11 +214,18 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGQUIT: end at once, with all children.
-        let pid = self.process.id().to_string();
-        let _sent = Command::new("kill").args(["-QUIT", &pid]).status();
-        let _ended = self.process.wait();
+        quit(&mut self.process);
     }
+}
+
+/// SIGQUIT: end at once, with all children, and recover at the next start. A second time it does nothing.
+fn quit(process: &mut Child) {
+    if matches!(process.try_wait(), Ok(Some(_))) {
+        return;
+    }
+    let pid = process.id().to_string();
+    let _sent = Command::new("kill").args(["-QUIT", &pid]).status();
+    let _ended = process.wait();
 }
 
 /// PostgreSQL refuses to run as root; as root, it runs as the user of Debian's package.

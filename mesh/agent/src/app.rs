@@ -36,7 +36,7 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
     metrics.register(&shell.metrics);
 
     let dialling = shell.clone();
-    let plane = ControlPlane::new(move || dialling.grpc(CONTROL_PLANE))?;
+    let plane = ControlPlane::new(move || dialling.grpc_replicas(CONTROL_PLANE))?;
     let issuer = NodeIssuer {
         plane: plane.clone(),
         joiner,

@@ -12,7 +12,7 @@ use ringwall_service::{ComponentConfig, ConfigError, IdentityFrom, ServiceConfig
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The upstream under which the control plane is declared.
+/// The upstream under which the control plane is declared, and what the names of further replicas begin with.
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
 /// Longest path of a unix socket (`sockaddr_un`, its terminating zero not counted).
 const MAX_SOCKET_PATH: usize = 107;
@@ -22,7 +22,7 @@ const MAX_SOCKET_PATH: usize = 107;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     /// `workload` is `agent/NODE`, `identity` is `self`, `state` is set, and the upstream
-    /// `control-plane` is declared.
+    /// `control-plane` is declared; `control-plane-2` and so on are replicas of it.
     pub(crate) service: ServiceConfig,
     /// This node's name, as the control plane knows it.
     pub(crate) node: String,
@@ -44,8 +44,25 @@ pub(crate) struct Bootstrap {
     /// The control plane's bootstrap listener, `ip:port` or `name:port`.
     #[schemars(with = "String")]
     pub(crate) address: Address,
+    /// Those of further control planes, asked in this order where the first does not answer.
+    #[serde(default)]
+    #[schemars(with = "Vec<String>")]
+    pub(crate) further: Vec<Address>,
     /// PEM roots that the control plane's certificate must lead to.
     pub(crate) bundle: PathBuf,
+}
+
+impl Bootstrap {
+    /// In the order in which they are asked.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        std::iter::once(&self.address).chain(&self.further)
+    }
+
+    /// All of them, for people.
+    pub(crate) fn shown(&self) -> String {
+        let all: Vec<String> = self.addresses().map(ToString::to_string).collect();
+        all.join(" or ")
+    }
 }
 
 /// By what a caller is recognised.

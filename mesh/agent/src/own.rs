@@ -95,7 +95,7 @@ async fn join_patiently(
                 "the node's identity",
                 format!(
                     "{error}\n  fix: check that the control plane runs at {}, and give this node a new join token (`ringwall up` does)",
-                    joiner.bootstrap.address
+                    joiner.bootstrap.shown()
                 ),
             ));
         }
@@ -258,9 +258,20 @@ impl Joiner {
         };
         *self.tried.lock() = Some(token);
         let tls = join_client_config(&self.bootstrap.bundle, self.control_plane.clone())?;
-        let channel = grpc::channel(self.bootstrap.address.clone(), tls);
-        let mut client = AttestationClient::new(channel);
-        Ok(client.join(limited(request)).await?.into_inner())
+        let mut last = None;
+        for address in self.bootstrap.addresses() {
+            let channel = grpc::channel(address.clone(), Arc::clone(&tls));
+            let mut client = AttestationClient::new(channel);
+            match client.join(limited(request.clone())).await {
+                Ok(joined) => return Ok(joined.into_inner()),
+                Err(status) => match AgentError::from(status) {
+                    // Any other one may have the answer, as they share what is known of tokens.
+                    error @ AgentError::Away(_) => last = Some(error),
+                    refused => return Err(refused),
+                },
+            }
+        }
+        Err(last.unwrap_or_else(|| AgentError::Away("no control plane is declared".to_owned())))
     }
 
     fn has_new_token(&self) -> bool {

@@ -5,7 +5,6 @@
 
 pub(crate) mod policy;
 mod services;
-pub(crate) mod traffic;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;

@@ -20,6 +20,8 @@ use crate::error::Error;
 use crate::store::Store;
 use crate::store::model::Fence;
 
+/// Who leads, in errors, when no replica is known to.
+pub(crate) const NOBODY: &str = "nobody";
 /// Longest wait for one answer of the store.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A sleeping machine is noticed this soon after it wakes.
@@ -61,7 +63,7 @@ impl Leadership {
         let now = self.now();
         let lease = self.lease.lock();
         lease.fence(now).ok_or_else(|| Error::NotLeader {
-            leader: lease.leader(now).unwrap_or("nobody").to_owned(),
+            leader: lease.leader(now).unwrap_or(NOBODY).to_owned(),
         })
     }
 

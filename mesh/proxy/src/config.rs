@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringwall_mesh_api::weight;
 use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,11 +22,14 @@ use crate::snapshot::Protocol;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) service: ServiceConfig,
-    /// The machine, and the zone in which calls preferably stay.
+    /// The machine, and the zone in which calls preferably stay: 1 to 128 letters, digits, `-`, `.` and `_`.
     #[serde(default = "local")]
     pub(crate) node: String,
     #[serde(default = "local")]
     pub(crate) zone: String,
+    /// Share of the service's traffic beside its other endpoints, 0 to 10000; 0 is registered and not called.
+    #[serde(default = "ordinary")]
+    pub(crate) weight: u32,
     /// Listeners for peers, and the application behind each.
     #[serde(default)]
     pub(crate) inbound: Vec<InboundConfig>,
@@ -302,6 +306,10 @@ pub(crate) struct AccessLogConfig {
     /// Default: standard output.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<PathBuf>,
+}
+
+const fn ordinary() -> u32 {
+    weight::DEFAULT
 }
 
 fn local() -> String {

@@ -9,10 +9,11 @@ pub(crate) mod compile;
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ringwall_identity::SpiffeId;
 use ringwall_policy::mesh::MeshPolicy;
+
+pub(crate) use ringwall_mesh_api::traffic::{Breaker, Outlier, Retries, TrafficPolicy};
 
 /// The state of one revision.
 #[derive(Debug)]
@@ -75,55 +76,6 @@ pub(crate) struct Endpoint {
     pub(crate) zone: Box<str>,
     pub(crate) weight: u32,
     pub(crate) instance: Box<str>,
-}
-
-/// How a service is treated by its callers; defaults are those of `config.proto`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct TrafficPolicy {
-    pub(crate) timeout: Duration,
-    pub(crate) connect_timeout: Duration,
-    pub(crate) retries: Retries,
-    pub(crate) outlier: Outlier,
-    pub(crate) breaker: Breaker,
-    /// A second attempt of an idempotent request after this time; off by default.
-    pub(crate) hedge: Option<Duration>,
-    pub(crate) routes: Vec<RoutePolicy>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Retries {
-    pub(crate) attempts: u32,
-    pub(crate) per_try_timeout: Option<Duration>,
-    pub(crate) budget_permille: u32,
-    pub(crate) budget_floor: u32,
-    pub(crate) statuses: Vec<u16>,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Outlier {
-    pub(crate) consecutive_failures: u32,
-    pub(crate) ejection: Duration,
-    pub(crate) max_ejected_percent: u32,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Breaker {
-    pub(crate) max_connections: u32,
-    pub(crate) max_requests: u32,
-    pub(crate) max_pending: u32,
-    pub(crate) failure_permille: u32,
-    pub(crate) min_requests: u32,
-    pub(crate) open: Duration,
-}
-
-/// Overrides for requests whose method and path prefix match; the first match counts.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RoutePolicy {
-    pub(crate) method: Option<http::Method>,
-    pub(crate) prefix: String,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) retries: Option<Retries>,
-    pub(crate) hedge: Option<Duration>,
 }
 
 /// Who is no longer believed.

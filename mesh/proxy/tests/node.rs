@@ -20,5 +20,7 @@ mod partition;
 mod people;
 #[path = "node/place.rs"]
 mod place;
+#[path = "node/replicas.rs"]
+mod replicas;
 #[path = "node/world.rs"]
 mod world;

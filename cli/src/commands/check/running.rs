@@ -76,7 +76,7 @@ fn operator(state: &StateDir, now: OffsetDateTime) -> Finding {
 async fn control_plane(plane: &Plane) -> Vec<Finding> {
     const CATEGORY: Category = Category::ControlPlane;
     let asked = async {
-        let mut authority = plane.authority().map_err(|error| error.to_string())?;
+        let mut authority = plane.authority().await.map_err(|error| error.to_string())?;
         let answer = authority.describe(DescribeRequest {}).await;
         answer
             .map(tonic::Response::into_inner)

@@ -28,8 +28,8 @@ pub(super) struct Desk(Client);
 pub(super) type Changed = Result<Applied, CheckReport>;
 
 impl Desk {
-    pub(super) fn at(plane: &Plane) -> Result<Self, CliError> {
-        plane.client().map(Self)
+    pub(super) async fn at(plane: &Plane) -> Result<Self, CliError> {
+        plane.client().await.map(Self)
     }
 
     #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What the composition must not say of the mesh.
 
+use ringwall_mesh_api::{traffic::Fault, weight};
 use serde_saphyr::{Location, Spanned};
 
 use super::Checker;
@@ -8,7 +9,7 @@ use crate::composition::{Component, Mesh};
 use crate::error::CliError;
 
 /// The control plane's identity is known by this name to agents, proxies and the operator.
-const CONTROL_PLANE: &str = "control-plane";
+pub(super) const CONTROL_PLANE: &str = "control-plane";
 
 impl Checker<'_> {
     pub(super) fn mesh(&self) -> Result<(), CliError> {
@@ -16,6 +17,9 @@ impl Checker<'_> {
             return self.no_parts_of_a_mesh();
         };
         self.name(&mesh.node, "a node")?;
+        if let Some(zone) = &mesh.zone {
+            self.name(zone, "a zone")?;
+        }
         for (name, sentence) in [
             (
                 &mesh.control_plane.component,
@@ -31,6 +35,7 @@ impl Checker<'_> {
             let fix = format!("call it `{CONTROL_PLANE}`: by that name it is known to everybody");
             return self.refuse(plane.referenced, what, fix);
         }
+        self.replicas(&mesh.control_plane)?;
         if let Some(egress) = &mesh.egress {
             self.egress(egress)?;
         }
@@ -39,6 +44,24 @@ impl Checker<'_> {
             self.has_its_proxy(mesh, component)?;
         }
         self.proxies_have_names_of_their_own()
+    }
+
+    /// Proxies would refuse what is refused here, long after the start and each for itself.
+    pub(super) fn traffic(&self) -> Result<(), CliError> {
+        for component in &self.composition.components {
+            let Some(traffic) = &component.traffic else {
+                continue;
+            };
+            if let Err(fault) = traffic.value.policy() {
+                let (name, Fault { key, seen, .. }) = (&component.name.value, &fault);
+                let what = format!(
+                    "traffic.{key} of `{name}` is {seen}, expected {}",
+                    fault.expected
+                );
+                return self.refuse(traffic.referenced, what, fault.fix);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the component leads outside on purpose.
@@ -100,15 +123,12 @@ impl Checker<'_> {
     /// mesh itself.
     fn has_its_proxy(&self, mesh: &Mesh, component: &Component) -> Result<(), CliError> {
         let (name, at) = (&component.name.value, component.name.referenced);
-        let part = [
-            Some(&mesh.control_plane.component),
-            Some(&mesh.agent),
-            mesh.egress.as_ref(),
-            Some(&self.composition.public.component),
-        ]
-        .into_iter()
-        .flatten()
-        .any(|part| part.value == *name);
+        let planes = mesh.control_plane.all().map(|(plane, _)| plane);
+        let part = [&mesh.agent, &self.composition.public.component]
+            .into_iter()
+            .chain(&mesh.egress)
+            .chain(planes)
+            .any(|part| part.value == *name);
         match &component.sidecar {
             None if part || component.binary.is_none() => Ok(()),
             None => {
@@ -122,7 +142,25 @@ impl Checker<'_> {
                 let fix = "remove `sidecar`: it speaks its own TLS";
                 self.refuse(sidecar.app.referenced, what, fix)
             }
-            Some(sidecar) => self.tcp(component, sidecar),
+            Some(sidecar) => {
+                self.weight(name, sidecar)?;
+                self.tcp(component, sidecar)
+            }
+        }
+    }
+
+    fn weight(&self, name: &str, sidecar: &Sidecar) -> Result<(), CliError> {
+        match &sidecar.weight {
+            Some(weight) if weight.value > weight::MAX => {
+                let what = format!(
+                    "the weight of `{name}` is {}, expected 0 to {}",
+                    weight.value,
+                    weight::MAX
+                );
+                let fix = format!("leave it out for {}, or choose less", weight::DEFAULT);
+                self.refuse(weight.referenced, what, fix)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -66,7 +66,6 @@ fn r56_an_undeclared_action_is_denied_even_when_everything_is_permitted() {
         assert!(!decision.allowed, "{action}");
         assert_eq!(decision.outcome, Outcome::Error, "{action}");
     }
-    assert!(!engine.knows_action("order:destroy"));
 }
 
 #[test]
@@ -281,7 +280,6 @@ fn a_policy_that_can_never_apply_is_a_warning() {
         r#"@id("never") permit (principal is User, action, resource)
            when { principal has nothing };"#,
     );
-    assert_eq!(engine.policy_count(), 1);
     assert_eq!(engine.warnings().len(), 1, "{:?}", engine.warnings());
     assert_eq!(engine.warnings()[0].file, "test.cedar");
 }

@@ -5,13 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use ringwall_mesh_api::traffic::TrafficConfig;
 use ringwall_mesh_api::v1;
 use ringwall_proto::ids::Name;
 use ringwall_service::{ConfigError, ServiceConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::traffic::TrafficConfig;
 
 /// Identities that no agent may have for a workload: the operator's, ours, and those of agents.
 const RESERVED: [&str; 3] = ["ringwall", "control-plane", "agent"];
@@ -188,6 +187,21 @@ fn validate_entry(
             }
         }
     }
+    // What a proxy would refuse is refused here: there, every caller would keep to what it knew before.
+    if let Err(fault) = entry.traffic.policy() {
+        let key = format!("traffic.{}", fault.key);
+        return Err(invalid(
+            entry,
+            &key,
+            &fault.seen,
+            &fault.expected,
+            &fault.fix,
+        ));
+    }
+    validate_ports(entry)
+}
+
+fn validate_ports(entry: &ServiceEntry) -> Result<(), ConfigError> {
     let mut ports = HashSet::new();
     for port in &entry.ports {
         if port.number == 0 || !ports.insert(port.number) {

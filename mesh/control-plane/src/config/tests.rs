@@ -131,6 +131,38 @@ fn every_rule_of_an_entry_refuses() {
 }
 
 #[test]
+fn r31_traffic_that_proxies_would_refuse_is_refused_here() {
+    for (traffic, parts) in [
+        (
+            "{ retries: { attempts: 11 } }",
+            [
+                "services[pay].traffic.retries.attempts",
+                "seen:     11",
+                "expected: 0 to 10",
+            ],
+        ),
+        (
+            "{ routes: [{ prefix: v1 }] }",
+            [
+                "services[pay].traffic.routes[0].prefix",
+                "seen:     `v1`",
+                "fix:      write it like",
+            ],
+        ),
+    ] {
+        let entry = format!("  - {{ name: pay, owner: shop, traffic: {traffic} }}\n");
+        let error = with(&entry).unwrap_err();
+        for part in parts {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+    let off = "  - { name: pay, owner: shop, traffic: { retries: { attempts: 0 } } }\n";
+    let config = with(off).unwrap();
+    let wire = config.services[1].traffic.wire().unwrap();
+    assert_eq!(wire.retries.unwrap().attempts, Some(0));
+}
+
+#[test]
 fn the_other_keys_are_checked() {
     let good = format!("{HEAD}services: []\n");
     for (from, to, part) in [

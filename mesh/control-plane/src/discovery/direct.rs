@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_mesh_api::v1;
+use ringwall_mesh_api::{v1, weight};
 
 use super::hub::Hub;
 
@@ -107,7 +107,7 @@ async fn resolve(names: &[Named], before: &Resolved) -> Resolved {
         own.extend(found.iter().map(|address| v1::Endpoint {
             address: address.to_string(),
             port: name.port,
-            weight: 1,
+            weight: Some(weight::DEFAULT),
             instance: name.address.clone(),
             ..v1::Endpoint::default()
         }));
@@ -167,7 +167,7 @@ mod tests {
         let known = v1::Endpoint {
             address: "10.0.0.1:7108".into(),
             port: 7108,
-            weight: 1,
+            weight: Some(weight::DEFAULT),
             instance: gone.address.clone(),
             ..v1::Endpoint::default()
         };

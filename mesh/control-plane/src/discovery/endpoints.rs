@@ -2,7 +2,7 @@
 //!
 //! Owns: which endpoints callers see. Must not: read a clock; `now` is the time since the start.
 //!
-//! Only READY endpoints are seen; NOT_READY and DRAINING leave at once. When a stream is lost, its endpoints stay for
+//! Only READY endpoints with a weight are seen; NOT_READY, DRAINING and weight 0 leave at once. When a stream is lost, its endpoints stay for
 //! [`LEASE`], since a proxy that lost its control plane still serves; the same instance, or a new process at the same
 //! address, takes them over. While a proxy's binary is replaced, two processes serve one address: each has a claim, and
 //! the address stays as long as one of them is ready. When more than half of all endpoints lose their streams together,
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringwall_mesh_api::v1;
+use ringwall_mesh_api::{v1, weight};
 
 /// How long an endpoint outlives its stream.
 pub(crate) const LEASE: Duration = Duration::from_secs(5);
@@ -25,7 +25,6 @@ const FEW: usize = 4;
 const MAX_PER_STREAM: usize = 8;
 /// Endpoints of one service.
 const MAX_PER_SERVICE: usize = 2_000;
-const MAX_WEIGHT: u32 = 10_000;
 /// Longest instance, node or zone.
 pub(crate) const MAX_NAME: usize = 128;
 
@@ -58,8 +57,8 @@ pub(crate) enum ReportError {
     Address(String),
     #[error("port {0} is not declared for this service")]
     Port(u32),
-    #[error("the weight is above 10000")]
-    Weight,
+    #[error("the weight is {0}, expected 0 to {max}", max = weight::MAX)]
+    Weight(u32),
     #[error("the health is not said")]
     Health,
     #[error("a stream has at most 8 endpoints")]
@@ -83,8 +82,9 @@ impl Report {
         let port = u16::try_from(report.port).ok();
         let port = port.filter(|port| ports.contains(port));
         let port = port.ok_or(ReportError::Port(report.port))?;
-        if report.weight > MAX_WEIGHT {
-            return Err(ReportError::Weight);
+        let weight = weight::read(report.weight);
+        if weight > weight::MAX {
+            return Err(ReportError::Weight(weight));
         }
         let ready = match report.health() {
             v1::Health::Ready => true,
@@ -94,8 +94,9 @@ impl Report {
         Ok(Self {
             address,
             port,
-            weight: report.weight.max(1),
-            ready,
+            weight,
+            // Who is to get nothing is not shown to callers: none of them has to know the rule.
+            ready: ready && weight > 0,
         })
     }
 }
@@ -318,7 +319,7 @@ impl Registered {
             port: port.into(),
             node: claim.proxy.node.to_string(),
             zone: claim.proxy.zone.to_string(),
-            weight: claim.weight,
+            weight: Some(claim.weight),
             instance: claim.proxy.instance.to_string(),
         })
     }

@@ -9,6 +9,7 @@ use ringwall_service::Problem;
 use ringwall_store::StoreError;
 
 use crate::error::Error;
+use crate::leader::NOBODY;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -83,6 +84,12 @@ impl Refusal {
                 Problem::new(StatusCode::NOT_FOUND, problems::NOT_FOUND, "Not found")
                     .detail(self.to_string())
             }
+            Self::Other(Error::NotLeader { leader }) if leader == NOBODY => unavailable(
+                "No control plane leads now: its store does not answer, or the last leader's lease is not over yet. Nothing was changed.",
+            ),
+            Self::Other(Error::Store(_)) => unavailable(
+                "The control plane's store does not answer. Look which version is active before you try again.",
+            ),
             Self::Other(Error::NotLeader { leader }) => Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 problems::NOT_LEADER,
@@ -90,14 +97,19 @@ impl Refusal {
             )
             .with("leader", leader.clone())
             .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
-            Self::Other(_) => Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                problems::UNAVAILABLE,
-                "Temporarily unavailable",
-            )
-            .header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            Self::Other(_) => unavailable("The log of the control plane says why."),
         }
     }
+}
+
+fn unavailable(why: &str) -> Problem {
+    Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        problems::UNAVAILABLE,
+        "Temporarily unavailable",
+    )
+    .detail(why.to_owned())
+    .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
 }
 
 fn refused(error: &PolicyError) -> Problem {

@@ -95,7 +95,7 @@ impl Proxy {
         let report = v1::EndpointReport {
             address: address.to_owned(),
             port,
-            weight: 1,
+            weight: Some(1),
             health: health.into(),
         };
         self.send(Message::Endpoint(report)).await;

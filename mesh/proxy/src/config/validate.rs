@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ringwall_mesh_api::weight;
 use ringwall_service::config::IdentityFrom;
 use ringwall_service::{ConfigError, Refusal};
 
@@ -14,6 +15,8 @@ use crate::egress::EgressConfig;
 
 /// Threads beyond this help nobody.
 const MAX_WORKERS: usize = 64;
+/// Longest name of a node or a zone that the control plane takes.
+const MAX_PLACE: usize = 128;
 /// hyper's own least.
 const MIN_HEAD: usize = 8192;
 /// The upstream that a proxy cannot do without.
@@ -25,6 +28,7 @@ type Keyed = (String, SocketAddr);
 pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
     identity(config)?;
     upstreams(config)?;
+    place(config)?;
     listeners(config)?;
     ports(config)?;
     plaintext(config)?;
@@ -100,6 +104,33 @@ fn upstreams(config: &Config) -> Result<(), ConfigError> {
         "the name of a declared upstream",
         "declare it under service.upstreams",
     ))
+}
+
+/// What the control plane is told about this endpoint: it would refuse the rest, each time anew.
+fn place(config: &Config) -> Result<(), ConfigError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    for (key, text) in [("node", &config.node), ("zone", &config.zone)] {
+        if text.is_empty() || text.len() > MAX_PLACE || !text.bytes().all(fits) {
+            return Err(ConfigError::invalid(
+                key,
+                &format!("`{text}`"),
+                &format!("1 to {MAX_PLACE} letters, digits, `-`, `.` and `_`"),
+                &format!("leave `{key}` out, or write one like `local`"),
+            ));
+        }
+    }
+    if config.weight > weight::MAX {
+        return Err(ConfigError::invalid(
+            "weight",
+            &config.weight.to_string(),
+            &format!("0 to {}", weight::MAX),
+            &format!(
+                "leave it out for {}, or choose a smaller one",
+                weight::DEFAULT
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// Where the application's own bytes come in.

@@ -307,7 +307,7 @@ impl Client {
             Message::Endpoint(v1::EndpointReport {
                 address: address.to_string(),
                 port: u32::from(served.port),
-                weight: served.weight,
+                weight: Some(served.weight),
                 health: health.into(),
             }),
         )

@@ -10,18 +10,17 @@ use std::time::Duration;
 use ringwall_identity::TrustDomain;
 use ringwall_mesh_api::v1::Health;
 use ringwall_service::config::IdentityFrom;
-use ringwall_service::{ConfigError, Shell, StartError};
+use ringwall_service::{Shell, StartError};
 use ringwall_workload_api::jwt_bundle;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 use super::{Client, HealthCheck, Place, Question, Served, Settings, State, Store, health};
 use crate::config::{Advertise, Config};
 use crate::snapshot::Protocol;
 
-/// Name of the upstream, and what the names of further replicas begin with (`control-plane-2`).
+/// Name of the upstream; further replicas are `control-plane-2` and so on.
 const CONTROL_PLANE: &str = "control-plane";
 /// For the first keys, so that a saved policy is verified with what is trusted now.
 const FIRST_KEYS: Duration = Duration::from_secs(2);
@@ -32,8 +31,6 @@ const KEYS_FILE: &str = "jwks.json";
 const READ_AGAIN: Duration = Duration::from_secs(5);
 /// Longest key set that is read, in bytes.
 const MAX_KEYS: u64 = 256 * 1024;
-/// Weight of an ordinary endpoint.
-const WEIGHT: u32 = 100;
 
 /// Opens the last good state, from which the proxy decides until the control plane answers.
 ///
@@ -69,7 +66,7 @@ pub(crate) async fn open(
         instance: Uuid::new_v4().to_string(),
         node: config.node.clone(),
         zone: config.zone.clone(),
-        replicas: replicas(shell)?,
+        replicas: shell.grpc_replicas(CONTROL_PLANE)?,
         endpoint: endpoint(shell, config),
         health: watch_health(shell, config)?,
         keys,
@@ -77,21 +74,6 @@ pub(crate) async fn open(
         chance: Box::new(|| Uuid::new_v4().as_u64_pair().1),
     };
     Ok(Client::open(settings, state))
-}
-
-fn replicas(shell: &Shell) -> Result<Vec<Channel>, ConfigError> {
-    let names = shell.config.upstreams.keys().filter(|name| {
-        let rest = name.strip_prefix(CONTROL_PLANE);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    });
-    let channels: Vec<Channel> = names
-        .map(|name| shell.grpc(name))
-        .collect::<Result<_, _>>()?;
-    if channels.is_empty() {
-        // The error of the missing upstream says how to declare it.
-        return shell.grpc(CONTROL_PLANE).map(|channel| vec![channel]);
-    }
-    Ok(channels)
 }
 
 fn endpoint(shell: &Shell, config: &Config) -> Option<Served> {
@@ -107,7 +89,7 @@ fn endpoint(shell: &Shell, config: &Config) -> Option<Served> {
     Some(Served {
         place,
         port: inbound.port,
-        weight: WEIGHT,
+        weight: config.weight,
     })
 }
 

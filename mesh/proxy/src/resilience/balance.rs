@@ -2,7 +2,8 @@
 //!
 //! Owns: the endpoints of one destination, power of two choices over peak EWMA × requests in flight, weights, zones and
 //! ejection. Its rules:
-//! - Cost of an endpoint: expected latency × (1 + requests in flight ÷ weight). Two are drawn by weight, the cheaper wins;
+//! - Cost of an endpoint: expected latency × (1 + requests in flight ÷ weight), where an average weight counts as 1: only
+//!   what weights are to each other says anything. Two are drawn by weight, the cheaper wins;
 //!   with differing weights only where it is cheaper by half, so that shares follow the weights of healthy endpoints.
 //! - An endpoint that has not answered yet is taken to be as fast as its rival, but has [`UNPROVEN`] requests in flight
 //!   at most: a new one neither starves nor is run over.
@@ -53,6 +54,8 @@ pub(crate) struct Balancer {
     /// Share of requests that stay in the zone.
     local_permille: u64,
     weighted: bool,
+    /// The average of all weights.
+    ordinary: f64,
     panicking: bool,
     /// When an ejection ends, and the groups with it.
     stale_at: Option<Duration>,
@@ -84,6 +87,7 @@ impl Balancer {
             remote: Group::default(),
             local_permille: PERMILLE,
             weighted: false,
+            ordinary: 1.0,
             panicking: false,
             stale_at: None,
         }
@@ -212,7 +216,8 @@ impl Balancer {
     /// `first` was drawn first: it wins ties.
     fn cheaper<'a>(&self, now: Duration, first: &'a Node, second: &'a Node) -> &'a Node {
         let slack = if self.weighted { SLACK } else { 1.0 };
-        if second.cost(now, first) < first.cost(now, second) * slack {
+        let ordinary = self.ordinary;
+        if second.cost(now, first, ordinary) < first.cost(now, second, ordinary) * slack {
             second
         } else {
             first
@@ -236,6 +241,9 @@ impl Balancer {
             .iter()
             .filter_map(|node| node.conduct.ejected_until(now))
             .min();
+        let total: f64 = self.nodes.iter().map(Node::share).sum();
+        let count = u32::try_from(self.nodes.len().max(1)).unwrap_or(u32::MAX);
+        self.ordinary = (total / f64::from(count)).max(1.0);
         let mut weights = self.nodes.iter().map(Node::weight);
         let first = weights.next();
         self.weighted = weights.any(|weight| Some(weight) != first);
@@ -273,16 +281,19 @@ impl Node {
         u64::from(self.endpoint.weight.max(1))
     }
 
-    /// What one more request costs here, where `rival` is the other choice.
-    fn cost(&self, now: Duration, rival: &Self) -> f64 {
+    fn share(&self) -> f64 {
+        f64::from(self.endpoint.weight.max(1))
+    }
+
+    /// What one more request costs here, where `rival` is the other choice and `ordinary` an average weight.
+    fn cost(&self, now: Duration, rival: &Self, ordinary: f64) -> f64 {
         let expected = match (&self.latency, &rival.latency) {
             (Some(own), _) => own.expect(now),
             (None, Some(_)) if self.in_flight >= UNPROVEN => f64::INFINITY,
             (None, Some(theirs)) => theirs.expect(now),
             (None, None) => 1.0,
         };
-        let weight = f64::from(self.endpoint.weight.max(1));
-        expected * (1.0 + f64::from(self.in_flight) / weight)
+        expected * (1.0 + f64::from(self.in_flight) * ordinary / self.share())
     }
 
     fn observe(&mut self, now: Duration, took: Duration, outcome: Outcome) {

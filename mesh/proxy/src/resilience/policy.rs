@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
+use ringwall_mesh_api::traffic::RoutePolicy;
 
 use crate::snapshot::{Retries, TrafficPolicy};
 
@@ -18,7 +19,7 @@ pub(crate) struct Rules<'a> {
 impl<'a> Rules<'a> {
     /// Those of the first route that matches, completed by the service's own. `path` is without the query.
     pub(crate) fn of(traffic: &'a TrafficPolicy, method: &Method, path: &str) -> Self {
-        let matches = |route: &&crate::snapshot::RoutePolicy| {
+        let matches = |route: &&RoutePolicy| {
             route.method.as_ref().is_none_or(|named| named == method)
                 && path.starts_with(&route.prefix)
         };
@@ -30,7 +31,11 @@ impl<'a> Rules<'a> {
             retries: route
                 .and_then(|route| route.retries.as_ref())
                 .unwrap_or(&traffic.retries),
-            hedge: route.and_then(|route| route.hedge).or(traffic.hedge),
+            hedge: route
+                .and_then(|route| route.hedge)
+                .or(traffic.hedge)
+                // A route's zero says that there is none.
+                .filter(|after| !after.is_zero()),
         }
     }
 }
@@ -39,7 +44,27 @@ impl<'a> Rules<'a> {
 mod tests {
     use super::*;
     use crate::resilience::fixture::traffic;
-    use crate::snapshot::RoutePolicy;
+
+    #[test]
+    fn r30_a_route_can_do_without_what_its_service_has() {
+        let mut policy = traffic();
+        policy.hedge = Some(Duration::from_millis(50));
+        let none = Retries {
+            attempts: 0,
+            ..policy.retries.clone()
+        };
+        policy.routes = vec![RoutePolicy {
+            method: None,
+            prefix: "/pay".to_owned(),
+            timeout: None,
+            retries: Some(none),
+            hedge: Some(Duration::ZERO),
+        }];
+        let pay = Rules::of(&policy, &Method::GET, "/pay/7");
+        assert_eq!((pay.retries.attempts, pay.hedge), (0, None));
+        let items = Rules::of(&policy, &Method::GET, "/items");
+        assert_eq!((items.retries.attempts, items.hedge), (1, policy.hedge));
+    }
 
     #[test]
     fn r30_the_first_route_that_matches_counts() {

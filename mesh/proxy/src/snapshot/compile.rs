@@ -1,10 +1,9 @@
 //! From what the control plane says to what this proxy works with: every value checked, every default filled in.
 //!
-//! Owns: the limits of a resource and the defaults of `config.proto`. A fault is a sentence for the NACK. Must not: keep
+//! Owns: the limits of a resource, but for those of its traffic (`ringwall_mesh_api::traffic`). A fault is a sentence for the NACK. Must not: keep
 //! state; `control/machine.rs` decides what becomes of a resource that is refused here.
 
 mod revocations;
-mod traffic;
 
 #[cfg(test)]
 mod tests;
@@ -15,9 +14,9 @@ use std::sync::Arc;
 
 use ringwall_http_io::Address;
 use ringwall_identity::{SpiffeId, TrustDomain};
-use ringwall_mesh_api::v1;
+use ringwall_mesh_api::{v1, weight};
 
-use super::{Endpoint, Port, Protocol, Service};
+use super::{Endpoint, Port, Protocol, Service, TrafficPolicy};
 
 pub(crate) use revocations::revocations;
 
@@ -29,8 +28,6 @@ const MAX_PORTS: usize = 64;
 const MAX_DIRECT: usize = 64;
 /// Endpoints of one service.
 const MAX_ENDPOINTS: usize = 10_000;
-/// Largest weight; what is above it would starve everybody else.
-const MAX_WEIGHT: u32 = 10_000;
 
 /// A sentence for the control plane.
 pub(crate) type Fault = String;
@@ -66,7 +63,8 @@ pub(crate) fn service(message: &v1::Service, domain: &TrustDomain) -> Result<Ser
         identity,
         ports: ports.collect::<Result<_, Fault>>()?,
         tier: bounded("its tier", &message.tier)?.to_owned(),
-        traffic: traffic::policy(message.traffic.as_ref())?,
+        traffic: TrafficPolicy::read(message.traffic.as_ref())
+            .map_err(|fault| format!("its traffic: {fault}"))?,
         direct: direct.collect::<Result<_, Fault>>()?,
         endpoints: Vec::new(),
     })
@@ -88,6 +86,9 @@ pub(crate) fn endpoints(
                 "{} port {} stands twice",
                 endpoint.address, endpoint.port
             ));
+        }
+        if endpoint.weight == 0 {
+            continue;
         }
         endpoints.push(
             known
@@ -111,8 +112,7 @@ fn endpoint(message: &v1::Endpoint) -> Result<Endpoint, Fault> {
         address,
         port: number(message.port)?,
         zone: bounded("a zone", &message.zone)?.into(),
-        // 0 is what a field has that was not set.
-        weight: message.weight.clamp(1, MAX_WEIGHT),
+        weight: weight::read(message.weight).min(weight::MAX),
         instance: bounded("an instance", &message.instance)?.into(),
     })
 }

@@ -16,15 +16,17 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use ringwall_http_io::{Address, BoxBody, Client, ClientLimits, Transport as _, body};
+use ringwall_identity::certificate::serial_of;
 use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_mesh_api::v1::authority_client::AuthorityClient;
 use ringwall_mesh_api::v1::{RestoreRequest, RevokeRequest, revoke_request::What};
 use ringwall_policy::mesh::administration::{PATH, Proposal, VersionWithBundle};
-use ringwall_tls::{mesh_client_config, mesh_grpc_client_config};
-use tokio::net::TcpListener;
+use ringwall_tls::{mesh_client_config, mesh_grpc_client_config, mesh_server_name};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
-use crate::world::{OUTBOUND, PLANE, World, until};
+use crate::world::{NODE, OUTBOUND, PLANE, World, until};
 
 /// Between two requests of a [`Load`], and between two signs of life of `/stream`.
 const PACE: Duration = Duration::from_millis(10);
@@ -92,6 +94,13 @@ async fn whole(sent: Result<Response<Incoming>, ringwall_http_io::ClientError>) 
     match body::collect(response.into_body(), 1 << 20).await {
         Ok(bytes) => (status, String::from_utf8_lossy(&bytes).into_owned()),
         Err(error) => (0, error.to_string()),
+    }
+}
+
+fn good((status, text): (u16, String)) -> Result<String, (u16, String)> {
+    match status {
+        200 => Ok(text),
+        _ => Err((status, text)),
     }
 }
 
@@ -176,15 +185,20 @@ impl World {
 
     /// Replaces `from` by `to` in the policy, as the operator; returns its new version, before proxies have it.
     pub(crate) fn change_policy(&self, from: &str, to: &str) -> u64 {
+        self.try_change(from, to)
+            .unwrap_or_else(|refused| panic!("{refused:?}"))
+    }
+
+    /// The same where it may be refused: by which status, in which words.
+    pub(crate) fn try_change(&self, from: &str, to: &str) -> Result<u64, (u16, String)> {
         let tls = mesh_client_config(&self.operator, id("control-plane")).unwrap();
-        let address: Address = format!("{PLANE}:7110").parse().unwrap();
+        let address: Address = format!("{PLANE}:{}", self.leader).parse().unwrap();
         let (from, to) = (from.to_owned(), to.to_owned());
         self.plane.run(async move {
             let client = Client::mesh(address, tls, ClientLimits::default());
             let newest = Request::get(PATH).body(body::empty()).unwrap();
-            let (status, text) = whole(client.send(newest).await).await;
-            assert_eq!(status, 200, "{text}");
-            let mut newest: VersionWithBundle = serde_json::from_str(&text).unwrap();
+            let newest = good(whole(client.send(newest).await).await)?;
+            let mut newest: VersionWithBundle = serde_json::from_str(&newest).unwrap();
             for policy in newest.bundle.policies.values_mut() {
                 assert!(policy.contains(&from), "no {from:?} in the policy");
                 *policy = policy.replace(&from, &to);
@@ -199,9 +213,20 @@ impl World {
                 .header("content-type", "application/json")
                 .body(body::full(serde_json::to_vec(&proposal).unwrap()))
                 .unwrap();
-            let (status, text) = whole(client.send(request).await).await;
-            assert_eq!(status, 200, "{text}");
-            newest.version.version + 1
+            good(whole(client.send(request).await).await)?;
+            Ok(newest.version.version + 1)
+        })
+    }
+
+    /// The serial number of the certificate that the proxy of `workload` serves to its peers at `port`.
+    pub(crate) fn served_serial(&self, workload: &str, port: u16) -> Vec<u8> {
+        let tls = mesh_client_config(&self.operator, id(workload)).unwrap();
+        self.node.run(async move {
+            let tcp = TcpStream::connect((NODE, port)).await.unwrap();
+            let name = mesh_server_name(tcp.peer_addr().unwrap());
+            let stream = TlsConnector::from(tls).connect(name, tcp).await.unwrap();
+            let chain = stream.get_ref().1.peer_certificates().unwrap();
+            serial_of(&chain[0]).unwrap().as_bytes().to_vec()
         })
     }
 
@@ -230,7 +255,7 @@ impl World {
 
     fn authority(&self) -> AuthorityClient<tonic::transport::Channel> {
         let tls = mesh_grpc_client_config(&self.operator, id("control-plane")).unwrap();
-        let address: Address = format!("{PLANE}:7110").parse().unwrap();
+        let address: Address = format!("{PLANE}:{}", self.leader).parse().unwrap();
         self.plane
             .run(async move { AuthorityClient::new(ringwall_service::grpc::channel(address, tls)) })
     }

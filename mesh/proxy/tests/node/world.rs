@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ringwall_identity::authority::Authority;
 use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_secret::private_file;
+use ringwall_store::testing::{PASSWORD, Server};
 use ringwall_tls::IdentitySource;
 use tempfile::TempDir;
 use time::OffsetDateTime;
@@ -23,6 +24,8 @@ use crate::place::Place;
 /// Longest wait for anything here; other tests may have the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
+/// Of certificates, where control planes come and go.
+const SHORT_LIFE: Duration = Duration::from_secs(40);
 const TOKEN: &str = "a-join-token-of-these-tests-that-is-long-enough";
 
 /// Addresses of the two machines.
@@ -46,15 +49,36 @@ pub(crate) struct World {
     pub(crate) plane: Place,
     pub(crate) node: Place,
     pub(crate) operator: Arc<IdentitySource>,
+    /// Of the control planes, where there are two.
+    database: Option<Server>,
+    /// Where the operator finds the control plane that leads.
+    pub(crate) leader: u16,
     folder: TempDir,
     processes: HashMap<String, Child>,
 }
 
+/// A control plane: what it is called here, and its ports.
+type Replica = (&'static str, [u16; 3]);
+const FIRST: Replica = ("plane", [7110, 7210, 7310]);
+const SECOND: Replica = ("plane-2", [7120, 7220, 7320]);
+
 impl World {
     /// Control plane, agent, and proxies of `orders` and `inventory` with their applications; all are ready.
     pub(crate) fn start() -> Self {
-        let mut world = Self::prepare();
+        Self::prepare(false).start_all()
+    }
+
+    /// The same with two control planes over one PostgreSQL, on their own machine. The first one leads.
+    pub(crate) fn start_replicated() -> Self {
+        Self::prepare(true).start_all()
+    }
+
+    fn start_all(self) -> Self {
+        let mut world = self;
         world.start_plane();
+        if world.database.is_some() {
+            world.start_second_plane();
+        }
         world.start_agent();
         for port in [7305, 7306] {
             let at = ("127.0.0.1", port);
@@ -68,14 +92,17 @@ impl World {
         world
     }
 
-    fn prepare() -> Self {
+    fn prepare(replicated: bool) -> Self {
         ringwall_tls::install_crypto_provider();
         let (plane, node) = (Place::new(), Place::new());
         plane.connect(PLANE, &node, NODE);
+        // It listens on the loopback of the machine on which it is started.
+        let database = replicated.then(|| plane.run(async { Server::own("control-plane") }));
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         for name in [
             "plane",
+            "plane-2",
             "plane-secrets",
             "agent",
             "agent-secrets",
@@ -89,13 +116,21 @@ impl World {
         };
         let domain = TrustDomain::parse("ringwall.local").unwrap();
         let now = OffsetDateTime::now_utc();
-        let root = Authority::generate(&domain, now).unwrap();
+        let root = match &database {
+            None => Authority::generate(&domain, now),
+            Some(server) => {
+                let root = server.authority();
+                Authority::load(root.cert_pem(), root.key_pem())
+            }
+        };
+        let root = root.unwrap();
         let month = 30 * 24 * HOUR;
         let intermediate = root.issue_intermediate(month, now).unwrap();
         fs::write(path("roots.pem"), root.cert_pem()).unwrap();
         secret("plane-secrets/intermediate-cert", &intermediate.chain_pem);
         secret("plane-secrets/intermediate-key", &intermediate.key_pem);
         secret("plane-secrets/store-key", &"k".repeat(32));
+        secret("plane-secrets/postgres-password", PASSWORD);
         secret("agent-secrets/join-token", TOKEN);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, TOKEN.as_bytes());
         let end = now.unix_timestamp() + 600;
@@ -112,6 +147,8 @@ impl World {
             plane,
             node,
             operator,
+            database,
+            leader: FIRST.1[0],
             folder,
             processes: HashMap::new(),
         };
@@ -120,21 +157,45 @@ impl World {
     }
 
     fn configure(&self) {
+        match &self.database {
+            None => {
+                let store = format!("embedded: {}", self.path("plane/plane.db").display());
+                self.configure_plane(FIRST, HOUR, &store);
+            }
+            Some(server) => {
+                let database = server.create_database();
+                for replica in [FIRST, SECOND] {
+                    let store = format!(
+                        "postgres: {{ address: '127.0.0.1:{}', server_name: postgres, database: {database}, user: control-plane, tls: '{}' }}",
+                        server.port(),
+                        self.path(replica.0).join("postgres").display(),
+                    );
+                    // Short enough that certificates are renewed while a test goes on.
+                    self.configure_plane(replica, SHORT_LIFE, &store);
+                }
+            }
+        }
+        self.configure_agent();
+    }
+
+    fn configure_plane(&self, (name, ports): Replica, life: Duration, store: &str) {
         let root = self.folder.path().display();
+        let [mesh, admin, bootstrap] = ports;
+        let life = life.as_secs();
         let policies = POLICIES.replace('\n', "\n      ");
         let plane = format!(
             "service:
   name: control-plane
   trust_domain: ringwall.local
   profile: demo
-  listen: {PLANE}:7110
-  admin: 127.0.0.1:7210
+  listen: {PLANE}:{mesh}
+  admin: 127.0.0.1:{admin}
   identity: self
-  state: {root}/plane
+  state: {root}/{name}
   secrets: {{ provider: file, directory: {root}/plane-secrets }}
-bootstrap: {PLANE}:7310
-authority: {{ roots: {root}/roots.pem }}
-store: {{ embedded: {root}/plane/plane.db }}
+bootstrap: {PLANE}:{bootstrap}
+authority: {{ roots: {root}/roots.pem, svid_ttl: {life}s, database_ttl: {life}s }}
+store: {{ {store} }}
 nodes: [local]
 services:
   - {{ name: orders, owner: shop, nodes: [local], ports: [{{ number: {ORDERS} }}] }}
@@ -148,7 +209,22 @@ policy:
     main.cedar: |{policies}
 "
         );
-        fs::write(self.path("plane.yaml"), plane).unwrap();
+        fs::write(self.path(&format!("{name}.yaml")), plane).unwrap();
+    }
+
+    /// The control planes as upstreams, for agent and proxies.
+    fn upstreams(&self) -> String {
+        let first =
+            format!("control-plane: {{ address: \"{PLANE}:7110\", identity: control-plane }}");
+        let second =
+            format!(", control-plane-2: {{ address: \"{PLANE}:7120\", identity: control-plane }}");
+        let second = self.database.as_ref().map_or("", |_| &second);
+        format!("{{ {first}{second} }}")
+    }
+
+    fn configure_agent(&self) {
+        let (root, upstreams) = (self.folder.path().display(), self.upstreams());
+        let further = self.database.as_ref().map_or("", |_| "10.77.0.1:7320");
         let agent = format!(
             "service:
   name: agent
@@ -161,9 +237,9 @@ policy:
   identity: self
   state: {root}/agent
   secrets: {{ provider: file, directory: {root}/agent-secrets }}
-  upstreams: {{ control-plane: {{ address: \"{PLANE}:7110\", identity: control-plane }} }}
+  upstreams: {upstreams}
 node: local
-bootstrap: {{ address: \"{PLANE}:7310\", bundle: {root}/roots.pem }}
+bootstrap: {{ address: \"{PLANE}:7310\", further: [{further}], bundle: {root}/roots.pem }}
 socket: {root}/run/agent.sock
 attestation: {{ spawned: {{ socket: {root}/run/control.sock }} }}
 "
@@ -176,12 +252,19 @@ attestation: {{ spawned: {{ socket: {root}/run/control.sock }} }}
     }
 
     pub(crate) fn start_plane(&mut self) {
-        let plane = self
-            .plane
-            .start(self.command(&built("ringwall-control-plane"), "plane"));
-        self.processes.insert("plane".into(), plane);
+        self.start_replica(FIRST);
+    }
+
+    pub(crate) fn start_second_plane(&mut self) {
+        self.start_replica(SECOND);
+    }
+
+    fn start_replica(&mut self, (name, [mesh, ..]): Replica) {
+        let binary = built("ringwall-control-plane");
+        let plane = self.plane.start(self.command(&binary, name));
+        self.processes.insert(name.into(), plane);
         until("the control plane listens", || {
-            let dial = tokio::net::TcpStream::connect((PLANE, 7110));
+            let dial = tokio::net::TcpStream::connect((PLANE, mesh));
             self.plane.run(dial).ok()
         });
     }
@@ -210,7 +293,7 @@ attestation: {{ spawned: {{ socket: {root}/run/control.sock }} }}
         listen: u16,
         more: &str,
     ) {
-        let root = self.folder.path().display();
+        let (root, upstreams) = (self.folder.path().display(), self.upstreams());
         let (app, out, admin, unused) = (port + 200, listen + 400, listen + 500, listen + 600);
         private_folder(&self.path(name));
         let text = format!(
@@ -225,7 +308,7 @@ attestation: {{ spawned: {{ socket: {root}/run/control.sock }} }}
   identity: \"unix:{root}/run/agent.sock\"
   state: {root}/{name}
   secrets: {{ provider: file, directory: {root}/secrets }}
-  upstreams: {{ control-plane: {{ address: \"{PLANE}:7110\", identity: control-plane }} }}
+  upstreams: {upstreams}
   drain: 10s
 advertise: {NODE}
 inbound: [{{ listen: \"{NODE}:{listen}\", app: \"127.0.0.1:{app}\", port: {port} }}]
@@ -288,6 +371,21 @@ access_log: {{ file: {root}/{name}.access.log }}
         until("it ends", || process.try_wait().unwrap());
     }
 
+    /// Ends the control planes' database without a word.
+    pub(crate) fn kill_database(&mut self) {
+        self.database.as_mut().expect("a database").kill();
+    }
+
+    pub(crate) fn start_database(&mut self) {
+        let mut server = self.database.take().expect("a database");
+        // On the machine of the control planes, whose loopback it listens on.
+        let server = self.plane.run(async move {
+            server.start_again();
+            server
+        });
+        self.database = Some(server);
+    }
+
     /// Unplugs the control plane's end of the cable: what the node sends is lost without a word.
     pub(crate) fn cut(&self) {
         self.plane.ip("link set cable down");
@@ -311,6 +409,7 @@ impl Drop for World {
         if std::thread::panicking() {
             for name in [
                 "plane",
+                "plane-2",
                 "agent",
                 "orders-proxy",
                 "inventory-proxy",

@@ -96,3 +96,25 @@ async fn r34_a_pushed_policy_ends_a_live_connection_within_a_second() {
     assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
     until(outbound.address(0), "/v1/orders", 403).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r28_weight_and_zone_of_the_configuration_are_what_is_registered() {
+    let mesh = Mesh::start().await;
+    let app = App::start().await;
+    let sockets = Sockets::free(2);
+    let file = orders(&mesh, app, &sockets);
+    let said = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, format!("{said}zone: eu-1\nweight: 7\n")).expect("write");
+    let proxy = Proxy::start(&file, &sockets).await;
+    let ready = || {
+        let mut reports = mesh.plane.reports().into_iter();
+        reports.find(|report| report.health == i32::from(Health::Ready))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while ready().is_none() && std::time::Instant::now() < deadline {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(ready().expect("registered").weight, Some(7));
+    assert_eq!(mesh.plane.hellos()[0].zone, "eu-1");
+    drop(proxy);
+}

@@ -137,7 +137,7 @@ impl Mesh {
             address: address.to_string(),
             port: HTTP.into(),
             zone: "local".into(),
-            weight: 100,
+            weight: Some(100),
             instance: "1".into(),
             ..v1::Endpoint::default()
         };
@@ -188,6 +188,7 @@ pub(crate) struct Plane {
 struct Inner {
     revision: u64,
     resources: BTreeMap<String, v1::Resource>,
+    hellos: Vec<v1::Hello>,
     reports: Vec<v1::EndpointReport>,
 }
 
@@ -218,6 +219,11 @@ impl Plane {
     /// What endpoints have said of themselves.
     pub(crate) fn reports(&self) -> Vec<v1::EndpointReport> {
         self.inner.lock().reports.clone()
+    }
+
+    /// What proxies have said when they came.
+    pub(crate) fn hellos(&self) -> Vec<v1::Hello> {
+        self.inner.lock().hellos.clone()
     }
 
     fn since(&self, known: u64) -> v1::ConfigMessage {
@@ -255,6 +261,7 @@ impl Configuration for Plane {
         let Some(Message::Hello(hello)) = first.and_then(|message| message.message) else {
             return Err(Status::invalid_argument("no hello"));
         };
+        self.inner.lock().hellos.push(hello.clone());
         let plane = self.clone();
         let listener = self.clone();
         tokio::spawn(async move {

@@ -15,7 +15,7 @@ fn message(address: &str, health: v1::Health) -> v1::EndpointReport {
     v1::EndpointReport {
         address: address.into(),
         port: 80,
-        weight: 0,
+        weight: None,
         health: health.into(),
     }
 }
@@ -55,7 +55,7 @@ fn r28_only_ready_endpoints_are_seen_and_others_leave_at_once() {
     assert_eq!(seen(&table), [A]);
     assert_eq!(table.seen("inventory"), []);
     let endpoint = table.seen("orders").remove(0);
-    assert_eq!((endpoint.weight, endpoint.port), (1, 80));
+    assert_eq!((endpoint.weight, endpoint.port), (Some(100), 80));
     assert_eq!(
         (endpoint.zone.as_str(), endpoint.instance.as_str()),
         ("z1", "i1")
@@ -65,6 +65,28 @@ fn r28_only_ready_endpoints_are_seen_and_others_leave_at_once() {
         assert!(table.report(one, &orders, at(A, health)).unwrap());
         assert_eq!(seen(&table), [""; 0], "{health:?}");
     }
+}
+
+#[test]
+fn r28_an_endpoint_of_weight_0_gets_nothing_until_it_has_one() {
+    let mut table = Endpoints::default();
+    let (one, orders) = (StreamId(1), proxy("orders", "i1"));
+    let weighing = |weight: Option<u32>| {
+        let message = v1::EndpointReport {
+            weight,
+            ..message(A, READY)
+        };
+        Report::parse(&message, &[80]).unwrap()
+    };
+    assert!(!table.report(one, &orders, weighing(Some(0))).unwrap());
+    assert_eq!(seen(&table), [""; 0]);
+    assert!(table.report(one, &orders, weighing(Some(7))).unwrap());
+    assert_eq!(table.seen("orders")[0].weight, Some(7));
+    // To its callers it is gone at once, as one that drains.
+    assert!(table.report(one, &orders, weighing(Some(0))).unwrap());
+    assert_eq!(seen(&table), [""; 0]);
+    assert!(table.report(one, &orders, weighing(None)).unwrap());
+    assert_eq!(table.seen("orders")[0].weight, Some(100), "the default");
 }
 
 #[test]
@@ -222,10 +244,10 @@ fn r28_reports_that_name_no_usable_endpoint_are_refused() {
     }
     assert_eq!(
         parse(v1::EndpointReport {
-            weight: 10_001,
+            weight: Some(10_001),
             ..message(A, READY)
         }),
-        ReportError::Weight
+        ReportError::Weight(10_001)
     );
     assert_eq!(
         parse(message(A, v1::Health::Unspecified)),

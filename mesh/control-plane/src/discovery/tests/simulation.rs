@@ -199,7 +199,7 @@ impl Simulation {
         let report = v1::EndpointReport {
             address: format!("127.0.0.1:{port}"),
             port: 80,
-            weight: 1,
+            weight: Some(1),
             health: health.into(),
         };
         let report = Report::parse(&report, &[80]).unwrap();

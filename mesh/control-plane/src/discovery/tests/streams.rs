@@ -98,7 +98,7 @@ impl Line {
         let report = v1::EndpointReport {
             address: format!("127.0.0.1:{port}"),
             port: 80,
-            weight: 1,
+            weight: Some(1),
             health: health.into(),
         };
         self.send(Message::Endpoint(report)).await;
@@ -190,7 +190,7 @@ async fn r28_an_endpoint_belongs_to_the_identity_of_the_stream() {
     c.send(Message::Endpoint(v1::EndpointReport {
         address: "127.0.0.1:1".into(),
         port: 81,
-        weight: 1,
+        weight: Some(1),
         health: v1::Health::Ready.into(),
     }))
     .await;

@@ -46,6 +46,11 @@ fn told(from: &str, to: &str) -> String {
 fn what_the_cli_renders_is_sound() {
     parse(SOUND).validate().expect("sound");
     assert!(parse(SOUND).production_refusals().is_empty());
+    let config = parse(SOUND);
+    assert_eq!((config.zone.as_str(), config.weight), ("local", 100));
+    let resting = parse(&SOUND.replacen("workers: 1", "zone: eu-1\nweight: 0", 1));
+    resting.validate().expect("sound");
+    assert_eq!((resting.zone.as_str(), resting.weight), ("eu-1", 0));
 }
 
 #[test]
@@ -88,6 +93,10 @@ fn every_refusal_names_the_key_and_the_fix() {
         ),
         ("workers: 1", "workers: 0", "workers"),
         ("workers: 1", "workers: 65", "workers"),
+        ("workers: 1", "weight: 10001", "weight"),
+        ("workers: 1", "zone: ''", "zone"),
+        ("workers: 1", "zone: a b", "zone"),
+        ("workers: 1", "node: a/b", "node"),
         ("max_streams: 100", "max_streams: 0", "limits.max_streams"),
         ("max_streams: 100", "max_head: 100", "limits.max_head"),
         (

@@ -158,6 +158,37 @@ fn r30_shares_follow_weights_until_a_node_is_slow() {
 }
 
 #[test]
+fn r30_only_what_weights_are_to_each_other_counts() {
+    // Three requests in flight say the same of an endpoint, whatever number all weights have.
+    for weight in [1, 100, 10_000] {
+        let two: Vec<_> = (0..2).map(|n| endpoint(n, "a", weight)).collect();
+        let mut sim = Sim::new(11, &two);
+        sim.run(2, Duration::from_millis(1), |_| Duration::from_millis(10));
+        sim.finish_until(Duration::from_secs(1));
+        sim.now = Duration::from_secs(1);
+        // The first never answers again: what it has to do piles up there, and keeps the rest away from it.
+        sim.picks.clear();
+        let hours = Duration::from_secs(36_000);
+        sim.run(100, Duration::from_millis(20), |port| match port {
+            1000 => hours,
+            _ => Duration::from_millis(10),
+        });
+        let stuck = sim.picks.get(&1000).copied().unwrap_or(0);
+        assert!(stuck <= 3, "{stuck} of 100 with weight {weight}");
+    }
+    // And shares are the same in thousands as in units.
+    for unit in [1, 1000] {
+        let weighted = [endpoint(0, "a", 9 * unit), endpoint(1, "a", unit)];
+        let mut sim = Sim::new(5, &weighted);
+        sim.run(10_000, Duration::from_millis(20), |_| {
+            Duration::from_millis(10)
+        });
+        let share = sim.share(1000);
+        assert!((0.87..0.93).contains(&share), "{share} in units of {unit}");
+    }
+}
+
+#[test]
 fn r30_a_new_endpoint_is_used_but_not_run_over() {
     let mut sim = Sim::new(9, &nodes(3));
     sim.run(2_000, Duration::from_millis(1), |_| {

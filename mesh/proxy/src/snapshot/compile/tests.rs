@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -37,21 +35,7 @@ fn defaults_are_those_of_the_contract() {
     let service = service(&message(), &domain()).unwrap();
     assert_eq!(service.ports[0].protocol, Protocol::Http);
     assert_eq!(service.ports[1].protocol, Protocol::Tcp);
-    let traffic = service.traffic;
-    assert_eq!(traffic.timeout, Duration::from_secs(15));
-    assert_eq!(traffic.connect_timeout, Duration::from_secs(1));
-    assert_eq!(traffic.retries.attempts, 1);
-    assert_eq!(traffic.retries.budget_permille, 200);
-    assert_eq!(traffic.retries.budget_floor, 3);
-    assert_eq!(traffic.retries.statuses, [502, 503, 504]);
-    assert_eq!(traffic.retries.per_try_timeout, None);
-    assert_eq!(traffic.outlier.consecutive_failures, 5);
-    assert_eq!(traffic.outlier.ejection, Duration::from_secs(5));
-    assert_eq!(traffic.outlier.max_ejected_percent, 50);
-    assert_eq!(traffic.breaker.max_requests, 1024);
-    assert_eq!(traffic.breaker.failure_permille, 500);
-    assert_eq!(traffic.breaker.min_requests, 20);
-    assert_eq!(traffic.hedge, None);
+    assert_eq!(service.traffic, TrafficPolicy::read(None).unwrap());
 }
 
 #[test]
@@ -68,39 +52,19 @@ fn what_is_out_of_bounds_is_refused_with_its_value() {
     assert!(refused(|s| s.direct = vec!["10.0.0.1".into()]).contains("direct address"));
     assert!(refused(|s| s.tier = "x".repeat(300)).contains("not a short text"));
     assert!(refused(|s| s.ports = vec![s.ports[0]; 65]).contains("more than 64"));
-    let traffic = |traffic: v1::TrafficPolicy| refused(|s| s.traffic = Some(traffic));
-    let bad = v1::TrafficPolicy {
-        timeout_ms: 3_600_001,
-        ..Default::default()
-    };
-    assert!(traffic(bad).contains("timeout_ms 3600001"));
     let retries = v1::Retries {
-        attempts: 11,
+        attempts: Some(11),
         ..Default::default()
     };
-    let bad = v1::TrafficPolicy {
+    let traffic = v1::TrafficPolicy {
         retries: Some(retries),
         ..Default::default()
     };
-    assert!(traffic(bad).contains("attempts 11: more than 10"));
-    let retries = v1::Retries {
-        statuses: vec![99],
-        ..Default::default()
-    };
-    let bad = v1::TrafficPolicy {
-        retries: Some(retries),
-        ..Default::default()
-    };
-    assert!(traffic(bad).contains("99 is not a status"));
-    let route = v1::Route {
-        prefix: "v1".into(),
-        ..Default::default()
-    };
-    let bad = v1::TrafficPolicy {
-        routes: vec![route],
-        ..Default::default()
-    };
-    assert!(traffic(bad).contains("is not a path"));
+    let fault = refused(|s| s.traffic = Some(traffic));
+    assert!(
+        fault.contains("its traffic: retries.attempts is 11, expected 0 to 10"),
+        "{fault}"
+    );
 }
 
 fn at(address: &str) -> v1::Endpoint {
@@ -123,7 +87,7 @@ fn list(endpoints: Vec<v1::Endpoint>) -> v1::Endpoints {
 #[test]
 fn endpoints_that_stay_keep_their_place() {
     let first = endpoints(&list(vec![at("10.0.0.1:7106"), at("10.0.0.2:7106")]), &[]).unwrap();
-    assert_eq!(first[0].weight, 1, "unset");
+    assert_eq!(first[0].weight, 100, "unset");
     let second = endpoints(
         &list(vec![at("10.0.0.2:7106"), at("10.0.0.3:7106")]),
         &first,
@@ -147,6 +111,18 @@ fn endpoints_that_stay_keep_their_place() {
             .unwrap_err()
             .contains("stands twice")
     );
+}
+
+#[test]
+fn r28_an_endpoint_without_weight_gets_nothing() {
+    let mut resting = at("10.0.0.1:7106");
+    resting.weight = Some(0);
+    let mut heavy = at("10.0.0.2:7106");
+    heavy.weight = Some(u32::MAX);
+    let seen = endpoints(&list(vec![resting, heavy]), &[]).unwrap();
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].address, "10.0.0.2:7106".parse().unwrap());
+    assert_eq!(seen[0].weight, 10_000);
 }
 
 #[test]
@@ -180,10 +156,8 @@ proptest! {
         text in ".{0,30}", bytes in proptest::collection::vec(any::<u8>(), 0..64),
     ) {
         let traffic = v1::TrafficPolicy {
-            timeout_ms: numbers[0],
-            retries: Some(v1::Retries { attempts: numbers[1], statuses: vec![numbers[2]], ..Default::default() }),
-            breaker: Some(v1::Breaker { max_pending: numbers[3], ..Default::default() }),
-            routes: vec![v1::Route { method: text.clone(), prefix: text.clone(), ..Default::default() }],
+            timeout_ms: Some(numbers[0]),
+            routes: vec![v1::Route { method: Some(text.clone()), prefix: text.clone(), ..Default::default() }],
             ..Default::default()
         };
         let message = v1::Service {

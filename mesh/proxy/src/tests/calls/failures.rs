@@ -12,7 +12,7 @@ use super::super::peers::{read2, seen};
 use super::super::world::{HTTP, HTTP2, TOKEN};
 use super::{Pair, dead};
 use crate::app::{Running, shared};
-use crate::snapshot::RoutePolicy;
+use ringwall_mesh_api::traffic::RoutePolicy;
 
 /// How long a breaker of these tests stays open.
 const OPEN: Duration = Duration::from_secs(2);
