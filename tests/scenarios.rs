@@ -249,6 +249,8 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
         r25_loopback_without_the_secret_is_refused,
         r25_the_secret_is_what_loopback_believes,
     );
+    // It speaks to a proxy on its loopback.
+    scenarios!(list, Alone, Native, SHOP, loopback: r31_an_edge_to_the_ingress_ends_within_a_second);
     // They change what others rely on, and put it back.
     scenarios!(list, Alone, Both, SHOP, mesh_policy:
         r31_a_bad_policy_is_refused_and_the_last_good_one_serves,
@@ -273,6 +275,7 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
         r33_the_command_check_tells_of_a_certificate_that_ended_or_is_missing,
     );
     scenarios!(list, Alone, Both, SHOP, revocation:
+        r34_revoking_a_callee_ends_what_the_gateway_has_open_to_it,
         r34_revoking_a_workload_ends_its_streams_within_a_second,
     );
     // Their processes are killed one by one, and a replaced one takes over sockets from the supervisor.

@@ -21,6 +21,7 @@ pub(crate) struct GatewayMetrics {
     slow_writers: Counter,
     stalled: Counter,
     refused_connections: Counter,
+    severed: Counter,
     reloads: Counter,
     rejected_reloads: Counter,
     dropped_lines: Counter,
@@ -65,6 +66,10 @@ impl GatewayMetrics {
                 "gateway_refused_connections",
                 "Connections beyond the limit",
             ),
+            severed: counter(
+                "gateway_severed_upstreams",
+                "Connections to services ended because these are believed no more",
+            ),
             reloads: counter("gateway_reloads", "Configurations taken over"),
             rejected_reloads: counter("gateway_rejected_reloads", "Configurations refused"),
             dropped_lines: counter(
@@ -105,6 +110,10 @@ impl GatewayMetrics {
 
     pub(crate) fn refused_connection(&self) {
         self.refused_connections.inc();
+    }
+
+    pub(crate) fn severed(&self, connections: u64) {
+        self.severed.inc_by(connections);
     }
 
     pub(crate) fn expired(&self, expired: Expired) {

@@ -8,4 +8,5 @@ mod harness;
 mod lifecycle;
 mod smuggling;
 mod streaming;
+mod trust;
 mod upstreams;

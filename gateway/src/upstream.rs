@@ -1,8 +1,9 @@
 //! Connections to upstreams: one pool per worker and cluster, nothing shared between cores.
 //!
 //! Owns: idle connections, their bound and age, and [`Lease`], which returns a connection when its response has
-//! ended. Must not: know routes or retry. Next: `upstream/dial.rs` (TCP, mTLS, HTTP/1.1 handshake) and
-//! `pipeline/forward.rs` (who uses this).
+//! ended. Connections whose certificate ends soon get no further request; those whose peer is believed no more fail
+//! with whatever is on them (R34). Must not: know routes or retry. Next: `upstream/dial.rs` (TCP, mTLS, HTTP/1.1
+//! handshake) and `pipeline/forward.rs` (who uses this).
 
 mod dial;
 
@@ -15,8 +16,9 @@ use foldhash::fast::RandomState;
 use hyper::client::conn::http1::SendRequest;
 use parking_lot::Mutex;
 use ringwall_data_path::watch::{CoarseClock, millis};
-use ringwall_tls::IdentitySource;
+use ringwall_tls::{IdentitySource, LiveServers};
 
+use self::dial::Dialled;
 pub(crate) use self::dial::{DialError, Dialer};
 use crate::pipeline::body::RequestBody;
 use crate::snapshot::Cluster;
@@ -25,6 +27,7 @@ use crate::snapshot::Cluster;
 #[derive(Debug)]
 pub(crate) struct Pools {
     identity: Arc<IdentitySource>,
+    live: Arc<LiveServers>,
     clock: Arc<CoarseClock>,
     pools: Mutex<HashMap<Box<str>, Arc<Pool>, RandomState>>,
 }
@@ -45,6 +48,7 @@ pub(crate) struct Pool {
 struct Idle {
     sender: SendRequest<RequestBody>,
     since: u64,
+    until: u64,
 }
 
 /// One upstream connection in use by one request.
@@ -54,6 +58,8 @@ pub(crate) struct Lease {
     pool: Arc<Pool>,
     /// It served another request before, so that the upstream may have closed it meanwhile.
     pub(crate) reused: bool,
+    /// When it is given no further request, on the worker's clock.
+    until: u64,
 }
 
 /// Why there is no connection.
@@ -66,6 +72,7 @@ pub(crate) enum NoLease {
 impl Pools {
     pub(crate) fn new(identity: Arc<IdentitySource>, clock: Arc<CoarseClock>) -> Self {
         Self {
+            live: LiveServers::new(&identity),
             identity,
             clock,
             pools: Mutex::default(),
@@ -82,6 +89,7 @@ impl Pools {
         let pool = Arc::new(Pool {
             dialer: Dialer::new(
                 &self.identity,
+                &self.live,
                 &cluster.target,
                 cluster.pool.connect_timeout,
             )?,
@@ -96,11 +104,13 @@ impl Pools {
         Ok(pool)
     }
 
-    /// Closes connections that were idle for too long; called with the worker's sweep.
-    pub(crate) fn sweep(&self) {
+    /// Closes connections that were idle for too long; called with the worker's sweep. Returns how many ended since the
+    /// last time because their peer is believed no more.
+    pub(crate) fn sweep(&self) -> u64 {
         for pool in self.pools.lock().values() {
             pool.sweep();
         }
+        self.live.take_severed()
     }
 }
 
@@ -114,13 +124,17 @@ impl Pool {
 
     /// The connection that was used last and is still open, or a new one.
     pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, NoLease> {
-        while let Some(mut sender) = self.take_idle() {
+        while let Some(Idle {
+            mut sender, until, ..
+        }) = self.take_idle()
+        {
             // A connection that has just been given back may still be finishing its last response.
             if sender.is_ready() || sender.ready().await.is_ok() {
                 return Ok(Lease {
                     sender,
                     pool: Arc::clone(self),
                     reused: true,
+                    until,
                 });
             }
         }
@@ -132,47 +146,52 @@ impl Pool {
         if self.open.load(Ordering::Relaxed) >= self.max_connections {
             return Err(NoLease::Busy);
         }
-        let sender = self
-            .dialer
-            .dial(Arc::clone(&self.open))
-            .await
-            .map_err(NoLease::Dial)?;
+        let dialled = self.dialer.dial(Arc::clone(&self.open)).await;
+        let Dialled { sender, usable_for } = dialled.map_err(NoLease::Dial)?;
+        let until = usable_for.map_or(u64::MAX, |left| {
+            self.clock.now().saturating_add(millis(left))
+        });
         Ok(Lease {
             sender,
             pool: Arc::clone(self),
             reused: false,
+            until,
         })
     }
 
-    fn take_idle(&self) -> Option<SendRequest<RequestBody>> {
+    fn take_idle(&self) -> Option<Idle> {
+        let now = self.clock.now();
         let mut idle = self.idle.lock();
         while let Some(candidate) = idle.pop() {
-            if !candidate.sender.is_closed() {
-                return Some(candidate.sender);
+            if now < candidate.until && !candidate.sender.is_closed() {
+                return Some(candidate);
             }
         }
         None
     }
 
     fn sweep(&self) {
-        let oldest = self.clock.now().saturating_sub(millis(self.idle_timeout));
+        let now = self.clock.now();
+        let oldest = now.saturating_sub(millis(self.idle_timeout));
         self.idle
             .lock()
-            .retain(|idle| idle.since >= oldest && !idle.sender.is_closed());
+            .retain(|idle| idle.since >= oldest && now < idle.until && !idle.sender.is_closed());
     }
 }
 
 impl Lease {
     /// Returns the connection to its pool; to be called once the response's last byte was read.
     pub(crate) fn give_back(self) {
-        if self.sender.is_closed() {
+        let now = self.pool.clock.now();
+        if self.sender.is_closed() || now >= self.until {
             return;
         }
         let mut idle = self.pool.idle.lock();
         if idle.len() < self.pool.max_idle {
             idle.push(Idle {
                 sender: self.sender,
-                since: self.pool.clock.now(),
+                since: now,
+                until: self.until,
             });
         }
     }

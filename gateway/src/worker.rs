@@ -211,7 +211,7 @@ impl Worker {
             ticks.tick().await;
             self.watches
                 .sweep(&self.clock, |expired| self.shared.metrics.expired(expired));
-            self.pools.sweep();
+            self.shared.metrics.severed(self.pools.sweep());
             self.shared.metrics.lines_dropped(self.log.take_dropped());
         }
     }

@@ -3,10 +3,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use e2e::mesh;
+use e2e::operator;
 use e2e::stack::StackInfo;
 use http::{Request, StatusCode};
 use serde_json::Value;
@@ -131,11 +133,60 @@ pub(super) async fn r25_a_forged_caller_is_stripped(stack: Arc<StackInfo>) -> Re
     mesh::refused_in_the_handshake(outcome)
 }
 
+/// R31: nobody's policy reaches the ingress, which knows its callers from its configuration alone; but callers reach it
+/// by their own proxies, which know the policy. Without the edge, a call is refused there within a second.
+pub(super) async fn r31_an_edge_to_the_ingress_ends_within_a_second(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    const IN_FORCE: Duration = Duration::from_secs(1);
+    let between = Between::of(&stack, "notifications")?;
+    let pass = stack.secret("notifications", "loopback-token")?;
+    let keys = async || {
+        let fields = [("host", "gateway"), (PASS, pass.as_str())];
+        let path = "/.well-known/jwks.json";
+        call(between.outbound, path, &fields).await
+    };
+    let until = async |expected: StatusCode| {
+        let begun = Instant::now();
+        loop {
+            let status = keys().await?;
+            if status == expected {
+                return Ok(begun.elapsed());
+            }
+            ensure!(
+                begun.elapsed() < IN_FORCE,
+                "still {status} after {IN_FORCE:?}, not {expected}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    ensure!(keys().await? == StatusCode::OK, "control");
+    let (version, mut bundle) = operator::policy(&stack).await?;
+    let edges = bundle["edges"].as_array_mut().context("no edges")?;
+    let before = edges.len();
+    edges.retain(|edge| edge["caller"] != "notifications" || edge["callee"] != "gateway");
+    ensure!(edges.len() < before, "there is no such edge");
+    let answer = operator::apply(&stack, version, &bundle).await?;
+    ensure!(answer.status == StatusCode::OK, "{answer:?}");
+    let closed = until(StatusCode::FORBIDDEN).await;
+    let (newest, _) = operator::policy(&stack).await?;
+    let back = operator::roll_back(&stack, newest, version).await?;
+    ensure!(back.status == StatusCode::OK, "rollback: {back:?}");
+    let opened = until(StatusCode::OK).await?;
+    eprintln!("refused after {:?}, allowed after {opened:?}", closed?);
+    Ok(())
+}
+
 async fn knock(address: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Result<StatusCode> {
+    // The outbound listener finds a service by this name.
+    let mut fields = fields.to_vec();
+    fields.push(("host", "inventory"));
+    call(address, path, &fields).await
+}
+
+async fn call(address: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Result<StatusCode> {
     let client = reqwest::Client::builder().no_proxy().build()?;
     let mut request = client.get(format!("http://{address}{path}"));
-    // The outbound listener finds a service by this name.
-    request = request.header("host", "inventory");
     for (name, value) in fields {
         request = request.header(*name, *value);
     }

@@ -11,6 +11,7 @@ use e2e::operator;
 use e2e::person::Person;
 use e2e::stack::StackInfo;
 use http::Request;
+use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -20,6 +21,8 @@ const ENDS: Duration = Duration::from_secs(1);
 /// Until a workload that is believed again serves, with a new certificate.
 const BELIEVED_AGAIN: Duration = Duration::from_secs(20);
 
+const STREAM: &str = "/api/notifications/stream";
+const ORDERS: &str = "/api/orders";
 const MINE: &str = "/v1/topics/order.placed/events?group=notifications";
 
 /// R34: a stolen identity of notifications holds a request open at orders, and another connection idle. The
@@ -48,7 +51,7 @@ pub(super) async fn r34_revoking_a_workload_ends_its_streams_within_a_second(
     let id = order["id"].as_str().context("no id")?;
     let begun = Instant::now();
     loop {
-        let list = alice.api(reqwest::Method::GET, "/api/notifications", None);
+        let list = alice.api(Method::GET, "/api/notifications", None);
         if list.await?.text().await?.contains(id) {
             break;
         }
@@ -62,6 +65,66 @@ pub(super) async fn r34_revoking_a_workload_ends_its_streams_within_a_second(
     let answer = mesh::call_as(&stack, "notifications", "orders", request).await?;
     ensure!(answer.status.is_success(), "restored: {}", answer.status);
     Ok(())
+}
+
+/// R34: a page is open that hears of its orders from notifications, and the gateway has connections to orders that
+/// it uses again and again. The operator revokes both services: within a second the page's stream breaks off, and the
+/// gateway has no answer of orders any more. Restored, both serve again.
+pub(super) async fn r34_revoking_a_callee_ends_what_the_gateway_has_open_to_it(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    let alice = Person::signed_in(&stack, "alice").await?;
+    let mut page = alice.api(Method::GET, STREAM, None).await?;
+    ensure!(page.status().is_success(), "no stream: {}", page.status());
+    // A comment or nothing at all: no event is due.
+    let quiet = tokio::time::timeout(Duration::from_millis(300), page.chunk()).await;
+    ensure!(
+        !matches!(quiet, Ok(Ok(None) | Err(_))),
+        "the stream was cut before"
+    );
+    alice.api_json(Method::GET, ORDERS, None).await?;
+    for callee in ["notifications", "orders"] {
+        let why = ["cert", "revoke", callee, "--reason", "a scenario"];
+        operator::command(&stack, &why).await?;
+    }
+    let outcome = async {
+        let begun = Instant::now();
+        let broken = async { while let Ok(Some(_)) = page.chunk().await {} };
+        let ended = tokio::time::timeout(ENDS, broken).await;
+        ensure!(ended.is_ok(), "the stream is open {ENDS:?} after");
+        eprintln!("the stream ended {:?} after the command", begun.elapsed());
+        let status = loop {
+            let status = alice.api(Method::GET, ORDERS, None).await?.status();
+            if !status.is_success() || begun.elapsed() > ENDS {
+                break status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        ensure!(
+            status.is_server_error(),
+            "the gateway still has answers of orders: {status}"
+        );
+        Ok(())
+    }
+    .await;
+    for callee in ["notifications", "orders"] {
+        operator::command(&stack, &["cert", "restore", callee]).await?;
+    }
+    outcome?;
+    alice.place_order_within(BELIEVED_AGAIN).await?;
+    let begun = Instant::now();
+    loop {
+        let page = alice.api(Method::GET, STREAM, None).await?;
+        if page.status().is_success() {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < BELIEVED_AGAIN,
+            "no stream {BELIEVED_AGAIN:?} after notifications was restored: {}",
+            page.status()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn revoked(

@@ -26,6 +26,7 @@ use hyper_util::{
     client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
+use ringwall_tls::LiveServers;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
@@ -149,9 +150,26 @@ impl Client {
     /// Client of a mesh workload: `tls` pins its SPIFFE id, so the server name says nothing.
     pub fn mesh(address: impl Into<Address>, tls: Arc<ClientConfig>, limits: ClientLimits) -> Self {
         let address = address.into();
-        let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
         let authority = address.authority();
-        let connector = Connector::tls(address, name, tls, limits.connect_timeout);
+        Self::build(
+            to_workload(address, tls, &limits),
+            Scheme::HTTPS,
+            authority,
+            limits,
+        )
+    }
+
+    /// The same for processes that live long: its connections, pooled or in use, end when the workload is believed no
+    /// more (R34). `live` is of the identity that `tls` presents.
+    pub fn live(
+        address: impl Into<Address>,
+        tls: Arc<ClientConfig>,
+        live: &Arc<LiveServers>,
+        limits: ClientLimits,
+    ) -> Self {
+        let address = address.into();
+        let authority = address.authority();
+        let connector = to_workload(address, tls, &limits).bound(live);
         Self::build(connector, Scheme::HTTPS, authority, limits)
     }
 
@@ -241,6 +259,11 @@ impl Client {
         parts.path_and_query = Some(path);
         Uri::from_parts(parts).map_err(|error| ClientError::Request(error.to_string()))
     }
+}
+
+fn to_workload(address: Address, tls: Arc<ClientConfig>, limits: &ClientLimits) -> Connector {
+    let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+    Connector::tls(address, name, tls, limits.connect_timeout)
 }
 
 impl Transport for Client {

@@ -98,13 +98,18 @@ impl Mesh {
     }
 
     fn identity(&self, name: &str) -> std::path::PathBuf {
+        self.identity_for(name, HOUR)
+    }
+
+    /// The identity of `name`; where it has none yet, its certificate ends in `life`.
+    pub(crate) fn identity_for(&self, name: &str, life: Duration) -> std::path::PathBuf {
         let directory = self.directory.path().join(name);
         if !directory.exists() {
             std::fs::create_dir(&directory).unwrap();
             let now = OffsetDateTime::now_utc();
             let issued = self
                 .authority
-                .issue_svid(&id(name), &[], HOUR, now)
+                .issue_svid(&id(name), &[], life, now)
                 .unwrap();
             let files = [
                 ("bundle.pem", self.authority.cert_pem()),

@@ -9,6 +9,7 @@ mod standing;
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, response::IntoResponse};
+use http::{HeaderValue, header};
 use http_body_util::Limited;
 use hyper::{
     body::Incoming,
@@ -27,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use self::standing::Standing;
+use self::standing::{Lost, Standing};
 use crate::{
     loopback::{self, Door},
     metrics::Metrics,
@@ -196,20 +197,25 @@ impl Shared {
         let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
         let standing = Standing::of(identity, changes, tls.get_ref().1);
         let caller = Caller::Known(Peer(id.clone()));
-        // The end of a certificate lets open requests finish; the end of trust does not.
-        let stop = self.stop.child_token();
+        // Cancelled by the drain too.
+        let waning = self.stop.child_token();
         let serving = async {
             if is_h2 {
-                self.http2(tls, caller, &stop).await
+                self.http2(tls, caller, &waning).await
             } else {
-                self.http1(tls, caller, &stop).await
+                self.http1(tls, caller, &waning).await
             }
         };
         tokio::select! {
             () = serving => {}
-            why = standing.lost(&stop) => {
-                self.metrics.handshake_failures.inc();
-                tracing::warn!(peer = %id, reason = %why, "a live connection was cut: its peer is believed no more");
+            lost = standing.lost(&waning) => match lost {
+                Lost::Expired => {
+                    tracing::info!(peer = %id, "a live connection was cut: its peer's certificate has ended");
+                }
+                Lost::Disbelieved(why) => {
+                    self.metrics.handshake_failures.inc();
+                    tracing::warn!(peer = %id, reason = %why, "a live connection was cut: its peer is believed no more");
+                }
             }
         }
     }
@@ -223,9 +229,20 @@ impl Shared {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         caller: Caller,
-        stop: &CancellationToken,
+        waning: &CancellationToken,
     ) {
-        let service = service_fn(|request| self.serve(request, caller.clone()));
+        let service = service_fn(|request| {
+            let (answer, waning) = (self.serve(request, caller.clone()), waning.clone());
+            async move {
+                let mut answer = answer.await?;
+                // Whoever asks is told, so that no request meets a connection that ends (RFC 9112 §9.6).
+                if waning.is_cancelled() {
+                    let close = HeaderValue::from_static("close");
+                    answer.headers_mut().insert(header::CONNECTION, close);
+                }
+                Ok::<_, Infallible>(answer)
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_read_timeout)
@@ -235,7 +252,7 @@ impl Shared {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = stop.cancelled() => {
+            () = self.stop.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -247,7 +264,7 @@ impl Shared {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin,
         caller: Caller,
-        stop: &CancellationToken,
+        waning: &CancellationToken,
     ) {
         let service = service_fn(|request| self.serve(request, caller.clone()));
         let max_header_list = u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX);
@@ -263,7 +280,7 @@ impl Shared {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = stop.cancelled() => {
+            () = waning.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -5,7 +5,9 @@ use std::{path::PathBuf, sync::Arc};
 use ringwall_http_io::{Client, ClientLimits};
 use ringwall_identity::SpiffeId;
 use ringwall_secret::{SecretProvider, SecretString};
-use ringwall_tls::{IdentitySource, TlsError, mesh_client_config, mesh_grpc_client_config};
+use ringwall_tls::{
+    IdentitySource, LiveServers, TlsError, mesh_client_config, mesh_grpc_client_config,
+};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::Channel;
 
@@ -30,7 +32,8 @@ pub struct Shell {
     pub(crate) loopback_token: Option<SecretString>,
     pub(crate) shutdown: CancellationToken,
     id: SpiffeId,
-    identity: Option<Arc<IdentitySource>>,
+    /// Our identity, and the connections of all clients, which last no longer than our trust in the other end.
+    live: Option<Arc<LiveServers>>,
 }
 
 impl Shell {
@@ -87,7 +90,7 @@ impl Shell {
             loopback_token: loopback_token.transpose()?,
             shutdown,
             id,
-            identity,
+            live: identity.as_ref().map(LiveServers::new),
         })
     }
 
@@ -96,7 +99,11 @@ impl Shell {
     /// # Errors
     /// Behind a service proxy, which has them, there are none.
     pub fn identity(&self) -> Result<&Arc<IdentitySource>, ConfigError> {
-        self.identity.as_ref().ok_or_else(|| {
+        self.live().map(|live| live.source())
+    }
+
+    fn live(&self) -> Result<&Arc<LiveServers>, ConfigError> {
+        self.live.as_ref().ok_or_else(|| {
             ConfigError::invalid(
                 "service.identity",
                 "nothing: the service proxy has it",
@@ -134,7 +141,8 @@ impl Shell {
         }
         let peer = self.config.workload(&upstream.identity)?;
         let tls = mesh_client_config(self.identity()?, peer).map_err(|error| unusable(&error))?;
-        Ok(Client::mesh(upstream.address.clone(), tls, limits).named(name))
+        let client = Client::live(upstream.address.clone(), tls, self.live()?, limits);
+        Ok(client.named(name))
     }
 
     /// gRPC channel to a declared upstream: mTLS with our identity, HTTP/2, connected at first use and
@@ -144,7 +152,8 @@ impl Shell {
         let peer = self.config.workload(&upstream.identity)?;
         let tls =
             mesh_grpc_client_config(self.identity()?, peer).map_err(|error| unusable(&error))?;
-        Ok(crate::grpc::channel(upstream.address.clone(), tls))
+        let address = upstream.address.clone();
+        Ok(crate::grpc::live_channel(address, tls, self.live()?))
     }
 
     /// [`Shell::grpc`] to the upstream `name` and to its replicas, which are called `name-…`; by name, at least one.

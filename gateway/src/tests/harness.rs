@@ -50,13 +50,18 @@ impl World {
     }
 
     pub(super) async fn start_with(edits: &[Edit]) -> Self {
+        Self::start_where(edits, HOUR).await
+    }
+
+    /// The certificate of orders ends when `left` has passed.
+    pub(super) async fn start_where(edits: &[Edit], left: Duration) -> Self {
         ringwall_tls::install_crypto_provider();
         let directory = tempfile::tempdir().expect("directory");
         let root = directory.path();
         let domain = TrustDomain::parse("ringwall.local").expect("domain");
         let authority = Authority::generate(&domain, OffsetDateTime::now_utc()).expect("authority");
-        for name in ["gateway", "orders", "authz-server"] {
-            identity(&authority, &domain, root, name);
+        for (name, left) in [("gateway", HOUR), ("orders", left), ("authz-server", HOUR)] {
+            identity(&authority, &domain, root, name, left);
         }
         edge(&authority, root);
         fs::create_dir(root.join("secrets")).expect("secrets");
@@ -90,6 +95,18 @@ impl World {
 
     pub(super) fn running(&self) -> &Running {
         self.running.as_ref().expect("running")
+    }
+
+    /// Replaces the roots that the gateway trusts; returns those of before.
+    pub(super) fn trust(&self, roots: &str) -> String {
+        let bundle = self.directory.path().join("gateway/bundle.pem");
+        let before = fs::read_to_string(&bundle).expect("bundle");
+        let next = bundle.with_extension("next");
+        fs::write(&next, roots).expect("bundle");
+        fs::rename(&next, &bundle).expect("bundle");
+        let identity = self.shell.identity().expect("identity");
+        assert!(identity.reload().expect("a good identity"));
+        before
     }
 
     /// The TLS listener.
@@ -194,12 +211,12 @@ pub(super) fn claims() -> AccessToken {
     }
 }
 
-fn identity(authority: &Authority, domain: &TrustDomain, root: &Path, name: &str) {
+fn identity(authority: &Authority, domain: &TrustDomain, root: &Path, name: &str, left: Duration) {
     let directory = root.join(name);
     fs::create_dir(&directory).expect("identity");
     let id = SpiffeId::workload(domain, name).expect("id");
     let issued = authority
-        .issue_svid(&id, &[], HOUR, OffsetDateTime::now_utc())
+        .issue_svid(&id, &[], left, OffsetDateTime::now_utc())
         .expect("svid");
     write(&directory, "svid", &issued);
     fs::write(directory.join("bundle.pem"), authority.cert_pem()).expect("bundle");

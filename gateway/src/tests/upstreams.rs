@@ -134,12 +134,14 @@ async fn answer(mut request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     match path.as_str() {
         "/ws" => websocket(&mut request),
-        "/events" => events(),
+        "/events" => events(3),
+        // Longer than any test.
+        "/drip" => events(600),
         "/slow" => {
             tokio::time::sleep(Duration::from_millis(300)).await;
             text(StatusCode::OK, "slow")
         }
-        "/never" => {
+        "/never" | "/open/never" => {
             tokio::time::sleep(Duration::from_secs(60)).await;
             text(StatusCode::OK, "never")
         }
@@ -204,11 +206,11 @@ fn websocket(request: &mut Request<Incoming>) -> Response<Body> {
     response
 }
 
-/// Three events, 100 ms apart; a buffering proxy would deliver them at once.
-fn events() -> Response<Body> {
+/// Events, 200 ms apart; a buffering proxy would deliver them at once.
+fn events(count: u32) -> Response<Body> {
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     tokio::spawn(async move {
-        for n in 0..3 {
+        for n in 0..count {
             let event = Bytes::from(format!("event: tick\ndata: {n}\n\n"));
             if sender.send(event).await.is_err() {
                 return;

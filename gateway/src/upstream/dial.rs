@@ -1,7 +1,7 @@
 //! Opening one connection to an upstream.
 //!
-//! Owns: TCP, mTLS with the gateway's own identity against exactly one peer (R15), and the HTTP/1.1 handshake.
-//! Must not: pool or retry.
+//! Owns: TCP, mTLS with the gateway's own identity against exactly one peer (R15), which lasts no longer than our trust
+//! in that peer (R34), and the HTTP/1.1 handshake. Must not: pool or retry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use ringwall_http_io::Address;
-use ringwall_tls::{IdentitySource, TlsError, mesh_client_config, mesh_server_name};
+use ringwall_tls::{IdentitySource, LiveServers, TlsError, mesh_client_config, mesh_server_name};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -41,7 +41,15 @@ pub(crate) enum DialError {
 pub(crate) struct Dialer {
     address: Address,
     tls: Option<TlsConnector>,
+    live: Arc<LiveServers>,
     timeout: Duration,
+}
+
+/// An open connection.
+pub(crate) struct Dialled {
+    pub(crate) sender: SendRequest<RequestBody>,
+    /// For how long it should be given new requests, where its certificate says so.
+    pub(crate) usable_for: Option<Duration>,
 }
 
 impl std::fmt::Debug for Dialer {
@@ -64,6 +72,7 @@ impl Drop for Open {
 impl Dialer {
     pub(crate) fn new(
         identity: &Arc<IdentitySource>,
+        live: &Arc<LiveServers>,
         target: &Target,
         timeout: Duration,
     ) -> Result<Self, DialError> {
@@ -77,15 +86,13 @@ impl Dialer {
         Ok(Self {
             address: target.address().clone(),
             tls,
+            live: Arc::clone(live),
             timeout,
         })
     }
 
     /// Opens a connection; `open` counts it until it closes.
-    pub(crate) async fn dial(
-        &self,
-        open: Arc<AtomicUsize>,
-    ) -> Result<SendRequest<RequestBody>, DialError> {
+    pub(crate) async fn dial(&self, open: Arc<AtomicUsize>) -> Result<Dialled, DialError> {
         open.fetch_add(1, Ordering::Relaxed);
         let open = Open(open);
         tokio::time::timeout(self.timeout, self.connect(open))
@@ -93,7 +100,7 @@ impl Dialer {
             .map_err(|_elapsed| DialError::Timeout(self.timeout))?
     }
 
-    async fn connect(&self, open: Open) -> Result<SendRequest<RequestBody>, DialError> {
+    async fn connect(&self, open: Open) -> Result<Dialled, DialError> {
         let tcp = match &self.address {
             Address::Ip(address) => TcpStream::connect(address).await,
             // Resolved at each connect; who answers is decided by TLS, not by the name service.
@@ -102,11 +109,18 @@ impl Dialer {
         let tcp = tcp.map_err(DialError::Tcp)?;
         tcp.set_nodelay(true).map_err(DialError::Tcp)?;
         match &self.tls {
-            None => handshake(tcp, open).await,
+            None => Ok(Dialled {
+                sender: handshake(tcp, open).await?,
+                usable_for: None,
+            }),
             Some(tls) => {
                 let name = mesh_server_name(tcp.peer_addr().map_err(DialError::Tcp)?);
-                let tls = tls.connect(name, tcp).await.map_err(DialError::Handshake)?;
-                handshake(tls, open).await
+                let stream = self.live.connect(tls, name, tcp).await;
+                let stream = stream.map_err(DialError::Handshake)?;
+                Ok(Dialled {
+                    usable_for: Some(stream.usable_for()),
+                    sender: handshake(stream, open).await?,
+                })
             }
         }
     }

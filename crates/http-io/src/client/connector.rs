@@ -1,4 +1,5 @@
-//! One connection to the client's one address, with or without TLS, within the connect timeout.
+//! One connection to the client's one address, with or without TLS, within the connect timeout. One to a workload of
+//! the mesh may be bound to our trust in it (R34).
 
 use std::{
     io,
@@ -13,6 +14,7 @@ use hyper_util::{
     client::legacy::connect::{Connected, Connection},
     rt::TokioIo,
 };
+use ringwall_tls::{LiveServers, Severable};
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -28,6 +30,7 @@ use super::address::Address;
 pub(super) struct Connector {
     address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    live: Option<Arc<LiveServers>>,
     timeout: Duration,
 }
 
@@ -36,6 +39,7 @@ impl Connector {
         Self {
             address,
             tls: None,
+            live: None,
             timeout,
         }
     }
@@ -49,8 +53,15 @@ impl Connector {
         Self {
             address,
             tls: Some((config.into(), name)),
+            live: None,
             timeout,
         }
+    }
+
+    /// Its connections end when the other end is believed no more.
+    pub(super) fn bound(mut self, live: &Arc<LiveServers>) -> Self {
+        self.live = Some(Arc::clone(live));
+        self
     }
 
     async fn connect(self) -> io::Result<Stream> {
@@ -59,12 +70,13 @@ impl Connector {
             Address::Name { host, port } => TcpStream::connect((host.as_ref(), *port)).await?,
         };
         tcp.set_nodelay(true)?;
-        match self.tls {
-            None => Ok(Stream::Plain(tcp)),
-            Some((connector, name)) => {
-                Ok(Stream::Tls(Box::new(connector.connect(name, tcp).await?)))
-            }
-        }
+        let Some((connector, name)) = self.tls else {
+            return Ok(Stream::Plain(tcp));
+        };
+        Ok(match self.live {
+            None => Stream::Tls(Box::new(connector.connect(name, tcp).await?)),
+            Some(live) => Stream::Bound(Box::new(live.connect(&connector, name, tcp).await?)),
+        })
     }
 }
 
@@ -91,18 +103,22 @@ impl tower::Service<Uri> for Connector {
     }
 }
 
-/// A connected stream of either kind.
+/// A connected stream of any kind.
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    Bound(Box<Severable<TlsStream<TcpStream>>>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        match self {
-            Self::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Connected::new().negotiated_h2()
-            }
+        let tls = match self {
+            Self::Plain(_) => return Connected::new(),
+            Self::Tls(tls) => tls,
+            Self::Bound(bound) => bound.get_ref(),
+        };
+        match tls.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Connected::new().negotiated_h2(),
             _ => Connected::new(),
         }
     }
@@ -117,6 +133,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
+            Self::Bound(bound) => Pin::new(bound).poll_read(cx, buf),
         }
     }
 }
@@ -130,6 +147,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),
+            Self::Bound(bound) => Pin::new(bound).poll_write(cx, buf),
         }
     }
 
@@ -137,6 +155,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_flush(cx),
             Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Bound(bound) => Pin::new(bound).poll_flush(cx),
         }
     }
 
@@ -144,6 +163,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Bound(bound) => Pin::new(bound).poll_shutdown(cx),
         }
     }
 
@@ -155,6 +175,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write_vectored(cx, bufs),
             Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, bufs),
+            Self::Bound(bound) => Pin::new(bound).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -162,6 +183,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(tcp) => tcp.is_write_vectored(),
             Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Bound(bound) => bound.is_write_vectored(),
         }
     }
 }

@@ -1,27 +1,43 @@
 //! Whether the peer of a live connection is still believed (R34).
 //!
-//! Owns: looking again whenever our own identity, the trust bundle or a revocation list changes, and
-//! when the peer's certificate ends. Must not: know requests; `server.rs` ends the connection.
+//! Owns: looking again whenever our own identity, the trust bundle or a revocation list changes, and when the peer's
+//! certificate ends. Some time before that the peer is asked for another connection: it has had a new certificate since
+//! half of the life of the old one, and so no request is on the connection when it ends (R33).
+//! Must not: know requests; `server.rs` ends the connection.
 
 use std::{sync::Arc, time::Duration};
 
 use ringwall_identity::svid::validity_of;
 use ringwall_tls::{IdentitySource, PeerSide};
 use rustls::{
-    CertificateError, CommonState, Error,
+    CommonState,
     pki_types::{CertificateDer, UnixTime},
 };
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Between two looks at the wall clock: a machine may have slept.
-const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks at the wall clock: it may have been set, and a machine may have slept.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+/// Longest time before the end of a certificate at which the peer is asked for another connection: longer than requests
+/// take and than idle connections are kept.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(30);
+
+/// Why a connection ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// In the ordinary way: whoever is at the other end has had its time to connect anew.
+    Expired,
+    /// The peer would not be let in any more.
+    Disbelieved(String),
+}
 
 /// The peer's certificates, and who judges them.
 pub(super) struct Standing {
     chain: Vec<CertificateDer<'static>>,
     not_after: OffsetDateTime,
+    /// When the peer is asked for another connection.
+    wanes: OffsetDateTime,
     identity: Arc<IdentitySource>,
     changes: watch::Receiver<u64>,
 }
@@ -44,34 +60,41 @@ impl Standing {
             .first()
             .and_then(|leaf| validity_of(leaf).ok())
             .map_or(OffsetDateTime::UNIX_EPOCH, |(_, end)| end);
+        let left = (not_after - OffsetDateTime::now_utc()).max(time::Duration::ZERO);
         Self {
             chain,
             not_after,
+            wanes: not_after - farewell(left.unsigned_abs()),
             identity: Arc::clone(identity),
             changes,
         }
     }
 
-    /// Resolves with the reason when the peer would not be let in any more. When its certificate has
-    /// merely ended, `ended` is cancelled instead: it was genuine when the open requests began.
-    pub(super) async fn lost(mut self, ended: &CancellationToken) -> String {
+    /// Resolves when the connection has to end; before that, when its certificate is about to, `waning` is cancelled.
+    pub(super) async fn lost(mut self, waning: &CancellationToken) -> Lost {
         loop {
-            let left = (self.not_after - OffsetDateTime::now_utc()).max(time::Duration::ZERO);
-            let wait = left.unsigned_abs().min(LOOK_AT_LEAST_EVERY);
+            let now = OffsetDateTime::now_utc();
+            if now >= self.not_after {
+                return Lost::Expired;
+            }
+            if now >= self.wanes {
+                waning.cancel();
+            }
+            let next = match waning.is_cancelled() {
+                true => self.not_after,
+                false => self.wanes,
+            };
+            let wait = (next - now).max(time::Duration::ZERO).unsigned_abs();
             tokio::select! {
                 changed = self.changes.changed() => {
                     if changed.is_err() {
                         return std::future::pending().await;
                     }
                     if let Err(why) = self.judge() {
-                        return why;
+                        return Lost::Disbelieved(why);
                     }
                 }
-                () = tokio::time::sleep(wait), if !ended.is_cancelled() => {
-                    if OffsetDateTime::now_utc() >= self.not_after {
-                        ended.cancel();
-                    }
-                }
+                () = tokio::time::sleep(wait.min(LOOK_AT_LEAST_EVERY)) => {}
             }
         }
     }
@@ -80,12 +103,11 @@ impl Standing {
         let verdict = self
             .identity
             .verify_peer(&self.chain, PeerSide::Caller, UnixTime::now());
-        match verdict {
-            Ok(_)
-            | Err(Error::InvalidCertificate(
-                CertificateError::Expired | CertificateError::ExpiredContext { .. },
-            )) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        }
+        verdict.map(drop).map_err(|error| error.to_string())
     }
+}
+
+/// How long before the end of a certificate that lasts `left` the peer is asked for another connection.
+fn farewell(left: Duration) -> Duration {
+    (left / 4).min(LONGEST_FAREWELL)
 }

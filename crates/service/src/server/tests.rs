@@ -37,7 +37,13 @@ impl Listening {
                 .unwrap(),
                 identity: Arc::clone(shell.identity().unwrap()),
             },
-            router: Router::new().route("/", get(|| async { "hello" })),
+            router: Router::new().route("/", get(|| async { "hello" })).route(
+                "/slow",
+                get(|| async {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    "hello"
+                }),
+            ),
             limits,
             metrics: shell.metrics.clone(),
             stop: stop.clone(),
@@ -237,4 +243,59 @@ async fn r34_a_live_connection_is_cut_when_its_peer_is_believed_no_more() {
     assert!(identity.reload().unwrap());
     let ended = tokio::time::timeout(Duration::from_secs(1), rest(&mut live)).await;
     assert!(ended.is_ok(), "the connection lives on");
+}
+
+/// The peer has its time to connect anew, which is what it is asked to do; then what it still has open ends, whatever
+/// is on it.
+#[tokio::test]
+async fn r34_a_live_connection_is_cut_when_its_peers_certificate_ends() {
+    let life = Duration::from_secs(4);
+    let server = Listening::start(ServerLimits::default()).await;
+    server.mesh.identity_for("orders", life);
+    let began = std::time::Instant::now();
+    let mut used = server.tls(b"http/1.1").await;
+    let mut waiting = server.tls(b"http/1.1").await;
+    waiting
+        .write_all(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let io = TokioIo::new(server.tls(b"h2").await);
+    let (mut streams, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = |path: &str| {
+        Request::get(format!("http://inventory{path}"))
+            .body(Empty::<bytes::Bytes>::new())
+            .unwrap()
+    };
+    let stream = tokio::spawn(streams.send_request(request("/slow")));
+    let mut answers = 0;
+    loop {
+        used.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello") {
+            assert_ne!(used.read_buf(&mut answer).await.unwrap(), 0, "cut");
+        }
+        if String::from_utf8_lossy(&answer).contains("connection: close") {
+            break;
+        }
+        answers += 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(answers > 10, "asked to go after {answers} answers");
+    assert_eq!(rest(&mut used).await, "", "it is closed after that answer");
+    assert!(began.elapsed() < life, "asked to go too late");
+    assert!(!stream.is_finished(), "cut before the end");
+    assert_eq!(rest(&mut waiting).await, "");
+    assert!(stream.await.unwrap().is_err());
+    let _broken_off = connection.await.unwrap();
+    assert!(
+        began.elapsed() < life + Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(server.metrics.handshake_failures.get(), 0);
 }
