@@ -13,6 +13,7 @@ use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use ringwall_data_path::gulp::Gulped;
 use ringwall_data_path::io::{GuardedStream, IoLimits};
 use ringwall_data_path::permit::Permit;
 use ringwall_data_path::watch::Watch;
@@ -110,7 +111,7 @@ async fn serve_tls(accepted: Accepted, acceptor: TlsAcceptor) {
         peer,
         permit,
     } = accepted;
-    let stream = match acceptor.accept(socket).await {
+    let stream = match acceptor.accept(Gulped::new(socket)).await {
         Ok(stream) => stream,
         Err(error) => {
             worker.shared.metrics.handshake_failed();

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use parking_lot::Mutex;
+use ringwall_data_path::gulp::Gulped;
 use ringwall_data_path::watch::CoarseClock;
 use ringwall_tls::mesh_server_config;
 use tokio::net::TcpStream;
@@ -203,8 +204,8 @@ async fn shake(
     session: &Session,
     inbound: &Inbound,
     socket: TcpStream,
-) -> Option<(TlsStream<TcpStream>, Peer)> {
-    let tls = match inbound.acceptor.accept(socket).await {
+) -> Option<(TlsStream<Gulped<TcpStream>>, Peer)> {
+    let tls = match inbound.acceptor.accept(Gulped::new(socket)).await {
         Ok(tls) => tls,
         Err(error) => {
             refused(session, inbound, &error);

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
 use h2::{Ping, PingPong, Reason};
+use ringwall_data_path::gulp::Gulped;
 use ringwall_identity::SpiffeId;
 use ringwall_tls::{TlsError, mesh_grpc_client_config, mesh_server_name};
 use thiserror::Error;
@@ -133,10 +134,10 @@ async fn shake(
     address: SocketAddr,
     identity: &SpiffeId,
     tcp: TcpStream,
-) -> Result<(TlsStream<TcpStream>, Arc<Peer>), DialError> {
+) -> Result<(TlsStream<Gulped<TcpStream>>, Arc<Peer>), DialError> {
     let tls = mesh_grpc_client_config(&context.shared.identity, identity.clone())?;
     let tls = TlsConnector::from(tls)
-        .connect(mesh_server_name(address), tcp)
+        .connect(mesh_server_name(address), Gulped::new(tcp))
         .await
         .map_err(DialError::Handshake)?;
     let state = tls.get_ref().1;
