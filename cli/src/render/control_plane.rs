@@ -1,5 +1,6 @@
 //! Configuration of the control plane: who exists, and what is allowed at first.
 
+use ringwall_policy::mesh::Edge;
 use serde_json::{Map, Value, json};
 
 use super::Rendering;
@@ -53,7 +54,8 @@ impl Rendering<'_> {
             ),
         ]);
         if let Some(source) = &composition.policy {
-            let bundle = policy::bundle(composition, source)?;
+            let mut bundle = policy::bundle(composition, source)?;
+            bundle.edges.extend(self.export_edge());
             let bundle = json!({
                 "edges": bundle.edges, "policies": bundle.policies, "dry_run": bundle.dry_run,
                 "examples": bundle.examples,
@@ -61,6 +63,18 @@ impl Rendering<'_> {
             document.insert("policy".into(), bundle);
         }
         Ok(document)
+    }
+
+    /// The collector passes spans on by its proxy, like every call. The engine exists in containers alone, and so does
+    /// the edge; while nobody has started it, there is no endpoint, and the collector backs off.
+    fn export_edge(&self) -> Option<Edge> {
+        let export = self.site.span_export(self.composition)?;
+        let telemetry = self.composition.telemetry.as_ref()?;
+        Some(Edge {
+            caller: telemetry.collector.value.clone(),
+            callee: export.to.value.clone(),
+            ports: vec![export.port.value],
+        })
     }
 
     /// A component as the registry knows it.
