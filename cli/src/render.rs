@@ -147,16 +147,20 @@ impl<'a> Rendering<'a> {
             "drain": format!("{}s", composition.drain.as_secs()),
             "state": site.data(name),
         });
-        let spans = composition.telemetry.as_ref();
-        let spans = spans.filter(|_| composition.sends_spans(component));
-        if let (Some(telemetry), Some(fields)) = (spans, service.as_object_mut()) {
-            let (upstream, ratio) = (&telemetry.collector.value, telemetry.sample_ratio);
-            fields.insert(
-                "telemetry".into(),
-                json!({ "upstream": upstream, "sample_ratio": ratio }),
-            );
+        let fields = service.as_object_mut();
+        if let (Some(telemetry), Some(fields)) = (self.telemetry(component), fields) {
+            fields.insert("telemetry".into(), telemetry);
         }
         service
+    }
+
+    /// Where the spans of a component, and of its proxy, go.
+    fn telemetry(&self, component: &Component) -> Option<Value> {
+        let composition = self.composition;
+        let telemetry = composition.telemetry.as_ref();
+        let telemetry = telemetry.filter(|_| composition.sends_spans(component))?;
+        let (upstream, ratio) = (&telemetry.collector.value, telemetry.sample_ratio);
+        Some(json!({ "upstream": upstream, "sample_ratio": ratio }))
     }
 
     /// `service:` of a component behind a proxy: plaintext on loopback, everybody by way of the proxy.

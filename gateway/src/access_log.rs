@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use http::{Method, Uri, Version};
 use ringwall_data_path::log::Line;
-use ringwall_data_path::trace::Trace;
+use ringwall_data_path::trace::{Hop, Trace};
 
 use crate::conn::Connection;
 use crate::pipeline::route::Routed;
@@ -59,7 +59,7 @@ impl Exchange {
             trace: Trace::start(
                 &connection.worker.random,
                 request.headers(),
-                shared.telemetry,
+                shared.telemetry.then_some(Hop::Edge),
             ),
             status: 0,
             refusal: None,

@@ -286,6 +286,45 @@ fn a_proxy_takes_over_the_component_s_addresses_and_identity() {
 }
 
 #[test]
+fn r36_a_proxy_hands_in_its_spans_where_its_component_does() {
+    let proxy = rendered(&native(), "orders-proxy");
+    let telemetry = json!({ "upstream": "inventory", "sample_ratio": 1.0 });
+    assert_eq!(proxy["service"]["telemetry"], telemetry);
+    assert_eq!(
+        proxy["service"]["upstreams"]["inventory"],
+        json!({ "address": "127.0.0.1:7103", "identity": "inventory" })
+    );
+    let own = rendered(&containers(), "inventory-proxy");
+    assert_eq!(
+        own["service"]["upstreams"]["inventory"]["address"],
+        "inventory:7103"
+    );
+    let egress = rendered(&native(), "egress");
+    assert_eq!(egress["service"].get("telemetry"), None);
+}
+
+#[test]
+fn r37_the_collector_may_pass_spans_on_to_an_engine() {
+    let text = MESH.replacen(
+        "sample_ratio: 1.0 }",
+        "sample_ratio: 1.0, export: { to: jaeger, port: 4318 } }\nengines: [{ name: jaeger, profile: observability }]",
+        1,
+    );
+    let composition = read(&text).unwrap();
+    let edges = |site: &Site| -> Vec<Value> {
+        let files = Rendering::new(&composition, site, Profile::Demo)
+            .all()
+            .unwrap();
+        let plane = files.iter().find(|file| file.name == "control-plane");
+        let value: Value = serde_saphyr::from_str(&plane.unwrap().text).unwrap();
+        value["policy"]["edges"].as_array().unwrap().clone()
+    };
+    let edge = json!({ "caller": "inventory", "callee": "jaeger", "ports": [4318] });
+    assert!(edges(&containers()).contains(&edge));
+    assert!(!edges(&native()).contains(&edge), "there is no such engine");
+}
+
+#[test]
 fn r53_the_registry_knows_every_component_once() {
     let value = rendered(&native(), "control-plane");
     assert_eq!(value["service"]["identity"], "self");

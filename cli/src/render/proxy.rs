@@ -40,6 +40,7 @@ impl Rendering<'_> {
         let outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp });
         document.insert("outbound".into(), outbound);
         document.insert("loopback_token".into(), json!("loopback-token"));
+        self.add_telemetry(&mut document, component);
         // Who asks the gateway for the keys of its statements about users is told such statements.
         let ingress = &self.composition.public.component.value;
         if component
@@ -110,6 +111,23 @@ impl Rendering<'_> {
             document.insert("hbone".into(), json!(site.own_listen(HBONE)));
         }
         document
+    }
+
+    /// A proxy hands in its spans itself, in its workload's name: what it did is no call of the component.
+    fn add_telemetry(&self, document: &mut Map<String, Value>, component: &Component) {
+        let Some(telemetry) = self.telemetry(component) else {
+            return;
+        };
+        let declared = self.composition.telemetry.as_ref();
+        let collector = declared.map(|telemetry| telemetry.collector.value.as_str());
+        if let Some(known) = collector.and_then(|name| self.composition.component(name)) {
+            let own = upstream(&known.name.value, self.site.dial(known));
+            self.add_upstream(document, own);
+        }
+        let service = document.get_mut("service").and_then(Value::as_object_mut);
+        if let Some(service) = service {
+            service.insert("telemetry".into(), telemetry);
+        }
     }
 
     fn add_upstream(&self, document: &mut Map<String, Value>, (name, upstream): (String, Value)) {

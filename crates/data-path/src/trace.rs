@@ -1,10 +1,12 @@
 //! W3C trace context: continued from the client or begun here, and passed on.
 //!
-//! Owns: the strict reading of `traceparent` (W3C Trace Context §3.2), the outgoing field, and the server span
-//! when telemetry is on. Without telemetry no span exists and the cost is one field. Must not: trust a client's
-//! context for anything but correlation.
+//! Owns: the strict reading of `traceparent` (W3C Trace Context §3.2), the outgoing field, and the span of this hop where
+//! somebody collects spans. Where nobody does, or the client's context is not sampled, no span exists, the cost is one
+//! field, and the client's context is passed on as it came: the next hop's parent is then one that exists. Must not: trust
+//! a client's context for anything but correlation.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
+use ringwall_proto::paths;
 use tracing::Span;
 
 use crate::random::Random;
@@ -21,27 +23,54 @@ pub struct Trace {
     span: Option<Span>,
 }
 
+/// What a hop is to its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    /// The platform's edge.
+    Edge,
+    /// The proxy of the service that is asked.
+    Inbound,
+    /// The proxy of the service that asks.
+    Outbound,
+}
+
+/// What a proxy knows of its hop at the end.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Facts<'a> {
+    pub method: &'a str,
+    /// Without the query.
+    pub path: &'a str,
+    /// Whom we ask (outbound), or who we are (inbound).
+    pub service: &'a str,
+    pub port: u16,
+    /// Who asks, by its certificate.
+    pub peer: &'a str,
+    /// 0 where there was no answer.
+    pub status: u16,
+    pub refusal: Option<&'static str>,
+    /// Whether policy allowed it, where it was asked, and what it says about that.
+    pub decision: Option<(bool, &'a str)>,
+    /// Attempts after the first.
+    pub resends: u32,
+}
+
 impl Trace {
-    /// Continues the trace that `headers` name, or begins one; `telemetry`: somebody collects spans.
-    pub fn start(random: &Random, headers: &HeaderMap, telemetry: bool) -> Self {
+    /// Continues the trace that `headers` name, or begins one; with a span where `hop` is said.
+    pub fn start(random: &Random, headers: &HeaderMap, hop: Option<Hop>) -> Self {
         let parent = headers
             .get(TRACEPARENT)
             .and_then(|value| parse(value.as_bytes()));
-        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-        match parent {
-            Some(parent) => text = parent,
-            None => hex(text.get_mut(3..35), &[random.next(), random.next()]),
-        }
-        // Our own span id: the upstream's parent is this hop.
-        hex(text.get_mut(36..52), &[random.next() | 1]);
+        // A proxy before a service begins no trace: it would tell of nothing but probes, whose callers have none.
+        let begins = hop.filter(|hop| parent.is_some() || *hop != Hop::Inbound);
+        let text = parent.unwrap_or_else(|| begun(random, hop.is_none() || begins.is_some()));
         let mut trace = Self {
             text,
             continued: parent.is_some(),
             span: None,
         };
         let sampled = parent.is_none_or(|parent| parent.last().is_some_and(|flag| flag & 1 == 1));
-        if telemetry && sampled {
-            trace.open_span(parent.as_ref());
+        if let Some(hop) = begins.filter(|_| sampled) {
+            trace.open_span(hop, parent.as_ref());
         }
         trace
     }
@@ -67,6 +96,7 @@ impl Trace {
     pub fn routed(&self, method: &str, route: &str, cluster: &str) {
         if let Some(span) = &self.span {
             span.record("otel.name", format_args!("{method} {route}"));
+            span.record("http.request.method", known_method(method));
             span.record("http.route", route);
             span.record("ringwall.cluster", cluster);
         }
@@ -75,7 +105,9 @@ impl Trace {
     /// Ends the span with the response's status.
     pub fn finish(&mut self, status: u16, refusal: Option<&'static str>) {
         let Some(span) = self.span.take() else { return };
-        span.record("http.response.status_code", status);
+        if status != 0 {
+            span.record("http.response.status_code", status);
+        }
         if let Some(refusal) = refusal {
             span.record("ringwall.refusal", refusal);
         }
@@ -86,28 +118,97 @@ impl Trace {
         span.in_scope(|| ());
     }
 
+    /// Ends the span of a proxy's hop with what it knows by then (OpenTelemetry semantic conventions for HTTP spans).
+    pub fn finish_hop(&mut self, facts: &Facts<'_>) {
+        let Some(span) = &self.span else { return };
+        let method = known_method(facts.method);
+        span.record("otel.name", format_args!("{method} {}", facts.service));
+        span.record("http.request.method", method);
+        span.record("url.path", facts.path);
+        span.record("server.address", facts.service);
+        span.record("server.port", facts.port);
+        if !facts.peer.is_empty() {
+            span.record("ringwall.peer", facts.peer);
+        }
+        if let Some((allowed, reason)) = facts.decision {
+            let decision = if allowed { "allow" } else { "deny" };
+            span.record("ringwall.policy.decision", decision);
+            span.record("ringwall.policy.reason", reason);
+        }
+        if facts.resends > 0 {
+            span.record("http.request.resend_count", facts.resends);
+        }
+        // Of a client's errors the client is at fault (semantic conventions, "Status").
+        let failed = facts.status >= 500 || facts.refusal.is_some() || facts.status == 0;
+        if failed {
+            let kind = facts.refusal.unwrap_or("aborted");
+            span.record("error.type", kind);
+            span.record("otel.status_code", "ERROR");
+        }
+        self.finish(facts.status, facts.refusal);
+    }
+
     #[cold]
-    fn open_span(&mut self, parent: Option<&[u8; 55]>) {
+    fn open_span(&mut self, hop: Hop, parent: Option<&[u8; 55]>) {
+        let (kind, proxy) = match hop {
+            Hop::Edge => ("server", None),
+            Hop::Inbound => ("server", Some("inbound")),
+            Hop::Outbound => ("client", Some("outbound")),
+        };
         let span = tracing::info_span!(
             parent: None,
             "request",
             otel.name = tracing::field::Empty,
-            otel.kind = "server",
+            otel.kind = kind,
             otel.status_code = tracing::field::Empty,
-            http.route = tracing::field::Empty,
+            error.r#type = tracing::field::Empty,
+            http.request.method = tracing::field::Empty,
+            http.request.resend_count = tracing::field::Empty,
             http.response.status_code = tracing::field::Empty,
+            http.route = tracing::field::Empty,
             ringwall.cluster = tracing::field::Empty,
+            ringwall.peer = tracing::field::Empty,
+            ringwall.policy.decision = tracing::field::Empty,
+            ringwall.policy.reason = tracing::field::Empty,
+            ringwall.proxy = proxy,
             ringwall.refusal = tracing::field::Empty,
+            server.address = tracing::field::Empty,
+            server.port = tracing::field::Empty,
+            url.path = tracing::field::Empty,
         );
         if let Some(parent) = parent.and_then(|parent| std::str::from_utf8(parent).ok()) {
             ringwall_service::telemetry::follow(&span, parent);
         }
         let current = span.in_scope(ringwall_service::telemetry::current_traceparent);
+        // Without a subscriber that records, nobody will know a span of ours.
         if let Some(current) = current.as_deref().and_then(|text| parse(text.as_bytes())) {
             self.text = current;
+            self.span = Some(span);
         }
-        self.span = Some(span);
     }
+}
+
+/// Whether a request is part of handing in spans: a span about it would be handed in, and so on for ever.
+pub fn tells_of_spans(method: &Method, path: &str) -> bool {
+    *method == Method::POST && path == paths::OTLP_TRACES
+}
+
+/// Methods of clients are no names of ours.
+fn known_method(method: &str) -> &str {
+    match method {
+        "CONNECT" | "DELETE" | "GET" | "HEAD" | "OPTIONS" | "PATCH" | "POST" | "PUT" => method,
+        _ => "_OTHER",
+    }
+}
+
+fn begun(random: &Random, sampled: bool) -> [u8; 55] {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    hex(text.get_mut(3..35), &[random.next(), random.next() | 1]);
+    hex(text.get_mut(36..52), &[random.next() | 1]);
+    if let Some(flags) = text.last_mut().filter(|_| sampled) {
+        *flags = b'1';
+    }
+    text
 }
 
 /// Accepts version 00 exactly: lower-case hex, non-zero ids. What is not that starts a new trace.
@@ -142,6 +243,8 @@ fn hex(out: Option<&mut [u8]>, words: &[u64]) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     const SOUND: &[u8] = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -165,6 +268,31 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
+    }
+
+    fn headers(parent: &'static [u8]) -> HeaderMap {
+        let value = HeaderValue::from_bytes(parent).expect("value");
+        HeaderMap::from_iter([(HeaderName::from_static(TRACEPARENT), value)])
+    }
+
+    #[test]
+    fn r36_a_hop_that_tells_of_no_span_is_nobodys_parent() {
+        let random = Random::default();
+        let sampled = headers(SOUND);
+        let unsampled = headers(b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00");
+        for (headers, hop) in [
+            (&sampled, None),
+            (&unsampled, None),
+            (&unsampled, Some(Hop::Inbound)),
+            (&unsampled, Some(Hop::Outbound)),
+            (&unsampled, Some(Hop::Edge)),
+        ] {
+            let trace = Trace::start(&random, headers, hop);
+            assert_eq!(Some(&trace.header()), headers.get(TRACEPARENT), "{hop:?}");
+        }
+        let probe = Trace::start(&random, &HeaderMap::new(), Some(Hop::Inbound));
+        assert!(probe.header().as_bytes().ends_with(b"-00"));
+        assert!(!probe.is_continued());
     }
 
     #[test]

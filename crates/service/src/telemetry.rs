@@ -6,6 +6,7 @@
 //! these functions cost one thread-local read.
 //! Read next: `telemetry/export.rs`.
 
+mod bounded;
 mod export;
 
 use std::time::Duration;
@@ -31,10 +32,13 @@ use tracing_subscriber::{
     Layer, filter::Targets, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
 };
 
-use self::export::ExportClient;
+use self::{
+    bounded::{Bounded, Counted, Losses},
+    export::ExportClient,
+};
 use crate::{config::ServiceConfig, error::StartError, logs, shell::Shell};
 
-/// Spans kept while the receiver is away; more are dropped.
+/// Spans kept while the receiver is away; more are dropped, and counted.
 const MAX_QUEUE: usize = 2048;
 const MAX_BATCH: usize = 256;
 /// Short, so that a trace is complete soon after its request.
@@ -123,18 +127,33 @@ fn provider(shell: &Shell) -> Result<Option<SdkTracerProvider>, StartError> {
         &shell.config,
         telemetry.sample_ratio,
         exporter,
+        Losses::register(&shell.metrics),
     )))
 }
 
-fn with_exporter(config: &ServiceConfig, ratio: f64, exporter: SpanExporter) -> SdkTracerProvider {
+fn with_exporter(
+    config: &ServiceConfig,
+    ratio: f64,
+    exporter: impl opentelemetry_sdk::trace::SpanExporter + 'static,
+    losses: Losses,
+) -> SdkTracerProvider {
     let batch = BatchConfigBuilder::default()
-        .with_max_queue_size(MAX_QUEUE)
+        // Never reached: what has no room is counted before it comes here.
+        .with_max_queue_size(MAX_QUEUE + MAX_BATCH)
         .with_max_export_batch_size(MAX_BATCH)
         .with_scheduled_delay(EXPORT_EVERY)
         .build();
-    let processor = BatchSpanProcessor::builder(exporter)
-        .with_batch_config(batch)
-        .build();
+    let exporter = Counted {
+        inner: exporter,
+        losses: losses.clone(),
+    };
+    let processor = Bounded {
+        inner: BatchSpanProcessor::builder(exporter)
+            .with_batch_config(batch)
+            .build(),
+        most: MAX_QUEUE,
+        losses,
+    };
     SdkTracerProvider::builder()
         .with_span_processor(processor)
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(

@@ -256,13 +256,13 @@ async fn the_access_token_passes_only_where_the_route_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn traces_are_continued_and_bad_ones_replaced() {
+async fn r36_traces_are_continued_and_bad_ones_replaced() {
     let world = World::start().await;
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let parent = format!("00-{trace}-00f067aa0ba902b7-01");
     let answer = world.send(&format!("GET /open HTTP/1.1\r\nHost: api.localhost\r\ntraceparent: {parent}\r\ntracestate: a=b\r\n\r\n")).await;
     let seen = answer.seen("traceparent").expect("traceparent");
-    assert!(seen.contains(trace) && seen != parent, "{seen}");
+    assert_eq!(seen, parent, "without telemetry there is no span of ours");
     assert_eq!(answer.seen("tracestate").as_deref(), Some("a=b"));
     let answer = world.send("GET /open HTTP/1.1\r\nHost: api.localhost\r\ntraceparent: 00-evil\r\ntracestate: a=b\r\n\r\n").await;
     assert_eq!(answer.seen("traceparent").map(|text| text.len()), Some(55));

@@ -25,6 +25,7 @@ use ringwall_http_io::Address;
 use ringwall_identity::TrustDomain;
 use ringwall_mesh_api::v1::Health;
 use ringwall_service::Metrics;
+use time::OffsetDateTime;
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -56,6 +57,7 @@ pub(crate) struct State {
 #[derive(Default)]
 struct Gauges {
     connected: Gauge,
+    since: Gauge,
     revision: Gauge,
     policy_version: Gauge,
 }
@@ -170,6 +172,7 @@ impl State {
     fn register(&self, metrics: &Metrics) {
         let Gauges {
             connected,
+            since,
             revision,
             policy_version,
         } = &self.gauges;
@@ -178,6 +181,11 @@ impl State {
                 "mesh_control_connected",
                 "1 while a control plane answers",
                 connected,
+            ),
+            (
+                "mesh_control_since_seconds",
+                "Since when a control plane answers, or none does, in seconds since 1970",
+                since,
             ),
             (
                 "mesh_config_revision",
@@ -205,7 +213,10 @@ impl State {
     }
 
     fn set_connected(&self, connected: bool) {
-        self.connected.store(connected, Ordering::Relaxed);
+        if self.connected.swap(connected, Ordering::Relaxed) != connected {
+            let now = OffsetDateTime::now_utc().unix_timestamp();
+            self.gauges.since.set(now);
+        }
         self.gauges.connected.set(i64::from(connected));
     }
 }

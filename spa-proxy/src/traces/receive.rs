@@ -32,11 +32,12 @@ const MAX_VALUE: usize = 128;
 pub(super) const PROTOBUF: &str = "application/x-protobuf";
 
 /// Attributes that the page shows. Everything else stays out, so that nothing private gets in.
-const ATTRIBUTES: [&str; 15] = [
+const ATTRIBUTES: [&str; 20] = [
     "db.operation.name",
     "db.system",
     "db.system.name",
     "http.request.method",
+    "http.request.resend_count",
     "http.response.status_code",
     "http.route",
     "messaging.destination.name",
@@ -45,6 +46,10 @@ const ATTRIBUTES: [&str; 15] = [
     "peer",
     "peer.service",
     "ringwall.peer",
+    "ringwall.policy.decision",
+    "ringwall.policy.reason",
+    "ringwall.proxy",
+    "ringwall.refusal",
     "server.address",
     "url.path",
     "error.type",

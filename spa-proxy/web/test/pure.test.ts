@@ -78,6 +78,29 @@ test("spans become hops: callers fold into who answered", () => {
   assert.equal(totalUs, 30);
 });
 
+test("proxies belong to the hop that they guard", () => {
+  const api = span("gateway", "server", null, 1_000);
+  const into = span("orders", "server", api, 1_001, { "ringwall.proxy": "inbound", "ringwall.policy.decision": "allow", "ringwall.policy.reason": "customers" });
+  const orders = span("orders", "server", into, 1_002);
+  const call = span("orders", "client", orders, 1_003, { "peer.service": "inventory" });
+  const out = span("orders", "client", call, 1_004, { "ringwall.proxy": "outbound", "server.address": "inventory", "ringwall.policy.decision": "allow" });
+  const denied = span("inventory", "server", out, 1_005, { "ringwall.proxy": "inbound", "ringwall.policy.decision": "deny", "ringwall.policy.reason": "no policy", "ringwall.refusal": "policy-denied" });
+  const stopped = span("orders", "client", orders, 1_020, { "peer.service": "payments" });
+  const within = span("orders", "client", stopped, 1_021, { "ringwall.proxy": "outbound", "server.address": "payments", "ringwall.policy.decision": "deny", "ringwall.policy.reason": "no edge", "ringwall.refusal": "edge-not-declared" });
+  const { hops } = waterfall([api, into, orders, call, out, denied, stopped, within]);
+  assert.deepEqual(
+    hops.map((hop) => [hop.service, hop.depth, hop.guards.map((guard) => [guard.service, guard.side, guard.allowed])]),
+    [
+      ["gateway", 0, []],
+      ["orders", 1, [["orders", "in", true]]],
+      ["inventory", 2, [["orders", "out", true], ["inventory", "in", false]]],
+      ["payments", 2, [["orders", "out", false]]],
+    ],
+  );
+  assert.equal(hops[1].guards[0].reason, "customers");
+  assert.deepEqual([hops[1].check.ring, hops[2].check.ring, hops[3].check.ring], ["mTLS and user context", "Refused by policy", "Refused by policy"]);
+});
+
 test("a broken trace still draws", () => {
   const orphan = { ...span("orders", "server", null, 5), parent: "gone" };
   const own = span("orders", "server", null, 6);

@@ -240,3 +240,48 @@ async fn a_refused_call_marks_its_span() {
         "a query must not be recorded"
     );
 }
+
+/// Takes nothing, and slowly.
+#[derive(Debug)]
+struct Away;
+
+impl ExportSpans for Away {
+    async fn export(&self, _batch: Vec<SpanData>) -> OTelSdkResult {
+        Err(opentelemetry_sdk::error::OTelSdkError::InternalFailure(
+            "away".to_owned(),
+        ))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn r36_spans_that_are_lost_are_counted() {
+    let mesh = Mesh::new();
+    let shell = mesh.shell("orders", &[], "");
+    let losses = Losses::register(&shell.metrics);
+    let provider = with_exporter(&shell.config, 1.0, Away, losses);
+    let layer = span_layer(provider.tracer("ringwall"));
+    let many = MAX_QUEUE * 2;
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        for _ in 0..many {
+            drop(tracing::info_span!("place order").entered());
+        }
+    });
+    Telemetry {
+        provider: Some(provider),
+    }
+    .shutdown()
+    .await;
+    let text = shell.metrics.encode().unwrap();
+    let count = |line: &str| -> usize {
+        let value = text.lines().find_map(|seen| seen.strip_prefix(line));
+        value
+            .unwrap_or_else(|| panic!("{line}: {text}"))
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    let full = count("telemetry_spans_lost_total{reason=\"queue_full\"}");
+    let not_taken = count("telemetry_spans_lost_total{reason=\"not_taken\"}");
+    assert_eq!(full + not_taken, many, "{text}");
+    assert_eq!(count("telemetry_spans_sent_total"), 0);
+}

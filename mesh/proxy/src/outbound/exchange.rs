@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
-use ringwall_data_path::trace::Trace;
+use ringwall_data_path::trace::{self, Facts, Hop, Trace};
 
 use super::attempts::Progress;
 use super::switch::Joint;
@@ -62,6 +62,8 @@ impl Exchange {
     /// Begins the record of a request; from here on it counts as in flight.
     pub(super) fn open<B>(session: &Arc<Session>, request: &Request<B>) -> Self {
         let worker = &session.worker;
+        let spans = trace::tells_of_spans(request.method(), request.uri().path());
+        let hop = (worker.shared.telemetry && !spans).then_some(Hop::Outbound);
         Self {
             started: Instant::now(),
             method: request.method().clone(),
@@ -71,7 +73,7 @@ impl Exchange {
             callee: None,
             port: 0,
             grpc: is_grpc(request.headers()),
-            trace: Trace::start(&worker.random, request.headers(), worker.shared.telemetry),
+            trace: Trace::start(&worker.random, request.headers(), hop),
             progress: Progress::default(),
             status: 0,
             grpc_status: None,
@@ -95,8 +97,6 @@ impl Exchange {
         self.port = port;
         self.callee = Some(Arc::clone(&service.name));
         self.series = Some(worker.outbound.edge(&worker.shared, &service.name));
-        self.trace
-            .routed(self.method.as_str(), self.kind.as_str(), &service.name);
     }
 
     /// What lasts does so as long as the edge to the destination.
@@ -207,7 +207,23 @@ impl Drop for Exchange {
             .map_or(0, |bytes| bytes.load(Ordering::Relaxed));
         let refusal = self.refusal.as_ref().map(Refusal::name);
         let reason = self.refusal.as_ref().and_then(Refusal::reason);
-        self.trace.finish(self.status, refusal);
+        // Without its edge no call gets as far as an attempt.
+        let decision = match &self.refusal {
+            Some(Refusal::NoEdge(_)) => Some((false, "no edge")),
+            _ if self.progress.attempts > 0 => Some((true, "edge")),
+            _ => None,
+        };
+        self.trace.finish_hop(&Facts {
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            service: self.callee.as_deref().unwrap_or(""),
+            port: self.port,
+            peer: "",
+            status: self.status,
+            refusal,
+            decision,
+            resends: self.progress.attempts.saturating_sub(1),
+        });
         if let Some(series) = &self.series {
             series.served(self.status, took, bytes_in, self.bytes_out);
         }

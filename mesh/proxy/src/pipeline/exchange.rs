@@ -9,7 +9,7 @@ use std::time::Instant;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use ringwall_data_path::permit::Permit;
-use ringwall_data_path::trace::Trace;
+use ringwall_data_path::trace::{self, Facts, Hop, Trace};
 use ringwall_policy::mesh::UserFacts;
 
 use crate::access_log::{Direction, Flow, FlowKind};
@@ -57,6 +57,8 @@ impl Exchange {
     /// Begins the record of a request; from here on it counts as in flight.
     pub(crate) fn open<B>(caller: &Arc<Caller>, request: &Request<B>) -> Self {
         let worker = &caller.session.worker;
+        let spans = trace::tells_of_spans(request.method(), request.uri().path());
+        let hop = (worker.shared.telemetry && !spans).then_some(Hop::Inbound);
         Self {
             started: Instant::now(),
             method: request.method().clone(),
@@ -65,7 +67,7 @@ impl Exchange {
             kind: FlowKind::Request,
             port: caller.port_number(),
             grpc: super::admit::is_grpc(request.headers()),
-            trace: Trace::start(&worker.random, request.headers(), worker.shared.telemetry),
+            trace: Trace::start(&worker.random, request.headers(), hop),
             user: None,
             verdict: None,
             status: 0,
@@ -87,8 +89,6 @@ impl Exchange {
     pub(super) fn serves(&mut self, port: AppPort, kind: FlowKind) {
         self.port = port.number;
         self.kind = kind;
-        self.trace
-            .routed(self.method.as_str(), kind.as_str(), self.caller.name());
     }
 
     pub(super) const fn is_headless(&self) -> bool {
@@ -178,7 +178,18 @@ impl Drop for Exchange {
             .map_or(0, |bytes| bytes.load(Ordering::Relaxed));
         let refusal = self.refusal.as_ref().map(Refusal::name);
         let reason = self.refusal.as_ref().and_then(Refusal::reason);
-        self.trace.finish(self.status, refusal);
+        let verdict = self.verdict.as_deref();
+        self.trace.finish_hop(&Facts {
+            method: self.method.as_str(),
+            path: self.uri.path(),
+            service: &worker.shared.workload,
+            port: self.port,
+            peer: caller.name(),
+            status: self.status,
+            refusal,
+            decision: verdict.map(|verdict| (verdict.allowed, &*verdict.reason)),
+            resends: 0,
+        });
         caller
             .series
             .served(self.status, took, bytes_in, self.bytes_out);

@@ -1,6 +1,7 @@
 import { useState, type CSSProperties } from "react";
 import { duration, plural } from "../format";
-import type { Hop, Waterfall as Model } from "../trace/hops";
+import { guardText } from "../trace/checks";
+import type { Guard, Hop, Waterfall as Model } from "../trace/hops";
 import { Shield } from "./icons";
 
 /** The hops of an order as bars over time. A list for the ear, a chart for the eye. */
@@ -42,6 +43,7 @@ function HopRow({ hop, number, totalUs, open, onToggle }: { hop: Hop; number: nu
             </span>
             <span className="hop-ring">
               <Shield /> {hop.check.ring}
+              {hop.guards.length > 0 && ` · ${plural(hop.guards.length, "proxy", "proxies")}`}
             </span>
           </span>
         </span>
@@ -55,11 +57,25 @@ function HopRow({ hop, number, totalUs, open, onToggle }: { hop: Hop; number: nu
       </button>
       <div id={`hop-${hop.id}`} className="hop-detail" hidden={!open}>
         <p>{hop.check.text}</p>
+        {hop.guards.length > 0 && <Guards guards={hop.guards} />}
         <p className="hop-technical">
           <code>{hop.title}</code> started {duration(hop.offsetUs)} after the click
         </p>
       </div>
     </li>
+  );
+}
+
+/** The proxies that the call came by: grouped with the hop that they guard, so that the chart stays short. */
+function Guards({ guards }: { guards: Guard[] }) {
+  return (
+    <ul className="hop-guards" data-testid="guards">
+      {guards.map((guard) => (
+        <li key={guard.id} className={guard.allowed ? undefined : "hop-guard-refused"}>
+          <strong>{guard.service}’s proxy</strong> {guardText(guard)} <span className="hop-guard-duration">{duration(guard.durationUs)}</span>
+        </li>
+      ))}
+    </ul>
   );
 }
 

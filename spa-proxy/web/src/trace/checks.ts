@@ -1,6 +1,7 @@
 // What each hop verified before it did its part. These texts explain the platform's rings; they
 // are fixed words, chosen by service and by what was called.
 import type { Span } from "../api";
+import type { Guard } from "./hops";
 
 export interface Check {
   ring: string;
@@ -27,6 +28,19 @@ const CHECKS: Record<string, Check> = {
 };
 
 const UNKNOWN: Check = { ring: "mTLS", text: "Accepted the connection only from identities that it declares." };
+
+/** The words for a call that a proxy did not let through. */
+export function refusedBy(guard: Guard): Check {
+  const side = guard.side === "out" ? "Its caller's proxy did not let the call out" : "Its proxy did not let the call in";
+  return { ring: "Refused by policy", text: `${side}: ${guard.reason || "nothing permits it"}. The service never saw it.` };
+}
+
+/** What a proxy did for a call that it let through. */
+export function guardText(guard: Guard): string {
+  if (!guard.allowed) return `refused: ${guard.reason || "nothing permits it"}`;
+  if (guard.side === "out") return "let it out over mTLS: the mesh's policy has this edge";
+  return guard.reason === "" ? "let it in over mTLS" : `let it in over mTLS, by ${guard.reason}`;
+}
 
 /** The check that belongs to a hop; `callers` are the services above it, outermost first. */
 export function checkFor(service: string, span: Span, callers: readonly string[]): Check {

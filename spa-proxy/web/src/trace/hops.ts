@@ -1,6 +1,6 @@
 // From the spans of a trace to the hops that a person can follow. Pure functions.
 import type { Span } from "../api";
-import { checkFor, type Check } from "./checks";
+import { checkFor, refusedBy, type Check } from "./checks";
 
 export interface Hop {
   id: string;
@@ -8,10 +8,23 @@ export interface Hop {
   service: string;
   title: string;
   check: Check;
+  /** The proxies on the way here, in the order of the call. */
+  guards: Guard[];
   /** Microseconds after the start of the trace. */
   offsetUs: number;
   durationUs: number;
   failed: boolean;
+}
+
+/** A service proxy that let a call out of its service, or into it. */
+export interface Guard {
+  id: string;
+  service: string;
+  side: "out" | "in";
+  /** What the proxy decided by: an edge, or the names of policies. */
+  reason: string;
+  allowed: boolean;
+  durationUs: number;
 }
 
 export interface Waterfall {
@@ -20,29 +33,35 @@ export interface Waterfall {
 }
 
 /** Where a span brings the order: a server's or consumer's span is a hop; a client's span is one
- *  only where nobody answers with a span of their own (database, broker). */
+ *  only where nobody answers with a span of their own (database, broker). The spans of proxies belong
+ *  to the hop that they lead to; a call that ends at a proxy is a hop of its own. */
 export function waterfall(spans: Span[]): Waterfall {
   const tree = index(spans);
   const hops: Hop[] = [];
   const origin = Math.min(...spans.map((span) => span.start_us));
-  const visit = (span: Span, depth: number, callers: readonly string[]) => {
-    const place = isHop(span, tree) ? placeOf(span) : null;
+  const visit = (span: Span, depth: number, callers: readonly string[], before: readonly Guard[]) => {
+    const below = tree.children.get(span.id) ?? [];
+    const guard = guardOf(span);
+    const guards = guard === null ? before : [...before, guard];
+    const ends = guard !== null && below.length === 0;
+    const place = ends || (guard === null && isHop(span, tree)) ? placeOf(span) : null;
     if (place !== null) {
       hops.push({
         id: span.id,
         depth,
         service: place,
         title: titleOf(span),
-        check: checkFor(place, span, callers),
+        check: guard !== null && !guard.allowed ? refusedBy(guard) : checkFor(place, span, callers),
+        guards: [...guards],
         offsetUs: span.start_us - origin,
         durationUs: span.duration_us,
         failed: span.status === "error",
       });
     }
-    const below = place === null ? callers : [...callers, place];
-    for (const child of tree.children.get(span.id) ?? []) visit(child, place === null ? depth : depth + 1, below);
+    const above = place === null ? callers : [...callers, place];
+    for (const child of below) visit(child, place === null ? depth : depth + 1, above, place === null ? guards : []);
   };
-  for (const root of tree.roots) visit(root, 0, []);
+  for (const root of tree.roots) visit(root, 0, [], []);
   const end = Math.max(...hops.map((hop) => hop.offsetUs + hop.durationUs), 1);
   return { hops, totalUs: end };
 }
@@ -69,7 +88,7 @@ function index(spans: Span[]): Tree {
 function isHop(span: Span, tree: Tree): boolean {
   if (span.service === "browser" || span.kind === "server" || span.kind === "consumer") return true;
   if (span.kind === "producer" || isDatabase(span)) return true;
-  const answered = (tree.children.get(span.id) ?? []).some((child) => child.kind === "server");
+  const answered = (tree.children.get(span.id) ?? []).some((child) => child.kind === "server" || guardOf(child) !== null);
   return span.kind === "client" && !answered && peerOf(span) !== null;
 }
 
@@ -80,12 +99,27 @@ function placeOf(span: Span): string {
   return span.service;
 }
 
+function guardOf(span: Span): Guard | null {
+  const proxy = span.attributes["ringwall.proxy"];
+  if (proxy === undefined) return null;
+  const refusal = span.attributes["ringwall.refusal"];
+  return {
+    id: span.id,
+    service: span.service,
+    side: proxy === "outbound" ? "out" : "in",
+    reason: span.attributes["ringwall.policy.reason"] ?? refusal ?? "",
+    allowed: refusal === undefined && span.attributes["ringwall.policy.decision"] !== "deny",
+    durationUs: span.duration_us,
+  };
+}
+
 function isDatabase(span: Span): boolean {
   return span.kind === "client" && ("db.system.name" in span.attributes || "db.system" in span.attributes);
 }
 
 function peerOf(span: Span): string | null {
-  return span.attributes["peer"] ?? span.attributes["peer.service"] ?? null;
+  const { attributes } = span;
+  return attributes["peer"] ?? attributes["peer.service"] ?? (guardOf(span) === null ? null : (attributes["server.address"] ?? null));
 }
 
 function titleOf(span: Span): string {
