@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(svid.id, orders());
         assert_eq!(svid.not_after, issued.not_after);
         assert_eq!(svid.not_after, datetime!(2030-01-01 13:00 UTC));
-        assert_eq!(svid.not_before, datetime!(2030-01-01 11:59 UTC));
+        assert_eq!(svid.not_before, datetime!(2030-01-01 11:55 UTC));
         assert!(issued.key_pem.starts_with("-----BEGIN PRIVATE KEY-----"));
         with_certificate(&issued.chain_pem, |certificate| {
             let usage = certificate.extended_key_usage().unwrap().unwrap().value;

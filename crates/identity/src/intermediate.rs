@@ -46,7 +46,7 @@ pub struct Certified {
     pub serial: Serial,
     /// SHA-256 of the leaf's SubjectPublicKeyInfo.
     pub spki_sha256: [u8; 32],
-    /// Start of validity: a minute before it was issued.
+    /// Start of validity: [`crate::BACKDATE`] before it was issued.
     pub not_before: OffsetDateTime,
     /// End of validity, never after the authority's own.
     pub not_after: OffsetDateTime,

@@ -14,8 +14,9 @@ use time::OffsetDateTime;
 
 use crate::{IdentityError, Serial, SpiffeId, TrustDomain};
 
-/// Machines disagree about the time: a new certificate must already be valid where it arrives.
-pub(crate) const BACKDATE: time::Duration = time::Duration::MINUTE;
+/// Machines disagree about the time: a new certificate must already be valid where it arrives, on a machine whose clock is
+/// this far behind as well.
+pub const BACKDATE: time::Duration = time::Duration::minutes(5);
 /// RFC 5280 Appendix A.1, `ub-common-name`.
 const MAX_COMMON_NAME_CHARS: usize = 64;
 

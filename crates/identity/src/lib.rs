@@ -22,5 +22,6 @@ pub mod svid;
 pub use certificate::Serial;
 pub use error::IdentityError;
 pub use intermediate::Intermediate;
+pub use issue::BACKDATE;
 pub use rotation::Rotation;
 pub use spiffe_id::{SpiffeId, TrustDomain};

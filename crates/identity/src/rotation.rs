@@ -26,14 +26,15 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How far clocks may be apart before a certificate from the future is taken for a mistake: a holder
 /// whose clock is behind would only get another such certificate, but one that was issued under a
 /// clock that has since been set back must be replaced.
-pub const TOLERATED_SKEW: time::Duration = time::Duration::minutes(5);
+pub const TOLERATED_SKEW: time::Duration = BACKDATE;
 /// Attempts that must fit into a life, whatever the backoff says.
 const RETRIES_IN_A_LIFE: u32 = 20;
 
 /// The renewal of one certificate; [`Rotation::renewed`] goes on with the next one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rotation {
-    not_before: OffsetDateTime,
+    /// When it was issued, as far as its times tell.
+    begin: OffsetDateTime,
     not_after: OffsetDateTime,
     renew_at: OffsetDateTime,
     max_retry: Duration,
@@ -51,7 +52,7 @@ struct Retry {
 
 impl Rotation {
     /// The renewal of a certificate with these two times, as they stand in it. The authority
-    /// backdates what it issues by a minute, which is not counted as life.
+    /// backdates what it issues ([`BACKDATE`]), which is not counted as life.
     ///
     /// `jitter` is drawn by the caller, evenly from -1 to 1; other values are taken for the nearest
     /// of these.
@@ -71,7 +72,7 @@ impl Rotation {
         };
         let life = (not_after - begin).max(time::Duration::ZERO);
         Self {
-            not_before,
+            begin,
             not_after,
             renew_at: begin + life * (0.5 * spread),
             max_retry: (life.unsigned_abs() / RETRIES_IN_A_LIFE).clamp(FIRST_RETRY, MAX_RETRY),
@@ -83,8 +84,8 @@ impl Rotation {
 
     /// Whether to attempt a renewal now.
     ///
-    /// True from half of the life on, and when the certificate begins further in the future than
-    /// [`TOLERATED_SKEW`]. After a failure it is false until the backoff has passed, or the clock has
+    /// True from half of the life on, and when the certificate was issued further in the future than
+    /// [`TOLERATED_SKEW`], which is as far as it is backdated: by this clock it is not valid yet. After a failure it is false until the backoff has passed, or the clock has
     /// gone back.
     #[must_use]
     pub fn due(&self, now: OffsetDateTime) -> bool {
@@ -114,7 +115,7 @@ impl Rotation {
     }
 
     fn is_from_the_future(&self, now: OffsetDateTime) -> bool {
-        now.saturating_add(TOLERATED_SKEW) < self.not_before
+        now.saturating_add(TOLERATED_SKEW) < self.begin
     }
 
     /// Takes note of an attempt that failed: the next one is 1 s away, then 2, 4, … up to 30 s, or to
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn r33_a_certificate_from_the_future_is_renewed() {
         let hour = rotation(3600, 0.0);
-        let limit = ISSUED - BACKDATE - TOLERATED_SKEW;
+        let limit = ISSUED - TOLERATED_SKEW;
         assert!(hour.due(limit - SECOND));
         assert!(!hour.due(limit));
         assert!(!hour.expired(ISSUED));

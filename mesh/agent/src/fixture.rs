@@ -56,6 +56,15 @@ impl Wall {
         self.base + self.begun.elapsed() + jump
     }
 
+    /// Another machine's, which differs by that much and jumps by itself.
+    pub(crate) fn ahead(&self, by: time::Duration) -> Self {
+        let jump = self.jump_s.load(Ordering::SeqCst) + by.whole_seconds();
+        Self {
+            jump_s: Arc::new(AtomicI64::new(jump)),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn jump(&self, by: time::Duration) {
         self.jump_s.fetch_add(by.whole_seconds(), Ordering::SeqCst);
     }

@@ -43,6 +43,7 @@ pub(crate) struct Metrics {
     refusals: Family<Refusal, Counter>,
     streams: Family<Method, Gauge>,
     calls: Family<Method, Counter>,
+    clock_ahead: Gauge,
 }
 
 impl Metrics {
@@ -72,6 +73,16 @@ impl Metrics {
             "Calls of the Workload API and of secret discovery",
             self.calls.clone(),
         );
+        metrics.register(
+            "agent_clock_ahead_seconds",
+            "This machine's clock minus the control plane's, when a certificate was issued last; more than 300 either way breaks mTLS",
+            self.clock_ahead.clone(),
+        );
+    }
+
+    /// Seconds; negative where it is behind.
+    pub(crate) fn clock_ahead(&self, seconds: i64) {
+        self.clock_ahead.set(seconds);
     }
 
     pub(crate) fn renewed(&self, want: &Want, result: &Result<Issued, AgentError>) {
@@ -114,6 +125,11 @@ impl Metrics {
         let gauge = self.streams.get_or_create(&Method { method }).clone();
         gauge.inc();
         Arc::new(StreamCount(gauge))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn clock_was_ahead(&self) -> i64 {
+        self.clock_ahead.get()
     }
 
     #[cfg(test)]

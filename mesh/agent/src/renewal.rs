@@ -9,9 +9,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use ringwall_identity::csr::NewKey;
+use ringwall_identity::rotation::TOLERATED_SKEW;
 use ringwall_identity::svid::{Svid, validity_of};
-use ringwall_identity::{Rotation, SpiffeId};
+use ringwall_identity::{BACKDATE, Rotation, SpiffeId};
 use ringwall_mesh_api::v1::Certificate;
 use ringwall_tls::{IdentityMaterial, IdentitySource};
 use rustls_pki_types::{
@@ -21,7 +23,7 @@ use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Skew};
 use crate::error::AgentError;
 use crate::metrics::Metrics;
 use crate::plane::{Issuer, Want};
@@ -97,6 +99,8 @@ pub(crate) struct Renewals {
     pub(crate) clock: Clock,
     metrics: Metrics,
     permits: Semaphore,
+    /// What was said of the clock last.
+    skew: Mutex<Skew>,
 }
 
 impl Renewals {
@@ -106,6 +110,7 @@ impl Renewals {
             clock,
             metrics,
             permits: Semaphore::new(AT_ONCE),
+            skew: Mutex::new(Skew::None),
         })
     }
 
@@ -118,7 +123,34 @@ impl Renewals {
         let _permit = self.permits.acquire().await;
         let result = self.attempt(want).await;
         self.metrics.renewed(want, &result);
+        if let Ok(issued) = &result {
+            self.compare_clocks(issued.not_before + BACKDATE);
+        }
         result
+    }
+
+    /// A certificate that has just been issued tells the control plane's time.
+    fn compare_clocks(&self, there: OffsetDateTime) {
+        let ahead = self.clock.hear(there);
+        let seconds = ahead.whole_seconds();
+        self.metrics.clock_ahead(seconds);
+        let skew = Skew::of(ahead);
+        let before = std::mem::replace(&mut *self.skew.lock(), skew);
+        if before == skew {
+            return;
+        }
+        match skew {
+            Skew::None => tracing::info!("this machine's clock agrees with the control plane's"),
+            Skew::Tolerated => tracing::warn!(
+                ahead_s = seconds,
+                "this machine's clock differs from the control plane's: certificates allow for it; set the clock (NTP)"
+            ),
+            Skew::TooMuch => tracing::error!(
+                ahead_s = seconds,
+                tolerated_s = TOLERATED_SKEW.whole_seconds(),
+                "this machine's clock differs too much from the control plane's: certificates that are good elsewhere are refused here as not valid yet, or as ended; set the clock (NTP)"
+            ),
+        }
     }
 
     async fn attempt(&self, want: &Want) -> Result<Issued, AgentError> {

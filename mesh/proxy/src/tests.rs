@@ -4,6 +4,7 @@
 
 mod app;
 mod calls;
+mod clocks;
 mod denied;
 mod drain;
 mod ends;

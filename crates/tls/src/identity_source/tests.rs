@@ -240,6 +240,30 @@ async fn r34_an_open_connection_can_be_verified_again() {
     assert!(mesh.client.verify_peer(&[], PeerSide::Server, now).is_err());
 }
 
+/// Its own clock is what it judges by: behind by as much as certificates are backdated, or ahead by what is left of them.
+#[tokio::test]
+async fn r33_a_verifier_s_clock_may_differ_by_what_certificates_allow_for() {
+    let mesh = Pushed::new();
+    let open = mesh.call().await.unwrap();
+    let caller = open.server.get_ref().1.peer_certificates().unwrap();
+    let server = open.client.get_ref().1.peer_certificates().unwrap();
+    let now = i64::try_from(UnixTime::now().as_secs()).unwrap();
+    for (ahead, good) in [
+        (-290, true),
+        (-310, false),
+        (300, true),
+        (3590, true),
+        (3610, false),
+    ] {
+        let seconds = u64::try_from(now + ahead).unwrap();
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let caller = mesh.server.verify_peer(caller, PeerSide::Caller, at);
+        assert_eq!(caller.is_ok(), good, "{ahead} s ahead: {caller:?}");
+        let server = mesh.client.verify_peer(server, PeerSide::Server, at);
+        assert_eq!(server.is_ok(), good, "{ahead} s ahead: {server:?}");
+    }
+}
+
 #[tokio::test]
 async fn r34_a_list_among_the_files_is_read_when_it_appears() {
     let root = authority("ringwall.local");

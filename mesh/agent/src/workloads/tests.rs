@@ -9,6 +9,7 @@ use crate::trust::Follower;
 
 struct Node {
     wall: Wall,
+    metrics: Metrics,
     plane: Arc<Plane>,
     follower: Follower,
     workloads: Arc<Workloads>,
@@ -17,18 +18,30 @@ struct Node {
 
 impl Node {
     fn new(change: impl FnOnce(&mut Plane)) -> Self {
+        Self::skewed(time::Duration::ZERO, change)
+    }
+
+    /// A node whose clock is ahead of the control plane's; `wall` is the control plane's.
+    fn skewed(ahead: time::Duration, change: impl FnOnce(&mut Plane)) -> Self {
         let wall = Wall::new();
+        let own = if ahead.is_zero() {
+            wall.clone()
+        } else {
+            wall.ahead(ahead)
+        };
         let mut plane = Plane::new(&wall);
         change(&mut plane);
         let plane = Arc::new(plane);
         let state = tempfile::tempdir().unwrap();
-        let follower = Follower::open(&domain(), state.path(), wall.clock());
+        let follower = Follower::open(&domain(), state.path(), own.clock());
         let issuer = Arc::new(Arc::clone(&plane));
-        let renewals = Renewals::new(issuer, wall.clock(), Metrics::default());
+        let metrics = Metrics::default();
+        let renewals = Renewals::new(issuer, own.clock(), metrics.clone());
         let workloads = Workloads::new(renewals, follower.subscribe(), Metrics::default());
         tokio::spawn(Arc::clone(&workloads).run());
         Self {
             wall,
+            metrics,
             plane,
             follower,
             workloads,
@@ -87,6 +100,35 @@ async fn r33_certificates_of_a_minute_never_run_out() {
         let left = held.not_after - node.wall.now();
         assert!(left > time::Duration::seconds(25), "{left}");
         held = fresh;
+    }
+}
+
+/// By the control plane's clock, which is everybody else's, certificates are renewed at half of their life, no matter
+/// what this machine's clock says; and they are not renewed more often for it.
+#[tokio::test(start_paused = true)]
+async fn r33_an_agent_whose_clock_is_wrong_renews_at_half_of_the_life() {
+    for ahead_s in [-3600, -300, 300, 3600] {
+        for ttl_s in [60, 3600] {
+            let ahead = time::Duration::seconds(ahead_s);
+            let ttl = Duration::from_secs(ttl_s);
+            let node = Node::skewed(ahead, |plane| plane.ttl = ttl);
+            node.register(&["orders"]);
+            let mut orders = node.workloads.follow("orders").unwrap();
+            let mut held = ready(&mut orders).await;
+            for _ in 0..5 {
+                let fresh = next(&mut orders, &held).await;
+                let left = (held.not_after - node.wall.now()) / ttl;
+                assert!(
+                    (0.44..0.56).contains(&left),
+                    "{ahead_s} s ahead, {ttl_s} s to live: {left} left"
+                );
+                held = fresh;
+            }
+            assert_eq!(node.plane.count("svid"), 6, "{ahead_s} s ahead");
+            // Certificates are made of whole seconds.
+            let measured = node.metrics.clock_was_ahead();
+            assert!((measured - ahead_s).abs() <= 1, "{measured} of {ahead_s}");
+        }
     }
 }
 

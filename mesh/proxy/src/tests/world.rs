@@ -175,6 +175,23 @@ impl World {
         IdentitySource::load(&directory).expect("identity")
     }
 
+    /// The identity of `name` as an authority issues it whose clock says `now`.
+    pub(super) fn source_issued(
+        &self,
+        name: &str,
+        ttl: Duration,
+        now: OffsetDateTime,
+    ) -> Arc<IdentitySource> {
+        let root = self.directory.path();
+        let directory = identity_at(&self.authority, root, name, ttl, now);
+        IdentitySource::load(&directory).expect("identity")
+    }
+
+    /// Handshakes that failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.running().shared.metrics.handshake_failures.get()
+    }
+
     pub(super) fn log_file(&self) -> std::path::PathBuf {
         self.directory.path().join("access.log")
     }
@@ -219,13 +236,21 @@ pub(super) fn identity(
     name: &str,
     ttl: Duration,
 ) -> std::path::PathBuf {
+    identity_at(authority, root, name, ttl, OffsetDateTime::now_utc())
+}
+
+fn identity_at(
+    authority: &Authority,
+    root: &Path,
+    name: &str,
+    ttl: Duration,
+    now: OffsetDateTime,
+) -> std::path::PathBuf {
     let domain = authority.trust_domain();
     let directory = root.join(format!("{domain}-{name}"));
     fs::create_dir_all(&directory).expect("identity");
     let id = SpiffeId::workload(domain, name).expect("id");
-    let issued: Issued = authority
-        .issue_svid(&id, &[], ttl, OffsetDateTime::now_utc())
-        .expect("svid");
+    let issued: Issued = authority.issue_svid(&id, &[], ttl, now).expect("svid");
     for (file, text) in [
         ("bundle.pem", authority.cert_pem()),
         ("svid.key", issued.key_pem.as_str()),

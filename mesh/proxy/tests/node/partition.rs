@@ -89,7 +89,9 @@ fn r32_a_first_boot_without_control_plane_denies_everything() {
     world.start_proxy("orders", 7105, "");
     until("it answers", || (world.get("/v1").0 == 503).then_some(()));
     for (workload, port) in ADMINS {
-        let (status, text) = world.admin(workload, port, "/readyz");
+        let (status, text) = until("its admin listener answers", || {
+            Some(world.admin(workload, port, "/readyz")).filter(|(status, _)| *status != 0)
+        });
         assert_eq!(status, 503, "{workload}: {text}");
         assert!(text.contains("everything is denied"), "{text}");
     }
