@@ -15,7 +15,10 @@ use crate::process::{human, run, say};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     Dev,
+    /// What `up` starts: optimised, and built in minutes.
     Release,
+    /// What images hold and measurements of the mesh run: optimised across crates, which takes much longer.
+    Dist,
 }
 
 impl Profile {
@@ -23,6 +26,7 @@ impl Profile {
         match self {
             Self::Dev => "debug",
             Self::Release => "release",
+            Self::Dist => "dist",
         }
     }
 }
@@ -44,8 +48,8 @@ pub(crate) fn packages<'name>(
         .current_dir(&config.root)
         .env("CARGO_TARGET_DIR", &config.target)
         .args(["build", "--locked"]);
-    if profile == Profile::Release {
-        command.arg("--release");
+    if profile != Profile::Dev {
+        command.args(["--profile", profile.folder()]);
         command.args(["--config", &without_paths(config)]);
     }
     for name in names {
@@ -61,7 +65,7 @@ pub(crate) fn for_images<'name>(
     names: impl Iterator<Item = &'name str>,
 ) -> Command {
     match profile {
-        Profile::Release => packages(config, profile, names),
+        Profile::Release | Profile::Dist => packages(config, profile, names),
         Profile::Dev => workspace(config),
     }
 }

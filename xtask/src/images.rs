@@ -89,7 +89,7 @@ fn with_engine(config: &Config, engine: &Engine, args: &ImagesArgs) -> Result<Ve
     let profile = if args.dev {
         Profile::Dev
     } else {
-        Profile::Release
+        Profile::Dist
     };
     let all = Component::all(config)?;
     let chosen = choose(all, &args.components)?;

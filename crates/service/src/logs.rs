@@ -15,6 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
 };
 use tracing_subscriber::{
     Layer,
@@ -32,7 +33,7 @@ pub(crate) fn filter(level: &str) -> Result<Targets, ParseError> {
     let mut targets: Targets = level.parse()?;
     for library in QUIET {
         if !level.contains(library) {
-            targets = targets.with_target(library, tracing::level_filters::LevelFilter::OFF);
+            targets = targets.with_target(library, LevelFilter::OFF);
         }
     }
     Ok(targets)
@@ -40,7 +41,9 @@ pub(crate) fn filter(level: &str) -> Result<Targets, ParseError> {
 
 /// Filter of the log layer: events only, so that disabled spans stay free of cost.
 pub(crate) fn events<S: Subscriber>(targets: Targets) -> impl Filter<S> {
-    FilterExt::and(targets, filter_fn(|metadata| metadata.is_event()))
+    // Without a hint of its own it would hide that of the targets, and every library would trace.
+    let events = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    FilterExt::and(targets, events)
 }
 
 /// Writes events as lines.

@@ -29,7 +29,11 @@ use ringwall_proto::{headers, paths};
 use tracing::{Span, level_filters::LevelFilter};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{
-    Layer, filter::Targets, layer::SubscriberExt, registry::LookupSpan, util::SubscriberInitExt,
+    Layer,
+    filter::{FilterExt, Targets, filter_fn},
+    layer::{Filter, SubscriberExt},
+    registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
 use self::{
@@ -90,15 +94,21 @@ pub(crate) fn span_layer<S>(tracer: SdkTracer) -> impl Layer<S>
 where
     S: tracing::Subscriber + for<'a> LookupSpan<'a>,
 {
-    let ours = Targets::new().with_target("ringwall", LevelFilter::INFO);
-    let spans = tracing_subscriber::filter::filter_fn(|metadata| metadata.is_span());
     tracing_opentelemetry::layer()
         .with_tracer(tracer)
         .with_location(false)
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false)
-        .with_filter(tracing_subscriber::filter::FilterExt::and(ours, spans))
+        .with_filter(our_spans())
+}
+
+/// Spans of ours alone. The hint of the second half is needed: without one, the whole filter would have none, and
+/// every span of every library would be made before it is thrown away.
+fn our_spans<S>() -> impl Filter<S> {
+    let ours = Targets::new().with_target("ringwall", LevelFilter::INFO);
+    let spans = filter_fn(|metadata| metadata.is_span()).with_max_level_hint(LevelFilter::TRACE);
+    FilterExt::and(ours, spans)
 }
 
 fn provider(shell: &Shell) -> Result<Option<SdkTracerProvider>, StartError> {

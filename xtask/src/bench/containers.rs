@@ -54,7 +54,7 @@ fn on(config: &Config, engine: &Engine, rounds: u32) -> Result<Measured> {
         config,
         engine,
         &Component::all(config)?,
-        Profile::Release,
+        Profile::Dist,
         TAG,
     )?;
     let output = Command::new(config.outputs.join("debug/bench-containers"))

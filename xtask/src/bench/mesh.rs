@@ -20,11 +20,17 @@ use anyhow::{Context, Result};
 use super::material;
 use super::report::Report;
 use super::running::{LOAD_CORE, Program, Running};
-use crate::build::{Profile, deployables};
+use crate::build::{Profile, packages};
 use crate::config::Config;
 use crate::process::{run, say};
 use crate::setup::wheels;
 
+/// What is built.
+const PARTS: [&str; 3] = [
+    "ringwall-proxy",
+    "ringwall-agent",
+    "ringwall-control-plane",
+];
 /// The calling and the called workload.
 const FRONT: &str = "front";
 const BACK: &str = "back";

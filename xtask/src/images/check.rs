@@ -37,18 +37,18 @@ pub(super) fn everything(
     components: &[Component],
 ) -> Result<Vec<String>> {
     let started = std::time::Instant::now();
-    super::build(config, components, Profile::Release)?;
+    super::build(config, components, Profile::Dist)?;
     let second = second_checkout(config)?;
     say("images: building everything a second time, which takes some minutes");
-    super::build(&second, components, Profile::Release)?;
-    let folders = [config, &second].map(|side| build::outputs(side, Profile::Release));
+    super::build(&second, components, Profile::Dist)?;
+    let folders = [config, &second].map(|side| build::outputs(side, Profile::Dist));
     let [first_folder, second_folder] = &folders;
     let mut differences = compare_binaries(components, first_folder, second_folder)?;
     let sides = [
         (config, first_folder.as_path()),
         (&second, second_folder.as_path()),
     ];
-    differences.extend(compare_images(engine, components, Profile::Release, sides)?);
+    differences.extend(compare_images(engine, components, Profile::Dist, sides)?);
     say(&format!(
         "images: {} components built and packed twice in {}, {} differences",
         components.len(),

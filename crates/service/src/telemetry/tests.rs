@@ -285,3 +285,12 @@ async fn r36_spans_that_are_lost_are_counted() {
     assert_eq!(full + not_taken, many, "{text}");
     assert_eq!(count("telemetry_spans_sent_total"), 0);
 }
+
+#[test]
+fn libraries_make_no_spans_that_nobody_sees() {
+    // A subscriber passes on what its filters say; without a hint every callsite would be asked each time.
+    let events = logs::events::<tracing_subscriber::Registry>(logs::filter("info").unwrap());
+    assert_eq!(events.max_level_hint(), Some(LevelFilter::INFO));
+    let spans = our_spans::<tracing_subscriber::Registry>();
+    assert_eq!(spans.max_level_hint(), Some(LevelFilter::INFO));
+}

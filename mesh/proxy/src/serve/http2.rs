@@ -67,7 +67,10 @@ where
                 Some(Err(error)) => return ended(&session, &error),
                 Some(Ok((request, respond))) => {
                     let (session, handler) = (Arc::clone(&session), Arc::clone(&handler));
-                    tokio::spawn(exchange(session, handler, request, respond));
+                    // A task is moved when it is spawned and when it ends: this one is too large for that.
+                    tokio::spawn(async move {
+                        Box::pin(exchange(session, handler, request, respond)).await;
+                    });
                 }
             },
             () = session.cut.notified() => {

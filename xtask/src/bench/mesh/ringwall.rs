@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{Addresses, BACK, FRONT, Pair, RINGWALL, Side, free_port, load};
 use crate::bench::material;
 use crate::bench::running::{LOAD_CORE, PROXY_CORE, Program, Running};
+use crate::build::{Profile, outputs};
 use crate::config::Config;
 
 const DOMAIN: &str = "ringwall.local";
@@ -26,7 +27,7 @@ pub(super) fn start(config: &Config, folder: &Path, at: Addresses) -> Result<Pai
     let kit = Kit {
         folder: folder.join("ringwall"),
         roots: folder.join("root.pem"),
-        binaries: config.outputs.join("release"),
+        binaries: outputs(config, Profile::Dist),
         plane: free_port()?,
         bootstrap: free_port()?,
     };
