@@ -25,7 +25,7 @@ pub(super) async fn r31_a_bad_policy_is_refused_and_the_last_good_one_serves(
     let (version, good) = operator::policy(&stack).await?;
     let bad: [(&str, &str, &[&str]); 3] = [
         (
-            "permit (principal, action, resource) when { context.pth == \"/v1/items\" };",
+            "@id(\"typo\") permit (principal, action, resource) when { context.pth == \"/v1/items\" };",
             "no such attribute",
             &["inventory:1", "pth"],
         ),

@@ -147,6 +147,17 @@ impl Rendering<'_> {
         })
     }
 
+    /// From the collector of spans to the engine that it passes them on to, where this site has one.
+    fn export_edge(&self) -> Option<Edge> {
+        let export = self.site.span_export(self.composition)?;
+        let telemetry = self.composition.telemetry.as_ref()?;
+        Some(Edge {
+            caller: telemetry.collector.value.clone(),
+            callee: export.to.value.clone(),
+            ports: vec![export.port.value],
+        })
+    }
+
     /// Somebody who only reads, where no engine of that name is declared.
     fn reader(&self, name: &str, nodes: &[&String]) -> Option<Value> {
         let engines = self.site.engines(self.composition);

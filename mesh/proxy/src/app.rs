@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use ringwall_data_path::log::{LogBuffer, LogWriter};
+use ringwall_mesh_api::v1::Health;
 use ringwall_service::{App, Shell, StartError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -35,6 +36,7 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
     let state = State::new();
     // The last good state is in use before the first connection is accepted.
     let control = control::open(&shell, &config, Arc::clone(&state)).await?;
+    let application = control.health();
     let mut running = Running::start(&shell, &config, &state, ListenFd::from_env())?;
     running.tell();
     let observer = Arc::clone(&running.shared.observe);
@@ -48,6 +50,14 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
     app = app.ready_check("policy", move || {
         let ready = state.ready();
         async move { ready }
+    });
+    // Whoever replaces this process's predecessor waits for this, or the endpoint would be away meanwhile.
+    app = app.ready_check("application asked", move || {
+        let asked = match *application.borrow() {
+            Health::Unspecified => Err("it has not answered or failed yet".to_owned()),
+            _ => Ok(()),
+        };
+        async move { asked }
     });
     Ok(app)
 }

@@ -73,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) replicas: Vec<Channel>,
     /// What is registered; nothing for a proxy that serves nobody.
     pub(crate) endpoint: Option<Served>,
+    /// `Unspecified` until the application has been asked once.
     pub(crate) health: watch::Receiver<Health>,
     /// The trust domain's JWT bundle (JWKS); empty while there is none.
     pub(crate) keys: watch::Receiver<Arc<[u8]>>,

@@ -4,8 +4,9 @@
 //!
 //! Only READY endpoints are seen; NOT_READY and DRAINING leave at once. When a stream is lost, its endpoints stay for
 //! [`LEASE`], since a proxy that lost its control plane still serves; the same instance, or a new process at the same
-//! address, takes them over. When more than half of all endpoints lose their streams together, it is more likely that we
-//! are the ones who are cut off, and they stay for [`LONG_LEASE`].
+//! address, takes them over. While a proxy's binary is replaced, two processes serve one address: each has a claim, and
+//! the address stays as long as one of them is ready. When more than half of all endpoints lose their streams together,
+//! it is more likely that we are the ones who are cut off, and they stay for [`LONG_LEASE`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -106,18 +107,25 @@ enum Held {
     Lost(Duration),
 }
 
+/// What one process says of an address.
 #[derive(Debug)]
-struct Registered {
+struct Claim {
     proxy: Proxy,
     weight: u32,
     ready: bool,
     held: Held,
 }
 
+/// Everything that is said of one address, the newest stream's claim last. Never empty.
+#[derive(Debug, Default)]
+struct Registered {
+    claims: Vec<Claim>,
+}
+
 /// Address of the proxy and port of the application behind it.
 type Key = (SocketAddr, u16);
 
-/// All registrations.
+/// All claims.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
     services: BTreeMap<Arc<str>, BTreeMap<Key, Registered>>,
@@ -147,22 +155,24 @@ impl Endpoints {
             }
             own.push((Arc::clone(service), key));
         }
-        let next = Registered {
+        let registered = of_service.entry(key).or_default();
+        let before = registered.seen(key);
+        let counted = registered.counts();
+        registered.claim(Claim {
             proxy: proxy.clone(),
             weight: report.weight,
             ready: report.ready,
             held: Held::By(stream),
-        };
-        let seen = next.seen(key);
-        let before = of_service.insert(key, next);
-        let mut changed = before.as_ref().and_then(|before| before.seen(key)) != seen;
-        match &before {
-            None => self.total += 1,
-            Some(before) if matches!(before.held, Held::Lost(_)) => self.lost -= 1,
-            Some(_) => {}
-        }
-        changed |= self.leave_former(stream, proxy, key);
-        Ok(changed)
+        });
+        let changed = registered.seen(key) != before;
+        let counts = registered.counts();
+        self.recount(counted, counts);
+        Ok(self.leave_former(stream, proxy, key) || changed)
+    }
+
+    fn recount(&mut self, before: (usize, usize), after: (usize, usize)) {
+        self.total = self.total + after.0 - before.0;
+        self.lost = self.lost + after.1 - before.1;
     }
 
     /// The same instance at another address has moved.
@@ -170,24 +180,22 @@ impl Endpoints {
         let Some(of_service) = self.services.get_mut(&proxy.workload) else {
             return false;
         };
-        let former: Vec<Key> = of_service
-            .iter()
-            .filter(|(key, known)| {
-                key.1 == now_at.1
-                    && key.0 != now_at.0
-                    && known.proxy.instance == proxy.instance
-                    && known.held != Held::By(stream)
-            })
-            .map(|(key, _)| *key)
-            .collect();
-        let mut changed = false;
-        for key in former {
-            if let Some(gone) = of_service.remove(&key) {
-                self.total -= 1;
-                self.lost -= usize::from(matches!(gone.held, Held::Lost(_)));
-                changed |= gone.ready;
+        let (mut changed, mut total, mut lost) = (false, 0, 0);
+        of_service.retain(|key, registered| {
+            if key.1 != now_at.1 || key.0 == now_at.0 {
+                return true;
             }
-        }
+            let (before, counted) = (registered.seen(*key), registered.counts());
+            registered.claims.retain(|claim| {
+                claim.proxy.instance != proxy.instance || claim.held == Held::By(stream)
+            });
+            let counts = registered.counts();
+            total += counted.0 - counts.0;
+            lost += counted.1 - counts.1;
+            changed |= registered.seen(*key) != before;
+            !registered.claims.is_empty()
+        });
+        self.recount((total, lost), (0, 0));
         changed
     }
 
@@ -197,17 +205,16 @@ impl Endpoints {
             let Some(of_service) = self.services.get_mut(&service) else {
                 continue;
             };
-            match of_service.get_mut(&key) {
-                Some(known) if known.held == Held::By(stream) && known.ready => {
-                    known.held = Held::Lost(now);
-                    self.lost += 1;
-                }
-                Some(known) if known.held == Held::By(stream) => {
-                    of_service.remove(&key);
-                    self.total -= 1;
-                }
-                _ => {}
+            let Some(registered) = of_service.get_mut(&key) else {
+                continue;
+            };
+            let counted = registered.counts();
+            registered.lose(stream, now);
+            let counts = registered.counts();
+            if counts.0 == 0 {
+                of_service.remove(&key);
             }
+            self.recount(counted, counts);
         }
     }
 
@@ -215,19 +222,23 @@ impl Endpoints {
     pub(crate) fn expire(&mut self, now: Duration) -> Vec<Arc<str>> {
         let lease = self.lease();
         let mut changed = Vec::new();
+        let mut gone = 0;
         for (service, of_service) in &mut self.services {
-            let before = of_service.len();
-            of_service.retain(|_, known| match known.held {
-                Held::By(_) => true,
-                Held::Lost(at) => now < at + lease,
+            let before = gone;
+            of_service.retain(|_, registered| {
+                let length = registered.claims.len();
+                registered.claims.retain(|claim| match claim.held {
+                    Held::By(_) => true,
+                    Held::Lost(at) => now < at + lease,
+                });
+                gone += length - registered.claims.len();
+                !registered.claims.is_empty()
             });
-            let gone = before - of_service.len();
-            if gone > 0 {
-                self.total -= gone;
-                self.lost -= gone;
+            if gone > before {
                 changed.push(Arc::clone(service));
             }
         }
+        self.recount((gone, gone), (0, 0));
         changed
     }
 
@@ -237,7 +248,8 @@ impl Endpoints {
             return None;
         }
         let all = self.services.values().flat_map(BTreeMap::values);
-        let lost = all.filter_map(|known| match known.held {
+        let claims = all.flat_map(|registered| &registered.claims);
+        let lost = claims.filter_map(|claim| match claim.held {
             Held::By(_) => None,
             Held::Lost(at) => Some(at),
         });
@@ -253,26 +265,68 @@ impl Endpoints {
     pub(crate) fn seen(&self, service: &str) -> Vec<v1::Endpoint> {
         let of_service = self.services.get(service).into_iter().flatten();
         of_service
-            .filter_map(|(key, known)| known.seen(*key))
+            .filter_map(|(key, registered)| registered.seen(*key))
             .collect()
     }
 
-    /// All registrations, and those without a stream.
+    /// All claims, and those without a stream.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.total, self.lost)
     }
 }
 
 impl Registered {
+    /// Adds a claim, or replaces what it is the newer word of: that of the same stream or instance, and those of
+    /// processes that are gone.
+    fn claim(&mut self, new: Claim) {
+        let Held::By(stream) = new.held else { return };
+        let outdated = |known: &Claim| match known.held {
+            Held::By(other) => known.proxy.instance == new.proxy.instance && other > stream,
+            Held::Lost(_) => false,
+        };
+        if self.claims.iter().any(outdated) {
+            // A former stream of a process that has opened another one.
+            return;
+        }
+        self.claims.retain(|known| match known.held {
+            Held::By(other) => other != stream && known.proxy.instance != new.proxy.instance,
+            Held::Lost(_) => false,
+        });
+        let newer = |known: &Claim| matches!(known.held, Held::By(other) if other > stream);
+        let place = self.claims.iter().position(newer);
+        self.claims.insert(place.unwrap_or(self.claims.len()), new);
+    }
+
+    /// A ready claim gets a lease, unless another process serves the address.
+    fn lose(&mut self, stream: StreamId, now: Duration) {
+        let others = |claim: &Claim| claim.held != Held::By(stream) && claim.ready;
+        let served = self.claims.iter().any(others);
+        self.claims.retain_mut(|claim| {
+            if claim.held != Held::By(stream) {
+                return true;
+            }
+            claim.held = Held::Lost(now);
+            claim.ready && !served
+        });
+    }
+
+    /// Of all that are ready, the newest.
     fn seen(&self, (address, port): Key) -> Option<v1::Endpoint> {
-        self.ready.then(|| v1::Endpoint {
+        let claim = self.claims.iter().rev().find(|claim| claim.ready)?;
+        Some(v1::Endpoint {
             address: address.to_string(),
             port: port.into(),
-            node: self.proxy.node.to_string(),
-            zone: self.proxy.zone.to_string(),
-            weight: self.weight,
-            instance: self.proxy.instance.to_string(),
+            node: claim.proxy.node.to_string(),
+            zone: claim.proxy.zone.to_string(),
+            weight: claim.weight,
+            instance: claim.proxy.instance.to_string(),
         })
+    }
+
+    /// All claims, and those without a stream.
+    fn counts(&self) -> (usize, usize) {
+        let lost = |claim: &&Claim| matches!(claim.held, Held::Lost(_));
+        (self.claims.len(), self.claims.iter().filter(lost).count())
     }
 }
 

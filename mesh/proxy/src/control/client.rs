@@ -82,6 +82,11 @@ impl Client {
         }
     }
 
+    /// What is known of the application behind this proxy; `Unspecified` until it has been asked once.
+    pub(crate) fn health(&self) -> watch::Receiver<v1::Health> {
+        self.settings.health.clone()
+    }
+
     /// Follows the control plane until the process ends. `shutdown` is when the endpoint is to be taken out of use.
     pub(crate) async fn run(mut self, shutdown: impl Future<Output = ()>) {
         let saver = self.settings.store.clone().map(|store| {
@@ -291,10 +296,11 @@ impl Client {
         let (Some(served), Some(address)) = (&self.settings.endpoint, address) else {
             return Ok(());
         };
-        let health = if draining {
-            v1::Health::Draining
-        } else {
-            health
+        let health = match health {
+            _ if draining => v1::Health::Draining,
+            // Nothing is known yet, and the process that this one replaces may have said better.
+            v1::Health::Unspecified => return Ok(()),
+            known => known,
         };
         say(
             answers,

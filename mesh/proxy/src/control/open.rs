@@ -116,7 +116,7 @@ fn watch_health(shell: &Shell, config: &Config) -> Result<watch::Receiver<Health
         // Nothing stands behind it: an egress gateway is ready when it runs. The value outlives its sender.
         return Ok(watch::Sender::new(Health::Ready).subscribe());
     };
-    let (sender, receiver) = watch::channel(Health::NotReady);
+    let (sender, receiver) = watch::channel(Health::Unspecified);
     tokio::spawn(health::watch(check, sender));
     Ok(receiver)
 }

@@ -362,8 +362,11 @@ fn r31_changes_arrive_at_once_and_reports_go_back() {
     let mut sim = simulation(2);
     add_server(&mut sim, "control-plane", &truth);
     let proxy = Proxy::new(signer.jwks());
+    proxy.health.send_replace(Health::Unspecified);
     sim.client("proxy", proxy.run(&["control-plane"], 2));
     pass(&mut sim, 2);
+    assert!(truth.inner.lock().reports.is_empty(), "nothing is known");
+    proxy.health.send_replace(Health::Ready);
     truth.service("inventory", 1);
     pass(&mut sim, 1);
     assert_eq!(tiers(&proxy.state), truth.tiers(), "within a second");

@@ -133,6 +133,34 @@ fn a_proxy_that_comes_back_takes_its_endpoint_over() {
 }
 
 #[test]
+fn r28_an_address_stays_while_its_process_is_replaced() {
+    let (old, new) = (proxy("orders", "i1"), proxy("orders", "i2"));
+    let mut table = Endpoints::default();
+    let say = |table: &mut Endpoints, stream, who: &Proxy, health| {
+        table.report(StreamId(stream), who, at(A, health)).unwrap();
+        seen(table) == [A]
+    };
+    assert!(say(&mut table, 1, &old, READY));
+    // The new process does not know yet whether it can serve, and takes nothing away.
+    assert!(say(&mut table, 2, &new, v1::Health::NotReady));
+    assert!(say(&mut table, 2, &new, READY));
+    assert_eq!(table.seen("orders")[0].instance, "i2");
+    // The former one speaks for itself alone, whatever it says.
+    assert!(say(&mut table, 1, &old, READY));
+    assert_eq!(table.seen("orders")[0].instance, "i2");
+    assert!(say(&mut table, 1, &old, v1::Health::Draining));
+    table.stream_ended(StreamId(1), SECOND);
+    assert_eq!((seen(&table), table.counts()), (vec![A.to_owned()], (1, 0)));
+    assert!(!say(&mut table, 2, &new, v1::Health::Draining));
+    // Of a process that was killed nothing stays once its successor speaks.
+    assert!(say(&mut table, 2, &new, READY));
+    table.stream_ended(StreamId(2), SECOND);
+    assert_eq!((seen(&table), table.counts()), (vec![A.to_owned()], (1, 1)));
+    assert!(!say(&mut table, 3, &old, v1::Health::NotReady));
+    assert_eq!(table.counts(), (1, 0));
+}
+
+#[test]
 fn most_endpoints_lost_at_once_are_kept_longer() {
     let mut table = Endpoints::default();
     for number in 0..10 {
@@ -251,8 +279,10 @@ proptest! {
                 _ => drop(table.expire(now)),
             }
             let all = || table.services.values().flat_map(BTreeMap::values);
-            let lost = all().filter(|known| matches!(known.held, Held::Lost(_))).count();
-            prop_assert_eq!(table.counts(), (all().count(), lost));
+            let claims = || all().flat_map(|registered| &registered.claims);
+            let lost = claims().filter(|claim| matches!(claim.held, Held::Lost(_))).count();
+            prop_assert_eq!(table.counts(), (claims().count(), lost));
+            prop_assert!(all().all(|registered| !registered.claims.is_empty()));
         }
         for stream in 0..6 {
             table.stream_ended(StreamId(stream), now);
