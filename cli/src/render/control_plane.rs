@@ -86,18 +86,6 @@ impl Rendering<'_> {
         } })
     }
 
-    /// The collector passes spans on by its proxy, like every call. The engine exists in containers alone, and so does
-    /// the edge; while nobody has started it, there is no endpoint, and the collector backs off.
-    fn export_edge(&self) -> Option<Edge> {
-        let export = self.site.span_export(self.composition)?;
-        let telemetry = self.composition.telemetry.as_ref()?;
-        Some(Edge {
-            caller: telemetry.collector.value.clone(),
-            callee: export.to.value.clone(),
-            ports: vec![export.port.value],
-        })
-    }
-
     /// A component as the registry knows it.
     fn registered(&self, component: &Component, nodes: &[&String]) -> Value {
         let composition = self.composition;
@@ -165,6 +153,17 @@ impl Rendering<'_> {
                 fields.insert("direct".into(), json!([self.site.place(name, port)]));
             }
             entry
+        })
+    }
+
+    /// From the collector of spans to the engine that it passes them on to, where this site has one.
+    fn export_edge(&self) -> Option<Edge> {
+        let export = self.site.span_export(self.composition)?;
+        let telemetry = self.composition.telemetry.as_ref()?;
+        Some(Edge {
+            caller: telemetry.collector.value.clone(),
+            callee: export.to.value.clone(),
+            ports: vec![export.port.value],
         })
     }
 

@@ -7,6 +7,7 @@
 
 use http::{HeaderMap, HeaderValue, Method};
 use ringwall_proto::paths;
+use ringwall_service::telemetry;
 use tracing::Span;
 
 use crate::random::Random;
@@ -95,7 +96,7 @@ impl Trace {
     /// Names the span once the route is known.
     pub fn routed(&self, method: &str, route: &str, cluster: &str) {
         if let Some(span) = &self.span {
-            span.record("otel.name", format_args!("{method} {route}"));
+            telemetry::rename(span, format!("{method} {route}"));
             span.record("http.request.method", known_method(method));
             span.record("http.route", route);
             span.record("ringwall.cluster", cluster);
@@ -122,7 +123,7 @@ impl Trace {
     pub fn finish_hop(&mut self, facts: &Facts<'_>) {
         let Some(span) = &self.span else { return };
         let method = known_method(facts.method);
-        span.record("otel.name", format_args!("{method} {}", facts.service));
+        telemetry::rename(span, format!("{method} {}", facts.service));
         span.record("http.request.method", method);
         span.record("url.path", facts.path);
         span.record("server.address", facts.service);
@@ -158,7 +159,6 @@ impl Trace {
         let span = tracing::info_span!(
             parent: None,
             "request",
-            otel.name = tracing::field::Empty,
             otel.kind = kind,
             otel.status_code = tracing::field::Empty,
             error.r#type = tracing::field::Empty,
@@ -177,9 +177,9 @@ impl Trace {
             url.path = tracing::field::Empty,
         );
         if let Some(parent) = parent.and_then(|parent| std::str::from_utf8(parent).ok()) {
-            ringwall_service::telemetry::follow(&span, parent);
+            telemetry::follow(&span, parent);
         }
-        let current = span.in_scope(ringwall_service::telemetry::current_traceparent);
+        let current = span.in_scope(telemetry::current_traceparent);
         // Without a subscriber that records, nobody will know a span of ours.
         if let Some(current) = current.as_deref().and_then(|text| parse(text.as_bytes())) {
             self.text = current;

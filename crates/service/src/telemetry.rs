@@ -224,6 +224,13 @@ pub fn follow_headers(span: &Span, headers: &HeaderMap) {
     }
 }
 
+/// Names a span that has begun; the field `otel.name` counts only until then.
+pub fn rename(span: &Span, name: String) {
+    if !span.is_disabled() {
+        span.context().span().update_name(name);
+    }
+}
+
 /// Adds `span`'s trace context to outgoing headers.
 pub(crate) fn inject_span(span: &Span, headers: &mut HeaderMap) {
     if !span.is_disabled() {
