@@ -31,7 +31,7 @@ impl Checker<'_> {
         let (name, at) = (&replica.value, replica.referenced);
         let number = name.strip_prefix(CONTROL_PLANE);
         let number = number.and_then(|rest| rest.strip_prefix('-'));
-        if !number.is_some_and(|number| number.parse::<u8>().is_ok()) {
+        if number.is_none_or(|number| number.parse::<u8>().is_err()) {
             let what = format!("a replica of the control plane is called `{name}`");
             let fix = format!("call it `{CONTROL_PLANE}-2`: by that it is known to be one");
             return self.refuse(at, what, fix);

@@ -71,6 +71,7 @@ fn r30_a_route_says_only_what_differs_from_its_service() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn a_fault_says_what_was_seen_what_was_expected_and_the_fix() {
     let fault = refused(r#"{"retries": {"attempts": 11}}"#);
     assert_eq!(

@@ -2,11 +2,12 @@
 //!
 //! Owns: which endpoints callers see. Must not: read a clock; `now` is the time since the start.
 //!
-//! Only READY endpoints with a weight are seen; NOT_READY, DRAINING and weight 0 leave at once. When a stream is lost, its endpoints stay for
-//! [`LEASE`], since a proxy that lost its control plane still serves; the same instance, or a new process at the same
-//! address, takes them over. While a proxy's binary is replaced, two processes serve one address: each has a claim, and
-//! the address stays as long as one of them is ready. When more than half of all endpoints lose their streams together,
-//! it is more likely that we are the ones who are cut off, and they stay for [`LONG_LEASE`].
+//! Only READY endpoints with a weight are seen; NOT_READY, DRAINING and weight 0 leave at once. When a stream is lost,
+//! its endpoints stay for [`LEASE`], since a proxy that lost its control plane still serves; the same instance, or a
+//! new process at the same address, takes them over. While a proxy's binary is replaced, two processes serve one
+//! address: each has a claim, and the address stays as long as one of them is ready. When more than half of all
+//! endpoints lose their streams together, it is more likely that we are the ones who are cut off, and they stay for
+//! [`LONG_LEASE`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
