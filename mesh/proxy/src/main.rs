@@ -26,9 +26,6 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> std::process::ExitCode {
     ringwall_service::run::<config::Config, _, _>("proxy", app::start)
 }
