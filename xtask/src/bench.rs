@@ -50,6 +50,7 @@ type Measure = fn(&Config, u32) -> Result<Report>;
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
     ("gateway", gateway::measure),
+    ("layers", mesh::layers::measure),
     ("mesh", mesh::measure),
     ("order", order::measure),
     ("propagation", propagation::measure),

@@ -3,9 +3,10 @@
 //! Owns: the rounds and the figures. Both proxies of a pair run on core 0, load, applications and our control plane on
 //! core 1; the pairs take turns within each round. Latency is what a pair adds to a direct call, one request at a time;
 //! CPU time is what both proxies used, by the kernel's account. Next: `mesh/envoy.rs` and `mesh/ringwall.rs` (the pairs),
-//! `mesh/load.rs` (the loads).
+//! `mesh/load.rs` (the loads), `mesh/layers.rs` (what each layer of a pair costs).
 
 mod envoy;
+pub(super) mod layers;
 mod load;
 mod ringwall;
 
@@ -46,6 +47,7 @@ const IDLE: &str = "idle";
 const BULK: &str = "bulk TCP stream";
 
 const SECONDS: u32 = 5;
+const CONNECTIONS: u32 = 32;
 const STORM_RATE: u32 = 1200;
 const IDLE_CONNECTIONS: u32 = 1000;
 /// Time for buffers of finished work to be given back.
@@ -99,8 +101,8 @@ impl Side {
         match (peer, self) {
             ("envoy", Self::Near) => "envoy-near",
             ("envoy", Self::Far) => "envoy-far",
-            (_, Self::Near) => "ringwall-near",
-            (_, Self::Far) => "ringwall-far",
+            (_, Self::Near) => "near-proxy",
+            (_, Self::Far) => "far-proxy",
         }
     }
 }
@@ -119,8 +121,8 @@ impl Samples {
         }
     }
 
-    fn report(&self, rounds: u32) -> Report {
-        let mut report = Report::new("mesh", rounds);
+    fn report(&self, name: &str, rounds: u32) -> Report {
+        let mut report = Report::new(name, rounds);
         for ((subject, case, metric, unit), samples) in &self.0 {
             report.add(subject, case, metric, unit, samples);
         }
@@ -128,18 +130,103 @@ impl Samples {
     }
 }
 
+/// What every measurement of the mesh stands on.
+struct Ground {
+    folder: PathBuf,
+    tools: Tools,
+    envoy: PathBuf,
+    back_end: u16,
+    bulk: u16,
+    _back_ends: [Running; 2],
+}
+
+impl Ground {
+    /// Builds the platform, makes certificates in an empty folder, and starts the applications.
+    fn prepare(config: &Config, name: &str) -> Result<Self> {
+        say("building the mesh, optimised across crates: the first build takes many minutes");
+        run(&mut packages(config, Profile::Dist, PARTS.into_iter()))?;
+        let folder = config.target.join(name);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).context("making the folder of the measurement")?;
+        material::mesh(config, &folder, &[FRONT, BACK])?;
+        let tools = Tools::find(config)?;
+        let (back_end, bulk) = (free_port()?, free_port()?);
+        let back_ends = [
+            tools.back_end(&folder, back_end)?.start()?,
+            tools.bulk_server(&folder, bulk).start()?,
+        ];
+        Ok(Self {
+            folder,
+            tools,
+            envoy: wheels::ENVOY.ensure(config)?,
+            back_end,
+            bulk,
+            _back_ends: back_ends,
+        })
+    }
+
+    fn addresses(&self) -> Result<Addresses> {
+        Addresses::choose(self.back_end, self.bulk)
+    }
+
+    /// A folder for one pair.
+    fn own(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.folder.join(name.replace(' ', "-"));
+        fs::create_dir_all(&folder).context("making a folder")?;
+        Ok(folder)
+    }
+}
+
 /// Two running proxies.
 struct Pair {
     name: &'static str,
     at: Addresses,
+    /// The far one first.
     proxies: Vec<Running>,
     /// Runs beside them and is not counted.
     _around: Vec<Running>,
 }
 
 impl Pair {
+    fn envoy(ground: &Ground, name: &'static str, layers: envoy::Layers) -> Result<Self> {
+        let at = ground.addresses()?;
+        let design = envoy::Design {
+            binary: &ground.envoy,
+            material: &ground.folder,
+            folder: &ground.own(name)?,
+            layers,
+        };
+        let programs = design.programs(&at)?;
+        Ok(Self {
+            name,
+            at,
+            proxies: programs.iter().map(Program::start).collect::<Result<_>>()?,
+            _around: Vec::new(),
+        })
+    }
+
+    /// As the platform runs it, but for the access log where that is off.
+    fn ringwall(
+        config: &Config,
+        ground: &Ground,
+        name: &'static str,
+        access_log: bool,
+    ) -> Result<Self> {
+        let folder = ground.own(name)?;
+        ringwall::Kit::new(config, &ground.folder, folder, access_log)?.start(config, name, ground)
+    }
+
     fn cpu(&self) -> Result<Duration> {
         self.proxies.iter().map(Running::cpu).sum()
+    }
+
+    /// Microseconds of both proxies for each request, and requests each second.
+    fn under_load(&self, load: impl FnOnce() -> Result<load::Requests>) -> Result<(f64, f64)> {
+        let before = self.cpu()?;
+        let done = load()?;
+        let used = self.cpu()?.saturating_sub(before);
+        let each = used.as_secs_f64() * 1e6 / done.count;
+        Ok((each, done.count / f64::from(SECONDS)))
     }
 
     /// Mean resident memory of one proxy, in KiB.
@@ -155,43 +242,26 @@ impl Pair {
 
 /// Builds, starts everything, measures in turns, reports.
 pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
-    say("building the platform (release)");
-    run(&mut deployables(config, Profile::Release)?)?;
-    let folder = config.target.join("bench-mesh");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).context("making the folder of the measurement")?;
-    material::mesh(config, &folder, &[FRONT, BACK])?;
-    let tools = Tools::find(config)?;
-    let (back_end, bulk) = (free_port()?, free_port()?);
-    let _back_ends = [
-        tools.back_end(&folder, back_end)?.start()?,
-        tools.bulk_server(&folder, bulk).start()?,
-    ];
-    let peers = Addresses::choose(back_end, bulk)?;
-    let programs = envoy::programs(&wheels::ENVOY.ensure(config)?, &folder, &peers)?;
+    let ground = Ground::prepare(config, "bench-mesh")?;
     let pairs = [
-        Pair {
-            name: ENVOY,
-            at: peers,
-            proxies: programs.iter().map(Program::start).collect::<Result<_>>()?,
-            _around: Vec::new(),
-        },
-        ringwall::start(config, &folder, Addresses::choose(back_end, bulk)?)?,
+        Pair::envoy(&ground, ENVOY, envoy::Layers::AccessLog)?,
+        Pair::ringwall(config, &ground, RINGWALL, true)?,
     ];
     let mut samples = Samples::default();
     memory(&pairs, &mut samples)?;
     for round in 1..=rounds {
         say(&format!("round {round} of {rounds}"));
-        self::round(&tools, back_end, &pairs, &mut samples)?;
+        self::round(&ground, &pairs, &mut samples)?;
     }
-    let mut report = samples.report(rounds);
+    let mut report = samples.report("mesh", rounds);
     targets(&mut report);
     Ok(report)
 }
 
 /// One turn of every case and subject.
-fn round(tools: &Tools, back_end: u16, pairs: &[Pair], samples: &mut Samples) -> Result<()> {
-    let direct = load::requests(&tools.wrk, back_end, 1, SECONDS)?;
+fn round(ground: &Ground, pairs: &[Pair], samples: &mut Samples) -> Result<()> {
+    let tools = &ground.tools;
+    let direct = load::requests(&tools.wrk, ground.back_end, 1, SECONDS)?;
     samples.add((DIRECT, ONE, "latency p50", "µs"), direct.p50_us);
     samples.add((DIRECT, ONE, "latency p99", "µs"), direct.p99_us);
     for pair in pairs {
@@ -201,12 +271,10 @@ fn round(tools: &Tools, back_end: u16, pairs: &[Pair], samples: &mut Samples) ->
         samples.add((pair.name, ONE, "added p99", "µs"), p99);
     }
     for pair in pairs {
-        let before = pair.cpu()?;
-        let done = load::requests(&tools.wrk, pair.at.near_http, 32, SECONDS)?;
-        let used = pair.cpu()?.saturating_sub(before);
-        let each = used.as_secs_f64() * 1e6 / done.count;
+        let port = pair.at.near_http;
+        let (each, rate) =
+            pair.under_load(|| load::requests(&tools.wrk, port, CONNECTIONS, SECONDS))?;
         samples.add((pair.name, MANY, "CPU per request", "µs"), each);
-        let rate = done.count / f64::from(SECONDS);
         samples.add((pair.name, MANY, "requests", "1/s"), rate);
     }
     for pair in pairs {

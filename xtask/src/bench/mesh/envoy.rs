@@ -12,79 +12,155 @@ use crate::bench::running::{PROXY_CORE, Program};
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
-/// Writes both configurations and says how to start them: far side first.
-pub(super) fn programs(binary: &Path, folder: &Path, at: &Addresses) -> Result<[Program; 2]> {
-    let far = [
-        listener(
-            at.far_http,
-            http_filters(folder, "app", true),
-            Some(server_tls(folder)),
-        ),
-        listener(
-            at.far_tcp,
-            tcp_filters("app", true),
-            Some(server_tls(folder)),
-        ),
-        listener(
-            at.far_bulk,
-            tcp_filters("bulk", true),
-            Some(server_tls(folder)),
-        ),
-    ];
-    let far_clusters = [
-        cluster("app", at.back_end, None, false),
-        cluster("bulk", at.bulk, None, false),
-    ];
-    let near = [
-        listener(at.near_http, http_filters(folder, "http", false), None),
-        listener(at.near_tcp, tcp_filters("tcp", false), None),
-        listener(at.near_bulk, tcp_filters("bulk", false), None),
-    ];
-    let near_clusters = [
-        cluster("http", at.far_http, Some(client_tls(folder, "h2")), true),
-        cluster("tcp", at.far_tcp, Some(client_tls(folder, "istio")), false),
-        cluster(
-            "bulk",
-            at.far_bulk,
-            Some(client_tls(folder, "istio")),
-            false,
-        ),
-    ];
-    Ok([
-        program(binary, folder, Side::Far, at.far_http, &far, &far_clusters)?,
-        program(
-            binary,
-            folder,
-            Side::Near,
-            at.near_http,
-            &near,
-            &near_clusters,
-        )?,
-    ])
+/// How much of its work a pair does: each has all of those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Layers {
+    Forwarding,
+    MutualTls,
+    Rbac,
+    AccessLog,
 }
 
-fn program(
-    binary: &Path,
-    folder: &Path,
-    side: Side,
-    port: u16,
-    listeners: &[Value],
-    clusters: &[Value],
-) -> Result<Program> {
-    let name = side.name("envoy");
-    let file = folder.join(format!("{name}.json"));
-    let config = json!({ "static_resources": { "listeners": listeners, "clusters": clusters } });
-    fs::write(&file, config.to_string()).context("writing Envoy's configuration")?;
-    let arguments = ["-c", &file.display().to_string()].map(str::to_owned);
-    let fixed = ["--concurrency", "1", "--disable-hot-restart", "-l", "warn"].map(str::to_owned);
-    Ok(Program {
-        name,
-        path: binary.to_owned(),
-        arguments: arguments.into_iter().chain(fixed).collect(),
-        port,
-        log: folder.join(format!("{name}.log")),
-        core: PROXY_CORE,
-    })
+/// A pair before it is started.
+pub(super) struct Design<'a> {
+    pub(super) binary: &'a Path,
+    /// Has the certificates.
+    pub(super) material: &'a Path,
+    /// Gets the configurations and logs.
+    pub(super) folder: &'a Path,
+    pub(super) layers: Layers,
+}
+
+impl Design<'_> {
+    /// Writes both configurations and says how to start them: far side first.
+    pub(super) fn programs(&self, at: &Addresses) -> Result<[Program; 2]> {
+        let server = || self.tls(server_tls);
+        let far = [
+            listener(at.far_http, self.http_filters("app", true), server()),
+            listener(at.far_tcp, self.tcp_filters("app", true), server()),
+            listener(at.far_bulk, self.tcp_filters("bulk", true), server()),
+        ];
+        let far_clusters = [
+            cluster("app", at.back_end, None, false),
+            cluster("bulk", at.bulk, None, false),
+        ];
+        let near = [
+            listener(at.near_http, self.http_filters("http", false), None),
+            listener(at.near_tcp, self.tcp_filters("tcp", false), None),
+            listener(at.near_bulk, self.tcp_filters("bulk", false), None),
+        ];
+        let client = |protocol| self.tls(|material| client_tls(material, protocol));
+        let near_clusters = [
+            cluster("http", at.far_http, client("h2"), true),
+            cluster("tcp", at.far_tcp, client("istio"), false),
+            cluster("bulk", at.far_bulk, client("istio"), false),
+        ];
+        Ok([
+            self.program(Side::Far, at.far_http, &far, &far_clusters)?,
+            self.program(Side::Near, at.near_http, &near, &near_clusters)?,
+        ])
+    }
+
+    fn has(&self, layer: Layers) -> bool {
+        self.layers >= layer
+    }
+
+    fn tls(&self, make: impl Fn(&Path) -> Value) -> Option<Value> {
+        self.has(Layers::MutualTls).then(|| make(self.material))
+    }
+
+    fn program(
+        &self,
+        side: Side,
+        port: u16,
+        listeners: &[Value],
+        clusters: &[Value],
+    ) -> Result<Program> {
+        let name = side.name("envoy");
+        let file = self.folder.join(format!("{name}.json"));
+        let config =
+            json!({ "static_resources": { "listeners": listeners, "clusters": clusters } });
+        fs::write(&file, config.to_string()).context("writing Envoy's configuration")?;
+        let arguments = ["-c", &file.display().to_string()].map(str::to_owned);
+        let fixed =
+            ["--concurrency", "1", "--disable-hot-restart", "-l", "warn"].map(str::to_owned);
+        Ok(Program {
+            name,
+            path: self.binary.to_owned(),
+            arguments: arguments.into_iter().chain(fixed).collect(),
+            port,
+            log: self.folder.join(format!("{name}.log")),
+            core: PROXY_CORE,
+        })
+    }
+
+    /// The HTTP connection manager; the far side asks RBAC for the caller's SPIFFE id, method and path, and writes a
+    /// log line as our proxies do.
+    fn http_filters(&self, cluster: &str, far: bool) -> Value {
+        let mut filters = Vec::new();
+        if far && self.has(Layers::Rbac) {
+            filters.push(json!({ "name": "envoy.filters.http.rbac", "typed_config": {
+                "@type": format!("{TYPES}.filters.http.rbac.v3.RBAC"),
+                "rules": { "action": "ALLOW", "policies": { "front": {
+                    "permissions": [{ "and_rules": { "rules": [
+                        { "header": { "name": ":method", "string_match": { "exact": "GET" } } },
+                        { "url_path": { "path": { "prefix": "/v1/" } } },
+                    ] } }],
+                    "principals": [caller()],
+                } } },
+            } }));
+        }
+        filters.push(
+            json!({ "name": "envoy.filters.http.router", "typed_config": {
+            "@type": format!("{TYPES}.filters.http.router.v3.Router"),
+        } }),
+        );
+        json!([{ "name": "envoy.filters.network.http_connection_manager", "typed_config": {
+            "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": if far { "far" } else { "near" },
+            "forward_client_cert_details": if far { "SANITIZE_SET" } else { "SANITIZE" },
+            "set_current_client_cert_details": { "uri": true },
+            "access_log": self.access_log(far),
+            "route_config": { "virtual_hosts": [{
+                "name": "all", "domains": ["*"],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": cluster } }],
+            }] },
+            "http_filters": filters,
+        } }])
+    }
+
+    fn access_log(&self, far: bool) -> Value {
+        if !self.has(Layers::AccessLog) {
+            return json!([]);
+        }
+        let side = if far { "far" } else { "near" };
+        json!([{ "name": "envoy.access_loggers.file", "typed_config": {
+            "@type": format!("{TYPES}.access_loggers.file.v3.FileAccessLog"),
+            "path": self.folder.join(format!("envoy-{side}.access")),
+            "log_format": { "json_format": {
+                "method": "%REQ(:METHOD)%", "path": "%REQ(:PATH)%", "status": "%RESPONSE_CODE%",
+                "ms": "%DURATION%", "peer": "%DOWNSTREAM_PEER_URI_SAN%",
+            } },
+        } }])
+    }
+
+    fn tcp_filters(&self, cluster: &str, far: bool) -> Value {
+        let proxy = json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": {
+            "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
+            "stat_prefix": cluster, "cluster": cluster,
+        } });
+        if !far || !self.has(Layers::Rbac) {
+            return json!([proxy]);
+        }
+        let rbac = json!({ "name": "envoy.filters.network.rbac", "typed_config": {
+            "@type": format!("{TYPES}.filters.network.rbac.v3.RBAC"),
+            "stat_prefix": "rbac",
+            "rules": { "action": "ALLOW", "policies": { "front": {
+                "permissions": [{ "any": true }], "principals": [caller()],
+            } } },
+        } });
+        json!([rbac, proxy])
+    }
 }
 
 fn listener(port: u16, filters: Value, tls: Option<Value>) -> Value {
@@ -97,67 +173,6 @@ fn listener(port: u16, filters: Value, tls: Option<Value>) -> Value {
 
 fn address(port: u16) -> Value {
     json!({ "socket_address": { "address": "127.0.0.1", "port_value": port } })
-}
-
-/// The HTTP connection manager; the far side asks RBAC for the caller's SPIFFE id, method and path, and writes a log
-/// line as our proxies do.
-fn http_filters(folder: &Path, cluster: &str, far: bool) -> Value {
-    let mut filters = Vec::new();
-    if far {
-        filters.push(json!({ "name": "envoy.filters.http.rbac", "typed_config": {
-            "@type": format!("{TYPES}.filters.http.rbac.v3.RBAC"),
-            "rules": { "action": "ALLOW", "policies": { "front": {
-                "permissions": [{ "and_rules": { "rules": [
-                    { "header": { "name": ":method", "string_match": { "exact": "GET" } } },
-                    { "url_path": { "path": { "prefix": "/v1/" } } },
-                ] } }],
-                "principals": [caller()],
-            } } },
-        } }));
-    }
-    filters.push(
-        json!({ "name": "envoy.filters.http.router", "typed_config": {
-        "@type": format!("{TYPES}.filters.http.router.v3.Router"),
-    } }),
-    );
-    let side = if far { "far" } else { "near" };
-    json!([{ "name": "envoy.filters.network.http_connection_manager", "typed_config": {
-        "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-        "stat_prefix": side,
-        "forward_client_cert_details": if far { "SANITIZE_SET" } else { "SANITIZE" },
-        "set_current_client_cert_details": { "uri": true },
-        "access_log": [{ "name": "envoy.access_loggers.file", "typed_config": {
-            "@type": format!("{TYPES}.access_loggers.file.v3.FileAccessLog"),
-            "path": folder.join(format!("envoy-{side}.access")),
-            "log_format": { "json_format": {
-                "method": "%REQ(:METHOD)%", "path": "%REQ(:PATH)%", "status": "%RESPONSE_CODE%",
-                "ms": "%DURATION%", "peer": "%DOWNSTREAM_PEER_URI_SAN%",
-            } },
-        } }],
-        "route_config": { "virtual_hosts": [{
-            "name": "all", "domains": ["*"],
-            "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": cluster } }],
-        }] },
-        "http_filters": filters,
-    } }])
-}
-
-fn tcp_filters(cluster: &str, far: bool) -> Value {
-    let proxy = json!({ "name": "envoy.filters.network.tcp_proxy", "typed_config": {
-        "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
-        "stat_prefix": cluster, "cluster": cluster,
-    } });
-    if !far {
-        return json!([proxy]);
-    }
-    let rbac = json!({ "name": "envoy.filters.network.rbac", "typed_config": {
-        "@type": format!("{TYPES}.filters.network.rbac.v3.RBAC"),
-        "stat_prefix": "rbac",
-        "rules": { "action": "ALLOW", "policies": { "front": {
-            "permissions": [{ "any": true }], "principals": [caller()],
-        } } },
-    } });
-    json!([rbac, proxy])
 }
 
 fn caller() -> Value {

@@ -1,6 +1,7 @@
 //! The loads: requests by wrk, connections by threads of our own, a bulk stream by iperf3. Each is bounded and ends by
 //! itself.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
@@ -20,8 +21,36 @@ pub(super) struct Requests {
     pub(super) p99_us: f64,
 }
 
+/// Each request has a path of its own, so that no decision is remembered.
+const EACH_ITS_PATH: &str = "local n = 0\nrequest = function()\n  n = n + 1\n  \
+                             return wrk.format('GET', '/v1/orders/' .. n)\nend\n";
+
 /// Requests over keep-alive connections; an answer that is not a success is a failed measurement.
 pub(super) fn requests(wrk: &Path, port: u16, connections: u32, seconds: u32) -> Result<Requests> {
+    measured(wrk, port, connections, seconds, &[])
+}
+
+/// The same, each for another path; `folder` gets the script.
+pub(super) fn requests_for_many(
+    wrk: &Path,
+    port: u16,
+    connections: u32,
+    seconds: u32,
+    folder: &Path,
+) -> Result<Requests> {
+    let script = folder.join("paths.lua");
+    fs::write(&script, EACH_ITS_PATH).context("writing a script")?;
+    let script = script.display().to_string();
+    measured(wrk, port, connections, seconds, &["-s", &script])
+}
+
+fn measured(
+    wrk: &Path,
+    port: u16,
+    connections: u32,
+    seconds: u32,
+    more: &[&str],
+) -> Result<Requests> {
     let mut command = Command::new("taskset");
     command.args(["-c", LOAD_CORE]).arg(wrk).args([
         "--latency",
@@ -30,8 +59,9 @@ pub(super) fn requests(wrk: &Path, port: u16, connections: u32, seconds: u32) ->
         &format!("-d{seconds}s"),
         "-H",
         "Host: back",
-        &format!("http://127.0.0.1:{port}/v1/orders"),
     ]);
+    command.args(more);
+    command.arg(format!("http://127.0.0.1:{port}/v1/orders"));
     let output = command.output().context("starting wrk")?;
     let said = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() || said.contains("Non-2xx") || said.contains("Socket errors") {

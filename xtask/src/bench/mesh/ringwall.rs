@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{Addresses, BACK, FRONT, Pair, RINGWALL, Side, free_port, load};
+use super::{Addresses, BACK, FRONT, Ground, Pair, Side, free_port, load};
 use crate::bench::material;
 use crate::bench::running::{LOAD_CORE, PROXY_CORE, Program, Running};
 use crate::build::{Profile, outputs};
@@ -22,47 +22,64 @@ const NODE: &str = "local";
 /// Time until both proxies have identity and policy.
 const READY: Duration = Duration::from_secs(30);
 
-/// Starts all of it, and waits until a request passes.
-pub(super) fn start(config: &Config, folder: &Path, at: Addresses) -> Result<Pair> {
-    let kit = Kit {
-        folder: folder.join("ringwall"),
-        roots: folder.join("root.pem"),
-        binaries: outputs(config, Profile::Dist),
-        plane: free_port()?,
-        bootstrap: free_port()?,
-    };
-    kit.secrets(config, folder)?;
-    let plane = kit.control_plane(&at)?.start()?;
-    let agent = kit.agent()?.start()?;
-    let far = kit.started(Side::Far, &at)?;
-    let near = kit.started(Side::Near, &at)?;
-    let until = Instant::now() + READY;
-    while !load::answers(at.near_http) || !load::answers(at.near_tcp) {
-        if Instant::now() > until {
-            bail!(
-                "no request passes; the logs are in {}",
-                kit.folder.display()
-            );
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    Ok(Pair {
-        name: RINGWALL,
-        at,
-        proxies: vec![far, near],
-        _around: vec![plane, agent],
-    })
-}
-
-struct Kit {
+pub(super) struct Kit {
     folder: PathBuf,
     roots: PathBuf,
     binaries: PathBuf,
     plane: u16,
     bootstrap: u16,
+    access_log: bool,
 }
 
 impl Kit {
+    /// `material` has the certificates; `folder` is for this pair alone.
+    pub(super) fn new(
+        config: &Config,
+        material: &Path,
+        folder: PathBuf,
+        access_log: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            folder,
+            roots: material.join("root.pem"),
+            binaries: outputs(config, Profile::Dist),
+            plane: free_port()?,
+            bootstrap: free_port()?,
+            access_log,
+        })
+    }
+
+    /// Starts all of it, and waits until a request passes.
+    pub(super) fn start(
+        &self,
+        config: &Config,
+        name: &'static str,
+        ground: &Ground,
+    ) -> Result<Pair> {
+        let at = ground.addresses()?;
+        self.secrets(config, &ground.folder)?;
+        let plane = self.control_plane(&at)?.start()?;
+        let agent = self.agent()?.start()?;
+        let far = self.started(Side::Far, &at)?;
+        let near = self.started(Side::Near, &at)?;
+        let until = Instant::now() + READY;
+        while !load::answers(at.near_http) || !load::answers(at.near_tcp) {
+            if Instant::now() > until {
+                bail!(
+                    "no request passes; the logs are in {}",
+                    self.folder.display()
+                );
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(Pair {
+            name,
+            at,
+            proxies: vec![far, near],
+            _around: vec![plane, agent],
+        })
+    }
+
     /// What the control plane and the agent must not share with anybody.
     fn secrets(&self, config: &Config, material: &Path) -> Result<()> {
         let (plane, agent) = (self.own("control-plane")?, self.own("agent")?);
@@ -177,7 +194,9 @@ impl Kit {
         let mut config = json!({
             "service": self.service(name, workload, &identity)?,
             "node": NODE,
-            "access_log": { "file": self.folder.join(format!("{name}.access")) },
+            "access_log": {
+                "file": self.folder.join(format!("{name}.access")), "disabled": !self.access_log,
+            },
         });
         let inbound = |port: u16, app: u16, protocol: &str| json!({ "listen": local(port), "app": local(app), "port": port, "protocol": protocol });
         let (key, section, port) = match side {
