@@ -50,13 +50,7 @@ pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
 
 fn on(config: &Config, engine: &Engine, rounds: u32) -> Result<Measured> {
     images::base::ensure(config, engine)?;
-    images::make(
-        config,
-        engine,
-        &Component::all(config)?,
-        Profile::Dist,
-        TAG,
-    )?;
+    images::make(config, engine, &Component::all(config)?, Profile::Dist, TAG)?;
     let output = Command::new(config.outputs.join("debug/bench-containers"))
         .arg(rounds.to_string())
         .current_dir(&config.root)

@@ -27,11 +27,7 @@ use crate::process::{run, say};
 use crate::setup::wheels;
 
 /// What is built.
-const PARTS: [&str; 3] = [
-    "ringwall-proxy",
-    "ringwall-agent",
-    "ringwall-control-plane",
-];
+const PARTS: [&str; 3] = ["ringwall-proxy", "ringwall-agent", "ringwall-control-plane"];
 /// The calling and the called workload.
 const FRONT: &str = "front";
 const BACK: &str = "back";
