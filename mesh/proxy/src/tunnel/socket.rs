@@ -2,7 +2,6 @@
 //!
 //! Owns: reading without a buffer per connection: an idle one costs none (R25). Must not: know HTTP.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -10,16 +9,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use ringwall_data_path::gulp::poll_gulp;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
-
-/// Bytes that one read takes at most.
-const READ: usize = 64 * 1024;
-
-thread_local! {
-    /// Shared by all sockets of a worker: a read that is not ready leaves nothing in it.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// What comes from a socket, as a body that ends where the socket's other side stops writing.
 pub(crate) struct ReadBody {
@@ -85,17 +77,8 @@ impl Body for ReadBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.poll_other(cx)?;
-        SCRATCH.with_borrow_mut(|scratch| {
-            scratch.resize(READ, 0);
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(self.reader.as_mut().poll_read(cx, &mut buffer))?;
-            let filled = buffer.filled();
-            if filled.is_empty() {
-                return Poll::Ready(None);
-            }
-            let data = Bytes::copy_from_slice(filled);
-            Poll::Ready(Some(Ok(Frame::data(data))))
-        })
+        let data = ready!(poll_gulp(self.reader.as_mut(), cx))?;
+        Poll::Ready((!data.is_empty()).then(|| Ok(Frame::data(data))))
     }
 }
 
