@@ -18,10 +18,37 @@ fn resident() -> usize {
     pages.parse::<usize>().expect("number") * 4096
 }
 
+/// Set in the process that measures.
+const ALONE: &str = "RINGWALL_TEST_ALONE";
+
+/// Other tests of this process take memory meanwhile, so that it measures in a process of its own.
+#[test]
+fn idle_tunnelled_connections_are_small() {
+    if std::env::var_os(ALONE).is_some() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        return runtime.expect("runtime").block_on(measure());
+    }
+    let this = std::env::current_exe().expect("the test's own binary");
+    let name = "tests::memory::idle_tunnelled_connections_are_small";
+    let output = std::process::Command::new(this)
+        .args(["--exact", name, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .expect("the test by itself");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}{complaint}"
+    );
+}
+
 /// Both proxies, the client and the server are in this one process, so that the figure is more than the sum of what two
 /// proxies need.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_tunnelled_connections_are_small() {
+async fn measure() {
     let world = World::start_with(&[("header_timeout: 10s", "max_streams: 2000")]).await;
     let calling = Calling::new(&world, "");
     let at = endpoint(world.at(HTTP));
