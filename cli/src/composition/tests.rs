@@ -252,7 +252,11 @@ fn in_a_container_names_are_dialled_and_paths_are_the_container_s() {
 
 #[test]
 fn nothing_of_this_machine_gets_into_a_container() {
-    let composition = read(include_str!("../../../ringwall.yaml")).unwrap();
+    let mut composition = read(include_str!("../../../ringwall.yaml")).unwrap();
+    composition.policy = Some(Source {
+        name: "deploy/mesh/policy.yaml".into(),
+        text: include_str!("../../../deploy/mesh/policy.yaml").into(),
+    });
     for component in composition.binaries() {
         let name = &component.name.value;
         let text = rendered(&composition, name, &containers()).to_string();
@@ -280,10 +284,22 @@ fn nothing_of_this_machine_gets_into_a_container() {
     assert_eq!(value["api"]["address"], "gateway:8443");
     assert_eq!(value["api"]["roots"], "/run/ringwall/ca.pem");
     assert_eq!(value["traces"]["export_to"], "jaeger");
+    // The proxy of the collector finds it, and is allowed to.
+    let outbound = &value["service"]["sidecar"]["outbound"];
     assert_eq!(
         value["service"]["upstreams"]["jaeger"],
-        serde_json::json!({ "address": "jaeger:4318", "identity": "jaeger" })
+        serde_json::json!({ "address": outbound, "identity": "jaeger" })
     );
+    let value = rendered(&composition, "control-plane", &containers());
+    let services = value["services"].as_array().unwrap();
+    let jaeger = services.iter().find(|service| service["name"] == "jaeger");
+    assert_eq!(
+        jaeger.unwrap()["direct"],
+        serde_json::json!(["jaeger:4318"])
+    );
+    let edge = serde_json::json!({ "caller": "spa-proxy", "callee": "jaeger", "ports": [4318] });
+    let edges = value["policy"]["edges"].as_array().unwrap();
+    assert!(edges.contains(&edge), "{edges:?}");
     let value = rendered(&composition, "gateway", &containers());
     let certificate = &value["listeners"][0]["tls"]["certificates"][0];
     assert_eq!(certificate["chain"], "/run/ringwall/edge/chain.pem");

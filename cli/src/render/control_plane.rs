@@ -1,5 +1,6 @@
 //! Configuration of the control plane: who exists, and what is allowed at first.
 
+use ringwall_policy::mesh::Edge;
 use serde_json::{Map, Value, json};
 
 use super::Rendering;
@@ -53,7 +54,8 @@ impl Rendering<'_> {
             ),
         ]);
         if let Some(source) = &composition.policy {
-            let bundle = policy::bundle(composition, source)?;
+            let mut bundle = policy::bundle(composition, source)?;
+            bundle.edges.extend(self.export_edge());
             let bundle = json!({
                 "edges": bundle.edges, "policies": bundle.policies, "dry_run": bundle.dry_run,
                 "examples": bundle.examples,
@@ -130,6 +132,17 @@ impl Rendering<'_> {
                 fields.insert("direct".into(), json!([self.site.place(name, port)]));
             }
             entry
+        })
+    }
+
+    /// From the collector of spans to the engine that it passes them on to, where this site has one.
+    fn export_edge(&self) -> Option<Edge> {
+        let export = self.site.span_export(self.composition)?;
+        let telemetry = self.composition.telemetry.as_ref()?;
+        Some(Edge {
+            caller: telemetry.collector.value.clone(),
+            callee: export.to.value.clone(),
+            ports: vec![export.port.value],
         })
     }
 

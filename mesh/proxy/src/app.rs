@@ -53,7 +53,10 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
     });
     // Whoever replaces this process's predecessor waits for this, or the endpoint would be away meanwhile.
     app = app.ready_check("application asked", move || {
-        let asked = *application.borrow() != Health::Unspecified;
+        let asked = match *application.borrow() {
+            Health::Unspecified => Err("it has not answered or failed yet".to_owned()),
+            _ => Ok(()),
+        };
         async move { asked }
     });
     Ok(app)
