@@ -77,9 +77,9 @@ pub async fn run(stack: &StackInfo, plan: &Plan) -> Result<Report> {
     let ((), _, (), (), watched) = tokio::join!(
         clock(&run),
         join_all(ordering),
-        stream.follow(),
-        database.ask(),
-        watch::everything(&run),
+        Box::pin(stream.follow()),
+        Box::pin(database.ask()),
+        Box::pin(watch::everything(&run)),
     );
     run.report(watched?)
 }

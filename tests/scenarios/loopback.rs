@@ -13,7 +13,8 @@ use e2e::stack::StackInfo;
 use http::{Request, StatusCode};
 use serde_json::Value;
 
-const FORGED: &str = "Hash=00;URI=spiffe://ringwall.local/gateway";
+/// Well-formed: it is for want of the secret that it must be refused.
+const FORGED: &str = "URI=spiffe://ringwall.local/gateway";
 const CALLER: &str = "x-forwarded-client-cert";
 const PASS: &str = "x-ringwall-loopback";
 
