@@ -33,61 +33,98 @@ const PLENTY: u64 = 50;
 /// The page size of history and notifications; a story stays below it.
 const PAGE: usize = 100;
 
-/// What one customer was told.
+/// How much one customer orders. What all customers of one user order stays below a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    pub most: usize,
+    /// Between two orders.
+    pub pause: Duration,
+}
+
+impl Pace {
+    /// Of the only customer of a user.
+    pub const ALONE: Self = Self {
+        most: PAGE,
+        pause: PAUSE,
+    };
+
+    /// Of one of so many of the same user.
+    pub fn shared(among: usize) -> Self {
+        Self {
+            most: PAGE / among.max(1),
+            pause: PAUSE * 3 / 2,
+        }
+    }
+}
+
+/// What customers of one user were told.
 pub struct Ledger {
     user: &'static str,
     /// Orders that were answered as placed.
     pub acknowledged: Vec<String>,
+    /// When each of them was.
+    pub at: Vec<Instant>,
     /// Requests that were answered otherwise, or not at all.
-    pub refused: usize,
+    pub refused: Vec<Refused>,
+}
+
+/// A request that was answered otherwise, or not at all.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub asked: Instant,
+    pub answered: Instant,
+    pub what: String,
 }
 
 /// Orders as `user` until `done`.
 pub async fn order_until(
     stack: &StackInfo,
     user: &'static str,
+    pace: Pace,
     done: &Cell<bool>,
 ) -> Result<Ledger> {
     let mut person = Person::signed_in(stack, user).await?;
     let skus = person.skus().await?;
-    let mut ledger = Ledger {
-        user,
-        acknowledged: Vec::new(),
-        refused: 0,
-    };
+    let mut ledger = Ledger::of(user, Vec::new());
     for sku in skus.iter().cycle() {
-        if done.get() || ledger.acknowledged.len() >= PAGE {
+        if done.get() || ledger.acknowledged.len() >= pace.most {
             break;
         }
         let key = uuid::Uuid::new_v4().to_string();
         for _ in 0..REPETITIONS {
-            let asked = person.order(sku, &key);
-            match tokio::time::timeout(PATIENCE, asked).await {
+            let asked = Instant::now();
+            let answer = tokio::time::timeout(PATIENCE, person.order(sku, &key)).await;
+            let what = match answer {
                 Ok(Ok((status, order))) if status.is_success() => {
-                    if order["status"] == "placed" {
-                        let id = order["id"].as_str().context("an order without an id")?;
-                        ledger.acknowledged.push(id.to_owned());
-                    }
+                    ledger.note(&order)?;
                     break;
-                }
-                // A server that started again may have forgotten who that was.
-                Ok(Ok((StatusCode::UNAUTHORIZED, _))) => {
-                    if let Ok(again) = Person::signed_in(stack, user).await {
-                        person = again;
-                    }
                 }
                 Ok(Ok((status, answer))) if status == StatusCode::BAD_REQUEST => {
                     bail!("an order was refused for good: {status} {answer}");
                 }
-                _ => {}
-            }
-            ledger.refused += 1;
+                Ok(Ok((status, answer))) => {
+                    // A server that started again may have forgotten who that was.
+                    if status == StatusCode::UNAUTHORIZED
+                        && let Ok(again) = Person::signed_in(stack, user).await
+                    {
+                        person = again;
+                    }
+                    format!("{status} {answer}")
+                }
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => format!("no answer within {PATIENCE:?}"),
+            };
+            ledger.refused.push(Refused {
+                asked,
+                answered: Instant::now(),
+                what,
+            });
             if done.get() {
                 break;
             }
             tokio::time::sleep(PAUSE).await;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pace.pause).await;
     }
     Ok(ledger)
 }
@@ -98,8 +135,29 @@ impl Ledger {
         Self {
             user,
             acknowledged,
-            refused: 0,
+            at: Vec::new(),
+            refused: Vec::new(),
         }
+    }
+
+    /// Of all customers of one user.
+    pub fn joined(user: &'static str, ledgers: impl IntoIterator<Item = Self>) -> Self {
+        let mut all = Self::of(user, Vec::new());
+        for ledger in ledgers {
+            all.acknowledged.extend(ledger.acknowledged);
+            all.at.extend(ledger.at);
+            all.refused.extend(ledger.refused);
+        }
+        all
+    }
+
+    fn note(&mut self, order: &Value) -> Result<()> {
+        if order["status"] == "placed" {
+            let id = order["id"].as_str().context("an order without an id")?;
+            self.acknowledged.push(id.to_owned());
+            self.at.push(Instant::now());
+        }
+        Ok(())
     }
 
     /// Everything acknowledged is in the history as placed, was confirmed exactly once and paid
@@ -125,7 +183,7 @@ impl Ledger {
         let payments = mesh::Caller::new(stack, "orders", "payments")?;
         let key = stack.secret("orders", "api-key-payments")?;
         // The newest come first; older ones belong to another story.
-        let own = self.acknowledged.len() + self.refused + 1;
+        let own = self.acknowledged.len() + self.refused.len() + 1;
         for order in history.iter().take(own) {
             paid_as_it_stands(&payments, &key, order).await?;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use e2e::customers;
+use e2e::customers::{self, Pace};
 use e2e::person::Person;
 use e2e::stack::{Cables, Frozen, StackInfo};
 use reqwest::{Method, StatusCode};
@@ -110,8 +110,8 @@ async fn is_away(stack: &StackInfo, component: &str) -> Result<()> {
                 done.set(true);
                 outcome
             },
-            customers::order_until(stack, "alice", &done),
-            customers::order_until(stack, "bob", &done),
+            customers::order_until(stack, "alice", Pace::ALONE, &done),
+            customers::order_until(stack, "bob", Pace::ALONE, &done),
         );
         let told = format!("{component}, {fault:?}");
         story.with_context(|| told.clone())?;
@@ -123,7 +123,7 @@ async fn is_away(stack: &StackInfo, component: &str) -> Result<()> {
         }
         eprintln!(
             "{told}: {acknowledged} orders acknowledged, {} requests refused, {:.1} s",
-            alice.refused + bob.refused,
+            alice.refused.len() + bob.refused.len(),
             started.elapsed().as_secs_f64()
         );
     }

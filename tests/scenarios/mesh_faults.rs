@@ -8,23 +8,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use e2e::customers::{self, Ledger};
+use e2e::customers::{self, Ledger, Pace, Refused};
 use e2e::mesh;
 use e2e::oauth;
 use e2e::operator;
 use e2e::person::Person;
 use e2e::stack::StackInfo;
+use futures_util::future::try_join_all;
 use http::Request;
 use serde_json::json;
 
 /// Orders before the fault and after the recovery, so that it meets some that are under way.
-const LOAD: Duration = Duration::from_millis(1_500);
+const LOAD: Duration = Duration::from_millis(2_500);
 /// Longer than anything remembers an answer or an endpoint.
 const AWAY: Duration = Duration::from_secs(8);
 /// From recovery to the first order.
 const AGAIN: Duration = Duration::from_secs(10);
-/// Customers who order at the same time: a process that dies takes as many requests with it.
-const CUSTOMERS: usize = 2;
+/// Who was away may be called again this long after it is ready; from then on nothing fails.
+const SETTLED: Duration = Duration::from_secs(3);
+/// From the kill of anything to its health.
+const BACK: Duration = Duration::from_secs(20);
+/// Customers of each of the two users, who order at the same time: a process that dies takes as many requests
+/// with it.
+const EACH: usize = 3;
+const CUSTOMERS: usize = 2 * EACH;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// What became of the customers meanwhile.
@@ -33,14 +40,24 @@ struct Seen {
     acknowledged: usize,
     refused: usize,
     forbidden: usize,
+    away: Duration,
+}
+
+/// Which requests may fail, all of them while the fault lasts.
+#[derive(Clone, Copy)]
+enum Lost {
+    /// So many, which it had in hand.
+    InHand(usize),
+    /// Those that come until it is back and in use again.
+    UntilBack,
 }
 
 /// R57: the control plane does not move for as long as anything could remember: the proxies go on
-/// deciding by the last policy, for and against, and no order fails.
+/// deciding by the last policy, for and against, and no order fails but at the proxy that is killed.
 pub(super) async fn r57_without_a_control_plane_the_proxies_still_decide(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
-    let seen = through(&stack, async {
+    let fault = async {
         let frozen = stack.freeze("control-plane").await?;
         let away = async {
             tokio::time::sleep(AWAY).await;
@@ -52,13 +69,8 @@ pub(super) async fn r57_without_a_control_plane_the_proxies_still_decide(
         let outcome = away.await;
         frozen.thaw().await?;
         outcome
-    })
-    .await?;
-    ensure!(
-        seen.refused <= CUSTOMERS,
-        "{} requests failed, and only those at the killed proxy may",
-        seen.refused
-    );
+    };
+    through(&stack, Lost::InHand(CUSTOMERS), fault).await?;
     stack.recovered("control-plane").await.map(drop)
 }
 
@@ -73,28 +85,25 @@ macro_rules! killed {
 // The last column: requests that may fail. The data path does not need control plane and agent; the sockets
 // of a proxy outlive it, so that only what it had in hand is lost; others are away until they are back.
 killed! {
-    r61_the_control_plane_is_killed_under_load: "control-plane", 0;
-    r61_the_agent_is_killed_under_load: "agent", 0;
-    r61_the_egress_gateway_is_killed_under_load: "egress", 0;
-    r61_a_proxy_is_killed_under_load: "orders-proxy", CUSTOMERS;
-    r61_a_proxy_of_callees_is_killed_under_load: "inventory-proxy", CUSTOMERS;
-    r61_the_ingress_is_killed_under_load: "gateway", usize::MAX;
-    r61_the_database_is_killed_under_load: "postgres", usize::MAX;
+    r61_the_control_plane_is_killed_under_load: "control-plane", Lost::InHand(0);
+    r61_the_agent_is_killed_under_load: "agent", Lost::InHand(0);
+    r61_the_egress_gateway_is_killed_under_load: "egress", Lost::InHand(0);
+    r61_a_proxy_is_killed_under_load: "orders-proxy", Lost::InHand(CUSTOMERS);
+    r61_a_proxy_of_callees_is_killed_under_load: "inventory-proxy", Lost::InHand(CUSTOMERS);
+    r61_the_ingress_is_killed_under_load: "gateway", Lost::UntilBack;
+    r61_the_database_is_killed_under_load: "postgres", Lost::UntilBack;
 }
 
-async fn is_killed(stack: &StackInfo, component: &str, lost: usize) -> Result<()> {
-    let seen = through(stack, async {
+async fn is_killed(stack: &StackInfo, component: &str, lost: Lost) -> Result<()> {
+    let fault = async {
         let before = stack.running(component)?.pid;
         stack.kill(component).await?;
         stack.recovered_as_another(component, before).await
-    })
-    .await
-    .with_context(|| format!("{component} is killed"))?;
-    ensure!(
-        seen.refused <= lost,
-        "{component}: {} requests failed, and {lost} may",
-        seen.refused
-    );
+    };
+    let seen = through(stack, lost, fault)
+        .await
+        .with_context(|| format!("{component} is killed"))?;
+    ensure!(seen.away < BACK, "{component} was away for {:?}", seen.away);
     Ok(())
 }
 
@@ -102,7 +111,7 @@ async fn is_killed(stack: &StackInfo, component: &str, lost: usize) -> Result<()
 pub(super) async fn r61_a_proxy_is_replaced_under_load_without_a_failed_request(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
-    let seen = through(&stack, async {
+    let fault = async {
         for component in ["orders", "inventory"] {
             let name = format!("{component}-proxy");
             let before = stack.running(&name)?.pid;
@@ -111,44 +120,96 @@ pub(super) async fn r61_a_proxy_is_replaced_under_load_without_a_failed_request(
             ensure!(before != after, "{name} is the same process");
         }
         Ok(())
-    })
-    .await?;
-    ensure!(seen.refused == 0, "{} requests failed", seen.refused);
-    Ok(())
+    };
+    through(&stack, Lost::InHand(0), fault).await.map(drop)
 }
 
-/// Has customers order while `fault` happens, and somebody try what is forbidden all the time.
-async fn through(stack: &StackInfo, fault: impl Future<Output = Result<()>>) -> Result<Seen> {
+/// Has customers order while `fault` happens, and somebody try what is forbidden all the time. What fails
+/// must fail because of it: not before, not after, and not more than may.
+async fn through(
+    stack: &StackInfo,
+    lost: Lost,
+    fault: impl Future<Output = Result<()>>,
+) -> Result<Seen> {
+    let settling = match lost {
+        Lost::InHand(_) => Duration::ZERO,
+        Lost::UntilBack => SETTLED,
+    };
     let done = Cell::new(false);
     let story = async {
         tokio::time::sleep(LOAD).await;
+        let begun = Instant::now();
         let outcome = fault.await;
-        tokio::time::sleep(LOAD).await;
+        let back = Instant::now();
+        tokio::time::sleep(settling + LOAD).await;
         done.set(true);
-        outcome
+        outcome.map(|()| (begun, back))
+    };
+    let pace = Pace::shared(EACH);
+    let of = |user| {
+        let orders = (0..EACH).map(|_| customers::order_until(stack, user, pace, &done));
+        try_join_all(orders.collect::<Vec<_>>())
     };
     let (story, alice, bob, forbidden) = tokio::join!(
         story,
-        customers::order_until(stack, "alice", &done),
-        customers::order_until(stack, "bob", &done),
+        of("alice"),
+        of("bob"),
         try_what_is_forbidden(stack, &done),
     );
-    story?;
-    let (alice, bob): (Ledger, Ledger) = (alice?, bob?);
+    let (begun, back) = story?;
+    let ledgers = [Ledger::joined("alice", alice?), Ledger::joined("bob", bob?)];
     let seen = Seen {
-        acknowledged: alice.acknowledged.len() + bob.acknowledged.len(),
-        refused: alice.refused + bob.refused,
+        acknowledged: ledgers.iter().map(|one| one.acknowledged.len()).sum(),
+        refused: ledgers.iter().map(|one| one.refused.len()).sum(),
         forbidden: forbidden?,
+        away: back - begun,
     };
-    ensure!(seen.acknowledged > 2, "there was no load: {seen:?}");
-    ensure!(seen.forbidden > 0, "nothing forbidden was tried: {seen:?}");
+    eprintln!("{seen:?}");
+    judge(&ledgers, lost, begun, back + settling)?;
+    ensure!(
+        seen.acknowledged > seen.refused && seen.forbidden > 0,
+        "there was no load: {seen:?}"
+    );
     let person = Person::signed_in(stack, "alice").await?;
     person.place_order_within(AGAIN).await?;
-    for ledger in [&alice, &bob] {
+    for ledger in &ledgers {
         ledger.holds(stack).await?;
     }
-    eprintln!("{seen:?}");
     Ok(seen)
+}
+
+/// Before the fault and after it every customer's orders were placed; what was refused was under way
+/// between the two.
+fn judge(ledgers: &[Ledger], lost: Lost, begun: Instant, over: Instant) -> Result<()> {
+    let acknowledged: Vec<Instant> = ledgers.iter().flat_map(|one| one.at.clone()).collect();
+    let before = acknowledged.iter().filter(|at| **at < begun).count();
+    let after = acknowledged.iter().filter(|at| **at > over).count();
+    ensure!(
+        before >= CUSTOMERS && after >= CUSTOMERS,
+        "{before} orders before and {after} after the fault are no load of {CUSTOMERS}"
+    );
+    let refused = ledgers.iter().flat_map(|one| &one.refused);
+    let refused: Vec<&Refused> = refused.collect();
+    for one in &refused {
+        let (asked, answered) = (one.asked, one.answered);
+        ensure!(answered > begun, "before the fault: {}", one.what);
+        ensure!(
+            asked < over,
+            "{:?} after it was over: {}",
+            asked - over,
+            one.what
+        );
+    }
+    if let Lost::InHand(most) = lost {
+        let what = refused.iter().map(|one| one.what.as_str());
+        let what: Vec<&str> = what.collect();
+        ensure!(
+            refused.len() <= most,
+            "{} requests failed, and {most} may: {what:?}",
+            refused.len()
+        );
+    }
+    Ok(())
 }
 
 /// Undeclared edges, requests that no policy allows, a user without the role, a dial past the proxy: each
