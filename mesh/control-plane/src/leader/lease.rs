@@ -96,6 +96,10 @@ impl Lease {
 
     /// The store did not answer: what was believed holds until its time is over.
     pub(crate) fn failed(&mut self, now: Moment) {
+        if matches!(self.belief, Belief::Leading { .. }) && self.fence(now).is_none() {
+            // Or it would ask again at once, for as long as the store is away.
+            self.belief = Belief::Unknown;
+        }
         self.next = now.up + POLL;
     }
 

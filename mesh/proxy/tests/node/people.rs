@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::world::{NODE, OUTBOUND, PLANE, World, until};
+use crate::world::{NODE, OUTBOUND, PATIENCE, PLANE, World, until};
 
 /// Between two requests of a [`Load`], and between two signs of life of `/stream`.
 const PACE: Duration = Duration::from_millis(10);
@@ -119,10 +119,18 @@ impl World {
     /// Asks `GET path` until it is answered by `status`; how long that took.
     pub(crate) fn until_status(&self, path: &str, status: u16) -> Duration {
         let begun = Instant::now();
-        until(&format!("{path} is answered by {status}"), || {
-            (self.get(path).0 == status).then_some(())
-        });
-        begun.elapsed()
+        loop {
+            let (seen, text) = self.get(path);
+            if seen == status {
+                return begun.elapsed();
+            }
+            let waited = begun.elapsed();
+            assert!(
+                waited < PATIENCE,
+                "{path} is not answered by {status}: {seen} {text}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Begins to ask `GET /v1` again and again.

@@ -36,6 +36,17 @@ fn a_lease_is_believed_for_less_than_it_lasts() {
 }
 
 #[test]
+fn a_leader_that_has_lost_its_store_asks_again_in_its_own_time() {
+    let mut lease = Lease::new("a".to_owned());
+    lease.answered(at(0), &claim("a", 1, true, 5_000));
+    let late = at(20_000);
+    assert!(lease.wait(late).is_zero(), "its lease is over");
+    lease.failed(late);
+    assert_eq!(lease.wait(late), POLL);
+    assert!(lease.fence(late).is_none());
+}
+
+#[test]
 fn a_machine_that_slept_leads_no_more() {
     let mut lease = Lease::new("a".to_owned());
     lease.answered(at(0), &claim("a", 1, true, 6000));
