@@ -19,7 +19,7 @@ const SMALL: usize = 8 * 1024;
 
 thread_local! {
     /// Shared by all sockets of a worker: empty between two reads.
-    static SHARED: RefCell<BytesMut> = const { RefCell::new(BytesMut::new()) };
+    static SHARED: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
 /// What the socket has, at most 64 KiB; empty at its end.

@@ -81,7 +81,7 @@ pub(super) struct Inner {
     pub(super) usage: Usage,
     active: RwLock<Option<Arc<Active>>>,
     /// One change at a time; the store decides between replicas.
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
     active_version: Gauge,
     changes: Family<Outcome, Counter>,
 }

@@ -123,6 +123,8 @@ impl PolicyAdmin {
     async fn begin(&self, revocations: v1::Revocations) -> Result<(), Refusal> {
         let base = self.next_base().await?;
         self.take_over_file().await?;
+        // Whoever leads may change the policy from now on: what is read here must still be the newest when it is served.
+        let _none_meanwhile = self.0.changing.lock().await;
         let stored = self.0.store.newest_version().await?;
         let mut policy = None;
         if let Some(stored) = stored {
