@@ -116,13 +116,25 @@ pub(super) async fn r34_revoking_a_callee_ends_what_the_gateway_has_open_to_it(
     loop {
         let page = alice.api(Method::GET, STREAM, None).await?;
         if page.status().is_success() {
-            return Ok(());
+            break;
         }
         ensure!(
             begun.elapsed() < BELIEVED_AGAIN,
             "no stream {BELIEVED_AGAIN:?} after notifications was restored: {}",
             page.status()
         );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // The proxy of orders was told nothing while it was revoked itself.
+    loop {
+        let request = Request::get(MINE).body(Bytes::new())?;
+        match mesh::call_as(&stack, "notifications", "orders", request).await {
+            Ok(answer) if answer.status.is_success() => return Ok(()),
+            other => ensure!(
+                begun.elapsed() < BELIEVED_AGAIN,
+                "orders does not believe notifications {BELIEVED_AGAIN:?} after: {other:?}"
+            ),
+        }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
