@@ -27,16 +27,20 @@ pub fn poll_gulp<S: AsyncRead + ?Sized>(
     socket: Pin<&mut S>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Bytes>> {
-    SHARED.with_borrow_mut(|shared| {
-        shared.reserve(GULP);
-        let length = ready!(poll_read_buf(socket, cx, shared))?;
+    // Taken out for the time of the read: what is read may stand on another socket that is read like this.
+    let mut shared = SHARED.take();
+    shared.reserve(GULP);
+    let read = poll_read_buf(socket, cx, &mut shared);
+    let gulp = read.map_ok(|length| {
         if length >= SMALL {
-            return Poll::Ready(Ok(shared.split().freeze()));
+            return shared.split().freeze();
         }
-        let copy = Bytes::copy_from_slice(shared);
+        let copy = Bytes::copy_from_slice(&shared);
         shared.clear();
-        Poll::Ready(Ok(copy))
-    })
+        copy
+    });
+    SHARED.set(shared);
+    gulp
 }
 
 /// A socket below TLS.
@@ -143,6 +147,16 @@ mod tests {
         }
         assert_eq!(gulped.inner.1, 1);
         assert!(gulped.rest.is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_may_stand_on_another() {
+        let (mut far, near) = tokio::io::duplex(GULP);
+        far.write_all(&[9; 20_000]).await.unwrap();
+        let mut outer = Gulped::new(Gulped::new(near));
+        let mut seen = vec![0; 20_000];
+        outer.read_exact(&mut seen).await.unwrap();
+        assert_eq!(seen, [9; 20_000]);
     }
 
     struct Counting<S>(S, usize);

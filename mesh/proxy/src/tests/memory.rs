@@ -23,6 +23,10 @@ const ALONE: &str = "RINGWALL_TEST_ALONE";
 
 /// Other tests of this process take memory meanwhile, so that it measures in a process of its own.
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "by the environment it tells itself that it is alone"
+)]
 fn idle_tunnelled_connections_are_small() {
     if std::env::var_os(ALONE).is_some() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
