@@ -24,8 +24,9 @@ const LOAD: Duration = Duration::from_millis(2_500);
 const AWAY: Duration = Duration::from_secs(8);
 /// From recovery to the first order.
 const AGAIN: Duration = Duration::from_secs(10);
-/// Who was away may be called again this long after it is ready; from then on nothing fails.
-const SETTLED: Duration = Duration::from_secs(3);
+/// Who was away may be called again this long after it is ready; from then on nothing fails. A breaker that has
+/// opened at the end of the fault stays so for five seconds, and then probes.
+const SETTLED: Duration = Duration::from_secs(7);
 /// From the kill of anything to its health.
 const BACK: Duration = Duration::from_secs(20);
 /// Customers of each of the two users, who order at the same time: a process that dies takes as many requests
