@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::scenarios::{Company, Scenario};
 
 /// Platforms in containers for scenarios that are alone on theirs.
-const SPARES: usize = 3;
+const SPARES: usize = 2;
 /// Fewer of these are played one after the other, on the shared platform.
 const FEW: usize = 3;
 
