@@ -102,9 +102,10 @@ fn proxies(stack: &StackInfo) -> Result<Vec<String>> {
     Ok(proxies.map(|one| one.name.clone()).collect())
 }
 
-/// All hear the control plane and have the same of it.
+/// All hear the control plane and decide by the same policy. Revisions differ: each is told what concerns it.
 fn agree(known: &BTreeMap<String, Known>) -> bool {
-    known.values().all(|(hears, ..)| *hears) && known.values().collect::<BTreeSet<_>>().len() == 1
+    let policies: BTreeSet<u64> = known.values().map(|(_, policy, _)| *policy).collect();
+    known.values().all(|(hears, ..)| *hears) && policies.len() == 1
 }
 
 /// Asks all proxies again and again until `wanted` holds for what they know.

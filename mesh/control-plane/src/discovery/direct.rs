@@ -13,8 +13,9 @@ use ringwall_mesh_api::{v1, weight};
 
 use super::hub::Hub;
 
-/// How often names are asked for again.
+/// How often names are asked for again; and while one has no answer, so that who waits for it to start finds it.
 const EVERY: Duration = Duration::from_secs(2);
+const EVERY_MISSING: Duration = Duration::from_millis(250);
 
 /// One address of a service, as the registry names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,8 +69,13 @@ impl Hub {
             let names = self.named();
             let resolved = resolve(&names, &last.1).await;
             self.set_direct(&resolved);
+            let missing = names.iter().any(|name| {
+                resolved
+                    .get(&name.service)
+                    .is_none_or(|endpoints| endpoints.is_empty())
+            });
             last = (names, resolved);
-            let pause = tokio::time::sleep(EVERY);
+            let pause = tokio::time::sleep(if missing { EVERY_MISSING } else { EVERY });
             tokio::pin!(pause);
             loop {
                 tokio::select! {
