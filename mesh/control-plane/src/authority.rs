@@ -116,10 +116,12 @@ impl Authority {
     ) -> Result<v1::Certificate, Error> {
         let (now, id) = (self.now(), self.agent_id(node)?);
         let material = self.issuer.current();
+        // Monitors know it by its name (RFC 6125), the mesh by its id.
+        let names = ["agent".to_owned()];
         let certified =
             material
                 .intermediate
-                .certify_svid(request, &id, &[], self.lives.svid, now)?;
+                .certify_svid(request, &id, &names, self.lives.svid, now)?;
         let detail = format!("node {node}");
         self.hand_out(Kind::Agent, &id, certified, by, detail, now)
             .await

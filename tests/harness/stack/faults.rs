@@ -137,7 +137,9 @@ impl StackInfo {
         let container = site.container(&site.network_of(&cables.service));
         for network in &cables.networks {
             let network = site.network(network);
-            let alias = ["--alias", &cables.service];
+            // A proxy stands in its component's pod, which is known by the component's name.
+            let pod = site.network_of(&cables.service);
+            let alias = ["--alias", site.tenant(&pod)];
             let connect = [
                 "network", "connect", alias[0], alias[1], &network, &container,
             ];

@@ -148,7 +148,9 @@ impl Held {
         life: Duration,
         now: OffsetDateTime,
     ) -> Result<Self, Error> {
-        let (certified, key) = material.intermediate.issue_svid(id, &[], life, now)?;
+        // Monitors know it by its name (RFC 6125), the mesh by its id.
+        let names = [id.path().to_owned()];
+        let (certified, key) = material.intermediate.issue_svid(id, &names, life, now)?;
         Ok(Self {
             certified,
             key: PrivatePkcs8KeyDer::from(key.to_vec()),
