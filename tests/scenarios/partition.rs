@@ -49,9 +49,8 @@ pub(super) async fn r57_a_control_plane_that_is_cut_off_converges(
     // What is decided now reaches all of them.
     let (version, bundle) = operator::policy(&stack).await?;
     let mut changed = bundle.clone();
-    changed["policies"]["closed"] = json!(
-        "@id(\"nobody-deletes\")\nforbid (principal, action == Action::\"DELETE\", resource);"
-    );
+    changed["policies"]["closed"] =
+        json!("@id(\"nobody-puts\")\nforbid (principal, action == Action::\"PUT\", resource);");
     let answer = operator::apply(&stack, version, &changed).await?;
     ensure!(answer.status == StatusCode::OK, "{answer:?}");
     let newer = |known: &BTreeMap<String, Known>| {

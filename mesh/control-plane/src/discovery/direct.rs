@@ -9,13 +9,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use ringwall_mesh_api::{v1, weight};
 
 use super::hub::Hub;
 
 /// How often names are asked for again; and while one has no answer, so that who waits for it to start finds it.
 const EVERY: Duration = Duration::from_secs(2);
-const EVERY_MISSING: Duration = Duration::from_millis(250);
+const EVERY_MISSING: Duration = Duration::from_millis(500);
+/// Longest wait for one answer. A container engine passes on what it does not know to resolvers that may not be there;
+/// nobody else's name waits for that.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// One address of a service, as the registry names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,17 +94,26 @@ impl Hub {
     }
 }
 
+async fn addresses(name: &Named) -> BTreeSet<SocketAddr> {
+    let address = &name.address;
+    match tokio::time::timeout(ANSWER, tokio::net::lookup_host(address)).await {
+        Ok(Ok(found)) => found.collect(),
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "a direct address has no answer");
+            BTreeSet::new()
+        }
+        Err(_elapsed) => {
+            tracing::debug!(%address, "a direct address has no answer in time");
+            BTreeSet::new()
+        }
+    }
+}
+
 /// A name that cannot be resolved keeps what it had.
 async fn resolve(names: &[Named], before: &Resolved) -> Resolved {
     let mut resolved = Resolved::new();
-    for name in names {
-        let found: BTreeSet<SocketAddr> = match tokio::net::lookup_host(&name.address).await {
-            Ok(found) => found.collect(),
-            Err(error) => {
-                tracing::debug!(address = %name.address, %error, "a direct address has no answer");
-                BTreeSet::new()
-            }
-        };
+    let answers = join_all(names.iter().map(addresses)).await;
+    for (name, found) in names.iter().zip(answers) {
         let former = before.get(&name.service).into_iter().flatten();
         let own = resolved.entry(Arc::clone(&name.service)).or_default();
         if found.is_empty() {
