@@ -27,20 +27,41 @@ pub fn poll_gulp<S: AsyncRead + ?Sized>(
     socket: Pin<&mut S>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Bytes>> {
+    poll_shared(socket, cx, detach)
+}
+
+/// Moves what fits from `rest` to `buf`. Memory goes back with the last byte: the connection may live for long.
+pub fn give(rest: &mut Bytes, buf: &mut ReadBuf<'_>) {
+    let length = rest.len().min(buf.remaining());
+    buf.put_slice(rest.get(..length).unwrap_or_default());
+    rest.advance(length);
+    if rest.is_empty() {
+        *rest = Bytes::new();
+    }
+}
+
+/// Reads into the shared buffer, which `take` leaves empty.
+fn poll_shared<S: AsyncRead + ?Sized, T>(
+    socket: Pin<&mut S>,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&mut BytesMut) -> T,
+) -> Poll<io::Result<T>> {
     // Taken out for the time of the read: what is read may stand on another socket that is read like this.
     let mut shared = SHARED.take();
     shared.reserve(GULP);
     let read = poll_read_buf(socket, cx, &mut shared);
-    let gulp = read.map_ok(|length| {
-        if length >= SMALL {
-            return shared.split().freeze();
-        }
-        let copy = Bytes::copy_from_slice(&shared);
-        shared.clear();
-        copy
-    });
+    let taken = read.map_ok(|_| take(&mut shared));
     SHARED.set(shared);
-    gulp
+    taken
+}
+
+fn detach(shared: &mut BytesMut) -> Bytes {
+    if shared.len() >= SMALL {
+        return shared.split().freeze();
+    }
+    let copy = Bytes::copy_from_slice(shared);
+    shared.clear();
+    copy
 }
 
 /// A socket below TLS.
@@ -68,15 +89,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gulped<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.rest.is_empty() {
-            this.rest = ready!(poll_gulp(Pin::new(&mut this.inner), cx))?;
+            // What was asked for goes where it is wanted at once; only what is left over takes memory.
+            this.rest = ready!(poll_shared(Pin::new(&mut this.inner), cx, |shared| {
+                if shared.len() > buf.remaining() {
+                    return detach(shared);
+                }
+                buf.put_slice(shared);
+                shared.clear();
+                Bytes::new()
+            }))?;
         }
-        let length = this.rest.len().min(buf.remaining());
-        buf.put_slice(this.rest.get(..length).unwrap_or_default());
-        this.rest.advance(length);
-        if this.rest.is_empty() {
-            // What stands behind it may be large.
-            this.rest = Bytes::new();
-        }
+        give(&mut this.rest, buf);
         Poll::Ready(Ok(()))
     }
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
+use ringwall_data_path::gulp::give;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Gives `prefix` before what the stream itself has; writes go through.
@@ -34,13 +35,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
         if this.prefix.is_empty() {
             return Pin::new(&mut this.inner).poll_read(cx, buf);
         }
-        let length = this.prefix.len().min(buf.remaining());
-        buf.put_slice(this.prefix.get(..length).unwrap_or_default());
-        this.prefix.advance(length);
-        if this.prefix.is_empty() {
-            // Gives the memory back: the connection may live for long.
-            this.prefix = Bytes::new();
-        }
+        give(&mut this.prefix, buf);
         Poll::Ready(Ok(()))
     }
 }

@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use h2::{Reason, SendStream};
 use http_body::{Body, Frame};
+use ringwall_data_path::gulp::give;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::body::H2Body;
@@ -121,9 +122,7 @@ impl AsyncRead for TunnelStream {
                 None => return Poll::Ready(Ok(())),
             }
         }
-        let length = this.rest.len().min(buf.remaining());
-        buf.put_slice(this.rest.get(..length).unwrap_or_default());
-        this.rest.advance(length);
+        give(&mut this.rest, buf);
         Poll::Ready(Ok(()))
     }
 }
