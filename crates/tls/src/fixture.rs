@@ -13,7 +13,7 @@ use rustls::{
     SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -21,7 +21,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::provider::provider;
 use crate::verify::{CallerVerifier, ServerVerifier, peer_spiffe_id};
-use crate::{IdentitySource, PeerPolicy};
+use crate::{IdentityMaterial, IdentitySource, PeerPolicy};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
@@ -42,6 +42,24 @@ pub(crate) fn write_identity(directory: &Path, issued: &Issued, bundle: &str) {
     private_file::write(&directory.join("bundle.pem"), bundle.as_bytes()).unwrap();
     private_file::write(&directory.join("svid.key"), issued.key_pem.as_bytes()).unwrap();
     private_file::write(&directory.join("svid.pem"), issued.chain_pem.as_bytes()).unwrap();
+}
+
+/// What a Workload API would push: the identity, the roots that it believes, and their revocation lists.
+pub(crate) fn material(issued: &Issued, roots: &[&Authority], crls: &[String]) -> IdentityMaterial {
+    let pem = |text: &str| {
+        CertificateDer::pem_slice_iter(text.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap()
+    };
+    IdentityMaterial {
+        chain: pem(&issued.chain_pem),
+        key: PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap(),
+        bundle: roots.iter().flat_map(|root| pem(root.cert_pem())).collect(),
+        crls: crls
+            .iter()
+            .map(|crl| CertificateRevocationListDer::from_pem_slice(crl.as_bytes()).unwrap())
+            .collect(),
+    }
 }
 
 /// A workload with its identity directory.

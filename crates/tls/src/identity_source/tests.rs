@@ -9,26 +9,9 @@ use rustls_pki_types::pem::PemObject;
 
 use super::*;
 use crate::fixture::{
-    HOUR, Open, Workload, authority, certified, connect, id, now, write_identity,
+    HOUR, Open, Workload, authority, certified, connect, id, material, now, write_identity,
 };
 use crate::{PeerPolicy, PeerSide, mesh_client_config, mesh_server_config};
-
-fn material(issued: &Issued, roots: &[&Authority], crls: &[String]) -> IdentityMaterial {
-    let pem = |text: &str| {
-        CertificateDer::pem_slice_iter(text.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .unwrap()
-    };
-    IdentityMaterial {
-        chain: pem(&issued.chain_pem),
-        key: PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap(),
-        bundle: roots.iter().flat_map(|root| pem(root.cert_pem())).collect(),
-        crls: crls
-            .iter()
-            .map(|crl| CertificateRevocationListDer::from_pem_slice(crl.as_bytes()).unwrap())
-            .collect(),
-    }
-}
 
 fn svid(authority: &Authority, name: &str) -> Issued {
     authority.issue_svid(&id(name), &[], HOUR, now()).unwrap()

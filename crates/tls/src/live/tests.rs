@@ -3,31 +3,15 @@
 use std::time::Instant;
 
 use ringwall_identity::authority::{Authority, Issued};
-use rustls_pki_types::PrivateKeyDer;
-use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::fixture::{HOUR, authority, id, now};
-use crate::{IdentityMaterial, PeerPolicy, mesh_client_config, mesh_server_config};
+use crate::fixture::{HOUR, authority, id, material, now};
+use crate::{PeerPolicy, mesh_client_config, mesh_server_config};
 
 type Opened = Severable<TlsStream<DuplexStream>>;
 type Far = tokio_rustls::server::TlsStream<DuplexStream>;
-
-fn material(issued: &Issued, root: &Authority) -> IdentityMaterial {
-    let pem = |text: &str| {
-        CertificateDer::pem_slice_iter(text.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .unwrap()
-    };
-    IdentityMaterial {
-        chain: pem(&issued.chain_pem),
-        key: PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap(),
-        bundle: pem(root.cert_pem()),
-        crls: Vec::new(),
-    }
-}
 
 /// `gateway` calls `orders`, whose certificate ends `left` from now.
 struct Pair {
@@ -44,7 +28,8 @@ impl Pair {
         let gateway = root.issue_svid(&id("gateway"), &[], HOUR, now()).unwrap();
         let begun = now() - HOUR + left;
         let orders = root.issue_svid(&id("orders"), &[], HOUR, begun).unwrap();
-        let source = |issued| IdentitySource::from_material(material(issued, &root)).unwrap();
+        let source =
+            |issued| IdentitySource::from_material(material(issued, &[&root], &[])).unwrap();
         let (client, server) = (source(&gateway), source(&orders));
         let live = LiveServers::new(&client);
         Self {
@@ -72,12 +57,12 @@ impl Pair {
 
     /// Nobody certified by the root is believed any more.
     fn disbelieve(&self) {
-        let next = material(&self.gateway, &authority("ringwall.local"));
+        let next = material(&self.gateway, &[&authority("ringwall.local")], &[]);
         self.client.update(next).unwrap();
     }
 
     fn believe(&self) {
-        let next = material(&self.gateway, &self.root);
+        let next = material(&self.gateway, &[&self.root], &[]);
         self.client.update(next).unwrap();
     }
 }
