@@ -31,7 +31,7 @@ pub use error::TlsError;
 pub use external::{Sni, external_client_config, sni};
 pub use identity_source::{IdentityMaterial, IdentitySource};
 pub use join::{join_client_config, join_server_config};
-pub use live::{LiveServers, Severable};
+pub use live::{LiveServers, Severable, usable_for};
 pub use mesh::{mesh_client_config, mesh_grpc_client_config, mesh_server_config, mesh_server_name};
 pub use provider::install_crypto_provider;
 pub use verify::{Gatekeeper, PeerPolicy, PeerRefused, PeerSide, peer_refused, peer_spiffe_id};

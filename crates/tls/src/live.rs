@@ -31,7 +31,9 @@ use crate::{IdentitySource, PeerSide};
 
 /// Between two looks at the ends of certificates. Changes of the identity are looked at as they come.
 const LOOK: Duration = Duration::from_millis(500);
-/// Longest time before the end of a certificate at which a connection is to be replaced: longer than requests take.
+/// Longest time before the end of a certificate at which a connection is to be replaced: longer than requests take and
+/// than idle connections are kept, and so short that peers whose new certificate is late do not connect for every
+/// request.
 const LONGEST_FAREWELL: Duration = Duration::from_secs(30);
 
 /// The open connections of one identity to servers.
@@ -238,8 +240,10 @@ async fn watch_over(
     }
 }
 
-/// How long a connection should be used whose certificates end in `left`.
-fn usable_for(left: Duration) -> Duration {
+/// How long a connection should be used whose certificates end in `left`: whichever side sees the end come asks for
+/// another one then, so that no request is on the connection when it ends (R33).
+#[must_use]
+pub fn usable_for(left: Duration) -> Duration {
     left - (left / 4).min(LONGEST_FAREWELL)
 }
 

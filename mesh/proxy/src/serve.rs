@@ -18,6 +18,7 @@ use http::{Request, Response};
 use ringwall_data_path::io::IoLimits;
 use ringwall_data_path::permit::Permit;
 use ringwall_data_path::watch::{Watch, millis};
+use ringwall_tls::usable_for;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -36,9 +37,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// No time of the worker's clock.
 const NEVER: u64 = u64::MAX;
-/// Longest time before the end of a certificate at which a connection is to be replaced. It is longer than requests
-/// take, and so short that peers whose new certificate is late do not connect for every request.
-const LONGEST_FAREWELL: Duration = Duration::from_secs(30);
 
 /// What requests know of the connection that they came on.
 #[derive(Debug)]
@@ -130,7 +128,7 @@ impl Session {
             .worker
             .clock
             .now()
-            .saturating_add(millis(replaced_after(left)));
+            .saturating_add(millis(usable_for(left)));
         self.wanes.store(at, Ordering::Relaxed);
     }
 
@@ -213,11 +211,6 @@ impl Session {
         flow.flag = "DPE";
         self.worker.finished(&flow);
     }
-}
-
-/// How long a connection is used whose certificates end in `left`.
-fn replaced_after(left: Duration) -> Duration {
-    left - (left / 4).min(LONGEST_FAREWELL)
 }
 
 impl Drop for InFlight {

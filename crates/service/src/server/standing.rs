@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ringwall_identity::svid::validity_of;
-use ringwall_tls::{IdentitySource, PeerSide};
+use ringwall_tls::{IdentitySource, PeerSide, usable_for};
 use rustls::{
     CommonState,
     pki_types::{CertificateDer, UnixTime},
@@ -19,9 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks at the wall clock: it may have been set, and a machine may have slept.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
-/// Longest time before the end of a certificate at which the peer is asked for another connection: longer than requests
-/// take and than idle connections are kept.
-const LONGEST_FAREWELL: Duration = Duration::from_secs(30);
 
 /// Why a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,11 +57,12 @@ impl Standing {
             .first()
             .and_then(|leaf| validity_of(leaf).ok())
             .map_or(OffsetDateTime::UNIX_EPOCH, |(_, end)| end);
-        let left = (not_after - OffsetDateTime::now_utc()).max(time::Duration::ZERO);
+        let now = OffsetDateTime::now_utc();
+        let left = (not_after - now).max(time::Duration::ZERO);
         Self {
             chain,
             not_after,
-            wanes: not_after - farewell(left.unsigned_abs()),
+            wanes: now + usable_for(left.unsigned_abs()),
             identity: Arc::clone(identity),
             changes,
         }
@@ -105,9 +103,4 @@ impl Standing {
             .verify_peer(&self.chain, PeerSide::Caller, UnixTime::now());
         verdict.map(drop).map_err(|error| error.to_string())
     }
-}
-
-/// How long before the end of a certificate that lasts `left` the peer is asked for another connection.
-fn farewell(left: Duration) -> Duration {
-    (left / 4).min(LONGEST_FAREWELL)
 }
