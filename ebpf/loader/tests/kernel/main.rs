@@ -1,0 +1,58 @@
+//! The kernel programs at work: real sockets of real processes in control groups of their own.
+//!
+//! Every test makes a slice, enrols groups in it and starts helpers there: this binary again, as `helper …`
+//! (`helper.rs`). They need root and a kernel with control groups of version 2, and fail where these are missing.
+//! `RINGWALL_TEST_WITHOUT=rw_connect4,…` leaves programs out: by that each test was seen to fail (docs/ebpf.md).
+
+mod bind;
+mod capture;
+mod equivalence;
+mod escape;
+mod helper;
+mod inbound;
+mod lifecycle;
+mod names;
+mod policy;
+mod wire;
+mod world;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if words.get(1).is_some_and(|word| word == "helper") {
+        return helper::run(&words[2..]);
+    }
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for tests in [
+        capture::TESTS,
+        inbound::TESTS,
+        names::TESTS,
+        bind::TESTS,
+        policy::TESTS,
+        escape::TESTS,
+        lifecycle::TESTS,
+        wire::TESTS,
+        equivalence::TESTS,
+    ] {
+        for (name, test) in tests {
+            trials.push(Trial::test(*name, move || {
+                test();
+                Ok(())
+            }));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Names of functions beside the functions.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        /// The tests of this file.
+        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),+];
+    };
+}
