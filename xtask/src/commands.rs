@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::images::{self, ImagesArgs};
-use crate::{bench, build, engine, layers, lint, setup, soak, test};
+use crate::{bench, build, ebpf, engine, layers, lint, setup, soak, test};
 
 #[derive(Parser)]
 #[command(
@@ -28,6 +28,8 @@ enum Command {
     Up(PassedOn),
     /// Stop the platform; further arguments go to `ringwall down`
     Down(PassedOn),
+    /// Build the kernel programs; prints where the object is
+    Ebpf,
     /// Everything that CI runs: format, lints, layers, licences, all tests, the end-to-end suite
     Test,
     /// Format Rust sources
@@ -80,6 +82,8 @@ pub(crate) enum Purpose {
     Test,
     /// Also measure against other proxies
     Bench,
+    /// Build the kernel programs
+    Ebpf,
     /// Start containers
     Engine,
     /// Make base images where no registry is reachable
@@ -135,6 +139,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             build::up(&config, &passed.arguments)
         }
         Command::Down(passed) => build::down(&config, &passed.arguments),
+        Command::Ebpf => ebpf::command(&config).map(|()| ExitCode::SUCCESS),
         Command::Test => test::run(&config),
         Command::Fmt { check } => lint::fmt(&config, check).map(|()| ExitCode::SUCCESS),
         Command::Lint => Ok(lint::run_lint(&config)),

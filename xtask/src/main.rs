@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod commands;
 mod config;
+mod ebpf;
 mod engine;
 mod images;
 mod layers;

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::images::{self, Component};
 use crate::plan::{Plan, Step};
 use crate::process::print;
-use crate::{lint, setup};
+use crate::{ebpf, lint, setup};
 
 /// Runs everything.
 pub(crate) fn run(config: &Config) -> Result<ExitCode> {
@@ -27,6 +27,10 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
     lint::run_all(config, &mut plan);
     plan.step(Step::command("web application", || {
         setup::check_web(config)
+    }));
+    // Before the tests: those of the loader take the object from the build output.
+    plan.step(Step::check("kernel programs", || {
+        ebpf::build(config).map(|_| Vec::new())
     }));
     let built = plan.step(Step::command("build", || Ok(build::workspace(config))));
     plan.step(Step::tests("tests", || {

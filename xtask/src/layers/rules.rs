@@ -52,7 +52,9 @@ pub(super) fn check(metadata: &Metadata) -> Vec<String> {
 fn layer(folder: &str) -> Layer {
     match folder {
         "cli" | "xtask" | "tests" => Layer::Tools,
-        "plugins/host" | "ebpf/loader" | "ebpf/common" => Layer::Engines,
+        "plugins/host" | "ebpf/loader" => Layer::Engines,
+        // Decides for whoever asks, in the kernel and out of it, and needs nothing.
+        "ebpf/common" => Layer::Crates,
         other if other.starts_with("crates/") => Layer::Crates,
         _ => Layer::Deployables,
     }

@@ -13,6 +13,7 @@ use crate::commands::Purpose;
 use crate::config::Config;
 use crate::process::say;
 use crate::setup::privilege::Privilege;
+use crate::setup::tools::{self, Tool};
 
 /// Something that must be on the machine, and the packages that bring it.
 struct Need {
@@ -82,6 +83,21 @@ const BENCH: &[Need] = &[
         what: "wrk",
         packages: &["wrk"],
         met: |config| config.tool("wrk").is_some(),
+    },
+];
+
+const EBPF: &[Need] = &[
+    Need {
+        what: "a Rust compiler for eBPF",
+        packages: &["rustc-web", "libstd-rust-web-dev-bpf"],
+        met: crate::ebpf::can_build,
+    },
+    Need {
+        what: "LLVM 22 (for bpf-linker, which is built once)",
+        packages: &["llvm-22-dev"],
+        met: |config| {
+            tools::is_there(config, Tool::BpfLinker) || Path::new(tools::LLVM_22).exists()
+        },
     },
 ];
 
@@ -164,8 +180,9 @@ pub(crate) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
 fn missing(config: &Config, purpose: Purpose) -> Vec<&'static Need> {
     let lists: &[&'static [Need]] = match purpose {
         Purpose::Run => &[RUN],
-        Purpose::Test => &[RUN, TEST],
+        Purpose::Test => &[RUN, TEST, EBPF],
         Purpose::Bench => &[BENCH],
+        Purpose::Ebpf => &[EBPF],
         Purpose::Wheels => &[WHEELS],
         Purpose::Engine => &[ENGINE],
         Purpose::BaseImages => &[BASE_IMAGES],

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,13 +14,18 @@ use crate::process::{run, say};
 /// A tool of cargo with the version that CI uses too.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tool {
+    BpfLinker,
     Deny,
     Machete,
 }
 
+/// Where Debian's LLVM 22 is.
+pub(crate) const LLVM_22: &str = "/usr/lib/llvm-22";
+
 impl Tool {
     fn pin(self) -> (&'static str, &'static str) {
         match self {
+            Self::BpfLinker => ("bpf-linker", "0.13.0"),
             Self::Deny => ("cargo-deny", "0.20.2"),
             Self::Machete => ("cargo-machete", "0.9.2"),
         }
@@ -31,9 +36,7 @@ impl Tool {
 pub(crate) fn ensure(config: &Config, tool: Tool) -> Result<PathBuf> {
     let (name, version) = tool.pin();
     let binary = config.tools.join("bin").join(name);
-    // cargo's own record: a changed pin never runs an old binary.
-    let record = fs::read_to_string(config.tools.join(".crates.toml")).unwrap_or_default();
-    if binary.is_file() && is_installed(&record, name, version) {
+    if is_there(config, tool) {
         return Ok(binary);
     }
     say(&format!(
@@ -46,8 +49,24 @@ pub(crate) fn ensure(config: &Config, tool: Tool) -> Result<PathBuf> {
         .arg(name)
         // Built apart, so that the workspace's output stays the workspace's.
         .env_remove("CARGO_TARGET_DIR");
+    // Where there is no such LLVM, the linker comes with Rust's own.
+    if matches!(tool, Tool::BpfLinker) && Path::new(LLVM_22).exists() {
+        install.args(["--no-default-features", "--features", "llvm-22"]);
+        install.env("LLVM_SYS_221_PREFIX", LLVM_22);
+        install.env("LLVM_PREFIX", LLVM_22);
+        // Static as this checkout's binaries it could not load LLVM.
+        install.current_dir("/");
+    }
     run(&mut install)?;
     Ok(binary)
+}
+
+/// True when this version is there.
+pub(crate) fn is_there(config: &Config, tool: Tool) -> bool {
+    let (name, version) = tool.pin();
+    // cargo's own record: a changed pin never runs an old binary.
+    let record = fs::read_to_string(config.tools.join(".crates.toml")).unwrap_or_default();
+    config.tools.join("bin").join(name).is_file() && is_installed(&record, name, version)
 }
 
 /// `"cargo-deny 0.20.2 (registry+…)" = ["cargo-deny"]`
