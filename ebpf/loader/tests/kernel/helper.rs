@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// How long anything may take that is not refused at once.
-const PATIENCE: Duration = Duration::from_millis(700);
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// `GROUP NETWORK`: joins the group, in the network namespace of process NETWORK (`-` for its own).
 pub(crate) fn run(words: &[String]) -> ExitCode {
@@ -61,6 +61,10 @@ impl Shell {
                 let socket = self.socket(id)?;
                 socket.connect_timeout(&address(to), PATIENCE)?;
                 shown(socket)
+            }
+            ["disconnect", id] => {
+                disconnect(self.socket(id)?)?;
+                Ok(String::new())
             }
             ["fastopen", to, text] => self.fast_open(to, text),
             ["uring", to] => self.uring(to),
@@ -188,10 +192,18 @@ impl Shell {
             to.as_ptr().cast(),
             to.len(),
         );
-        // SAFETY: the address and the socket outlive the wait for the only completion.
+        // SAFETY: the address and the socket outlive the ring, which gives up what it has not done.
         unsafe { ring.submission().push(&entry.build()) }.unwrap();
-        ring.submit_and_wait(1)?;
-        let result = ring.completion().next().unwrap().result();
+        let patience = io_uring::types::Timespec::from(PATIENCE);
+        let wait = io_uring::types::SubmitArgs::new().timespec(&patience);
+        match ring.submitter().submit_with_args(1, &wait) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ETIME) => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            other => other?,
+        };
+        let done = ring.completion().next();
+        let result = done.ok_or(io::ErrorKind::TimedOut)?.result();
         if result < 0 {
             return Err(io::Error::from_raw_os_error(-result));
         }
@@ -263,6 +275,24 @@ impl Shell {
     fn peer(&self, id: &str) -> io::Result<SocketAddr> {
         Ok(inet(&self.socket(id)?.peer_addr()?))
     }
+}
+
+/// AF_UNSPEC makes a connected socket a fresh one.
+fn disconnect(socket: &Socket) -> io::Result<()> {
+    // SAFETY: integers alone, for which zero is a value: AF_UNSPEC.
+    let nowhere: nix::libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: the address is one, of the length that is given.
+    let done = unsafe {
+        nix::libc::connect(
+            socket.as_raw_fd(),
+            std::ptr::from_ref(&nowhere),
+            size_of::<nix::libc::sockaddr>() as u32,
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 fn shown(socket: &Socket) -> io::Result<String> {

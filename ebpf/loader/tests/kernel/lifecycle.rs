@@ -1,4 +1,181 @@
-pub(crate) const TESTS: &[(&str, fn())] = &[];
-pub(crate) fn open_and_hold(_: &str, _: &str) -> std::io::Result<String> {
+//! The agent dies, comes back, is upgraded, loses its capture, and goes.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ringwall_ebpf_loader::{Attach, Enrolment, Kernel, Listener, Slice};
+
+use crate::capture::dial;
+use crate::tests;
+use crate::world::{Helper, World, listener, object};
+
+tests!(
+    escape_kill_of_the_agent_changes_nothing,
+    escape_kill_of_the_proxy_stops_traffic,
+    escape_detached_capture_stops_traffic,
+    lifecycle_upgrade_keeps_connections_and_has_no_gap,
+    lifecycle_a_new_agent_finds_what_was_there,
+    lifecycle_attached_to_each_group_alone,
+    lifecycle_removal_leaves_nothing,
+);
+
+/// In a helper that is killed afterwards: an agent.
+pub(crate) fn open_and_hold(pins: &str, slice: &str) -> io::Result<String> {
+    let slice = Slice {
+        path: PathBuf::from(slice),
+        pins: PathBuf::from(pins),
+        attach: Attach::Slice,
+    };
+    let kernel = Kernel::open(&object(), slice)?;
+    // Never closed by a destructor: the process is killed with it.
+    std::mem::forget(kernel);
     Ok(String::new())
+}
+
+fn open(world: &World, helper: &mut Helper) {
+    let (pins, slice) = (world.pins.display(), world.slice.display());
+    helper.ok(&format!("open {pins} {slice}"));
+}
+
+fn escape_kill_of_the_agent_changes_nothing() {
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |_| {});
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    // From here on another process is the agent, and that one is killed.
+    world.kernel = None;
+    let mut agent = Helper::start_as("-", "-");
+    open(&world, &mut agent);
+    let (app, proxy, _) = dial(&mut pair, "10.99.0.1:8080", false);
+    agent.kill();
+    pair.app.ok(&format!("send {app} still"));
+    assert_eq!(pair.proxy.ok(&format!("receive {proxy}")), ["still"]);
+    let (_, _, original) = dial(&mut pair, "10.99.0.1:8080", false);
+    assert_eq!(original, "10.99.0.1:8080");
+    pair.app.refused("connect 192.0.2.1:80", "EPERM");
+    pair.app.refused("connect [2001:db8::1]:80", "EPERM");
+    pair.app.refused("socket 2 3 255", "EPERM");
+    let socket = pair.app.ok("udp 4").remove(0);
+    pair.app
+        .refused(&format!("send-to {socket} 192.0.2.1:443 x"), "EPERM");
+}
+
+fn escape_kill_of_the_proxy_stops_traffic() {
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |_| {});
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    dial(&mut pair, "10.99.0.1:8080", false);
+    pair.proxy.kill();
+    pair.app.refused("connect 10.99.0.1:8080", "ECONNREFUSED");
+    pair.app
+        .refused("connect [::ffff:10.99.0.1]:8080", "ECONNREFUSED");
+}
+
+fn escape_detached_capture_stops_traffic() {
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |app| app.egress = true);
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let four = outside.local_addr().unwrap();
+    let outside = std::net::TcpListener::bind("[::1]:0").unwrap();
+    let six = outside.local_addr().unwrap();
+    let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let datagrams = receiver.local_addr().unwrap();
+    world.detach_capture(&mut pair);
+    // Dropped, not refused: nobody tells the application why.
+    pair.app.refused(&format!("connect {four}"), "TimedOut");
+    pair.app.refused(&format!("connect {six}"), "TimedOut");
+    let socket = pair.app.ok("udp 4").remove(0);
+    pair.app
+        .refused(&format!("send-to {socket} {datagrams} x"), "EPERM");
+}
+
+fn lifecycle_upgrade_keeps_connections_and_has_no_gap() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |_| {});
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    let (app, proxy, _) = dial(&mut pair, "10.99.0.1:8080", false);
+    // Somebody tries to get out all the while.
+    let mut attacker = Helper::start(&pair.app_group, "-");
+    let attack = std::thread::spawn(move || {
+        let mut tried = 0_u32;
+        while !DONE.load(Ordering::Relaxed) || tried < 100 {
+            attacker.refused("connect 127.0.0.1:9", "EPERM");
+            attacker.refused("socket 2 3 255", "EPERM");
+            tried += 1;
+        }
+        tried
+    });
+    for _ in 0..5 {
+        let place = world.place();
+        world.kernel = Some(Kernel::open(&object(), place).unwrap());
+        pair.app.ok(&format!("send {app} on"));
+        assert_eq!(pair.proxy.ok(&format!("receive {proxy}")), ["on"]);
+        let (_, _, original) = dial(&mut pair, "10.99.0.1:8080", false);
+        assert_eq!(original, "10.99.0.1:8080");
+    }
+    DONE.store(true, Ordering::Relaxed);
+    assert!(attack.join().unwrap() >= 100);
+}
+
+fn lifecycle_a_new_agent_finds_what_was_there() {
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |_| {});
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    let place = world.place();
+    world.kernel = Some(Kernel::open(&object(), place).unwrap());
+    // What it says anew takes the place of what was there, name by name.
+    world.services(&[("payments", "10.99.0.3:443")]);
+    pair.app.refused("connect 10.99.0.1:8080", "EPERM");
+    let (_, _, original) = dial(&mut pair, "10.99.0.3:443", false);
+    assert_eq!(original, "10.99.0.3:443");
+    world.kernel().retain(&[]).unwrap();
+    pair.app.refused("connect 10.99.0.3:443", "EPERM");
+}
+
+fn lifecycle_attached_to_each_group_alone() {
+    let mut world = World::new();
+    world.kernel = None;
+    Kernel::remove(&world.pins).unwrap();
+    let place = Slice {
+        attach: Attach::Each,
+        ..world.place()
+    };
+    let mut kernel = Kernel::open(&object(), place).unwrap();
+    let (app, proxy) = (world.group("app-orders"), world.group("proxy-orders"));
+    kernel.enrol(&Enrolment::proxy("orders", &proxy)).unwrap();
+    let mut proxy = Helper::start(&proxy, "-");
+    let (number, capture) = listener(&mut proxy, "127.0.0.1:0");
+    let enrolment = Enrolment {
+        capture: Listener {
+            v4: Some(capture),
+            v6: None,
+        },
+        egress: true,
+        ..Enrolment::app("orders", &app)
+    };
+    kernel.enrol(&enrolment).unwrap();
+    let mut helper = Helper::start(&app, "-");
+    helper.ok("connect 192.0.2.1:80");
+    assert_eq!(proxy.ok(&format!("accept {number}"))[2], "192.0.2.1:80");
+    // IPv6 by the only listener there is.
+    helper.ok("connect [2001:db8::1]:80");
+    assert_eq!(proxy.ok(&format!("accept {number}"))[2], "[2001:db8::1]:80");
+    // Others beside them are none of ours.
+    let stranger = world.group("stranger");
+    Helper::start(&stranger, "-").ok("udp 4");
+    drop(helper);
+    kernel.withdraw(&app).unwrap();
+}
+
+fn lifecycle_removal_leaves_nothing() {
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |_| {});
+    world.remove_all(&mut pair);
+    assert!(!world.pins.exists());
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    pair.app
+        .ok(&format!("connect {}", outside.local_addr().unwrap()));
+    // Twice is fine.
+    Kernel::remove(&world.pins).unwrap();
 }

@@ -169,15 +169,23 @@ fn policy_of_a_full_table_of_flows_denies() {
         without: without(),
         capacities: vec![("FLOWS", 2)],
     });
-    let mut pair = world.pair("orders", |_| {});
+    // A listener that answers no SYN: another application's, which its own proxy alone may dial.
+    let mut silent = world.pair("silent", |app| app.ports = &[17301]);
+    let (_, at) = crate::world::listener(&mut silent.app, "127.0.0.1:17301");
+    let pair = world.pair("orders", |app| app.capture.v4 = Some(at));
     world.services(&[("inventory", "10.99.0.1:8080")]);
-    // Where nothing listens, SYNs are answered by a reset: the flow goes at once. A listener with a full backlog
-    // keeps them; so does a proxy that is stopped between SYN and ACK, which is what this stands for.
-    pair.proxy.ok(&format!("close {}", pair.capture.0));
-    for _ in 0..8 {
-        pair.app.refused("connect 10.99.0.1:8080", "ECONNREFUSED");
+    let mut helpers: Vec<Helper> = (0..3)
+        .map(|_| Helper::start(&pair.app_group, "-"))
+        .collect();
+    for helper in &mut helpers {
+        helper.say("connect 10.99.0.1:8080");
     }
+    for helper in &mut helpers {
+        assert_eq!(helper.hear(), "err TimedOut");
+    }
+    // Two wait in the table; the third one's SYN has not left.
     let counters = world.kernel().counters().unwrap();
+    assert!(counters.of(Reason::TableFull) > 0);
     let flows = counters
         .pressure
         .iter()
@@ -186,7 +194,7 @@ fn policy_of_a_full_table_of_flows_denies() {
     assert_eq!(
         (flows.used, flows.capacity),
         (0, 2),
-        "a refused connection leaves no flow"
+        "what is given up leaves no flow"
     );
 }
 

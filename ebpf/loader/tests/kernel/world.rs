@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use ringwall_ebpf_loader::{Attach, Bind, Enrolment, Kernel, Listener, Options, Slice};
+use ringwall_ebpf_loader::{Attach, Bind, CAPTURE, Enrolment, Kernel, Listener, Options, Slice};
 
 /// Where version 2 may be mounted.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
@@ -149,6 +149,38 @@ impl World {
             app_group,
             capture,
             capture_6,
+        }
+    }
+
+    /// Takes the programs of capture away, and waits until the kernel has let go of them.
+    pub(crate) fn detach_capture(&self, pair: &mut Pair) {
+        for entry in fs::read_dir(self.pins.join("links")).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if CAPTURE.iter().any(|program| name.starts_with(program)) {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        // With connect hooks it is refused or captured; without, its packets are dropped.
+        for to in ["127.0.0.1:9", "[::1]:9"] {
+            let gone = (0..500).any(|_| {
+                thread::sleep(Duration::from_millis(2));
+                pair.app.ask(&format!("connect {to}")) == "err TimedOut"
+            });
+            assert!(gone, "{to} is still captured");
+        }
+    }
+
+    /// Takes everything away, and waits until the kernel has let go of it.
+    pub(crate) fn remove_all(&mut self, pair: &mut Pair) {
+        self.kernel = None;
+        Kernel::remove(&self.pins).unwrap();
+        for question in ["connect 127.0.0.1:9", "socket 2 3 255", "udp 4"] {
+            let free = (0..500).any(|_| {
+                thread::sleep(Duration::from_millis(2));
+                let answer = pair.app.ask(question);
+                answer != "err EPERM" && answer != "err TimedOut"
+            });
+            assert!(free, "{question} is still refused");
         }
     }
 
