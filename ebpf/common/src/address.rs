@@ -167,6 +167,7 @@ impl From<Endpoint> for core::net::SocketAddr {
 #[cfg(test)]
 mod tests {
     use core::net::IpAddr;
+    use std::string::ToString;
 
     use super::*;
 

@@ -298,3 +298,6 @@ fn direct<P: Policy>(policy: &P, workload: &Workload, protocol: u8, peer: Endpoi
         protocol: protocol as u16,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,13 @@
 //! (`helper.rs`). They need root and a kernel with control groups of version 2, and fail where these are missing.
 //! `RINGWALL_TEST_WITHOUT=rw_connect4,…` leaves programs out: by that each test was seen to fail (docs/ebpf.md).
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of it is tests, which clippy does not see without its harness"
+)]
+
 mod bind;
 mod capture;
 mod equivalence;
