@@ -15,12 +15,16 @@ use crate::setup::wheels;
 
 /// Formats the sources, or only checks them.
 pub(crate) fn fmt(config: &Config, check: bool) -> Result<()> {
-    run(&mut fmt_command(config, check))
+    run(&mut fmt_command(config, check))?;
+    run(&mut fmt_of_programs(config, check))
 }
 
 /// Runs every lint, even after one has failed, and says which did.
 pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
     plan.step(Step::command("format", || Ok(fmt_command(config, true))));
+    plan.step(Step::command("format, kernel programs", || {
+        Ok(fmt_of_programs(config, true))
+    }));
     plan.step(Step::command("clippy", || Ok(clippy(config))));
     plan.step(Step::check("layers", || crate::layers::check(config)));
     plan.step(Step::command("licences and bans", || {
@@ -86,6 +90,13 @@ fn fmt_command(config: &Config, check: bool) -> Command {
     if check {
         command.arg("--check");
     }
+    command
+}
+
+/// They are a workspace of their own.
+fn fmt_of_programs(config: &Config, check: bool) -> Command {
+    let mut command = fmt_command(config, check);
+    command.current_dir(config.root.join("ebpf/programs"));
     command
 }
 

@@ -172,8 +172,7 @@ impl Kernel {
         for name in programs::all() {
             let pin = self.link(name, number);
             let left_out = self.without.iter().any(|other| other == name);
-            let unloaded = matches!(self.tier, Tier::CaptureOnly(_)) && ENFORCEMENT.contains(&name);
-            if left_out || unloaded || pin.exists() {
+            if left_out || self.is_not_loaded(name) || pin.exists() {
                 continue;
             }
             programs::attach(&self.object, name, group, &pin)?;
@@ -185,6 +184,10 @@ impl Kernel {
     fn replace_pinned(&self) -> Result<()> {
         let links = self.slice.pins.join("links");
         for name in programs::all() {
+            if self.is_not_loaded(name) {
+                // What a predecessor could load stands as it is.
+                continue;
+            }
             for path in pins_of(&links, name)? {
                 let failed = |source: io::Error| Error::Replace {
                     path: path.clone(),
@@ -219,6 +222,10 @@ impl Kernel {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+    }
+
+    fn is_not_loaded(&self, name: &str) -> bool {
+        matches!(self.tier, Tier::CaptureOnly(_)) && ENFORCEMENT.contains(&name)
     }
 
     fn link(&self, program: &str, number: u64) -> PathBuf {

@@ -1,5 +1,8 @@
 //! Inbound: an application's port answers its own proxy, and nobody else on the machine.
 
+use ringwall_ebpf_loader::{Hook, Reason};
+
+use crate::policy::{next, runtime};
 use crate::tests;
 use crate::world::{Helper, Pair, World, listener};
 
@@ -57,8 +60,21 @@ fn inbound_own_proxy_reaches_the_application_by_ipv6() {
 fn escape_dial_from_outside_the_slice_gets_no_answer() {
     let mut world = World::new();
     let (_pair, _) = listening(&mut world, "127.0.0.1:17103");
+    let runtime = runtime();
+    let mut events = {
+        let _inside = runtime.enter();
+        world.kernel().events().unwrap().unwrap()
+    };
     let mut outside = Helper::start_as("-", "-");
     outside.refused("connect 127.0.0.1:17103", "TimedOut");
+    // The SYN was not let in. (Without that wall the answer would not be let out.)
+    let event = next(&runtime, &mut events);
+    assert_eq!(
+        (event.hook, event.reason),
+        (Hook::Ingress, Reason::NoConnection)
+    );
+    assert_eq!(event.workload.as_deref(), Some("orders"));
+    assert_eq!(event.process, None);
 }
 
 fn escape_dial_by_another_workloads_application_is_denied() {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ringwall_ebpf_loader::{Attach, Enrolment, Kernel, Listener, Slice};
 
@@ -12,6 +13,7 @@ use crate::world::{Helper, World, listener, object};
 
 tests!(
     escape_kill_of_the_agent_changes_nothing,
+    escape_kill_of_the_agent_at_random_moments_opens_nothing,
     escape_kill_of_the_proxy_stops_traffic,
     escape_detached_capture_stops_traffic,
     lifecycle_upgrade_keeps_connections_and_has_no_gap,
@@ -58,6 +60,42 @@ fn escape_kill_of_the_agent_changes_nothing() {
     let socket = pair.app.ok("udp 4").remove(0);
     pair.app
         .refused(&format!("send-to {socket} 192.0.2.1:443 x"), "EPERM");
+}
+
+/// While it loads, while it takes over link by link, while it is idle.
+fn escape_kill_of_the_agent_at_random_moments_opens_nothing() {
+    const KILLS: u64 = 200;
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |_| {});
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    let (app, proxy, _) = dial(&mut pair, "10.99.0.1:8080", false);
+    world.kernel = None;
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let outside = outside.local_addr().unwrap();
+    let udp = pair.app.ok("udp 4").remove(0);
+    for kill in 0..KILLS {
+        let mut agent = Helper::start_as("-", "-");
+        let (pins, slice) = (world.pins.display(), world.slice.display());
+        agent.say(&format!("open {pins} {slice}"));
+        // Spread over the time that a take-over needs, in an order that does not follow it.
+        let end = Instant::now() + Duration::from_micros(kill * 7919 % KILLS * 400);
+        while Instant::now() < end {
+            pair.app.refused(&format!("connect {outside}"), "EPERM");
+            pair.app.refused("socket 2 3 255", "EPERM");
+            pair.app
+                .refused(&format!("send-to {udp} 127.0.0.1:9 x"), "EPERM");
+        }
+        agent.kill();
+        pair.app.ok(&format!("send {app} {kill}"));
+        let heard = pair.proxy.ok(&format!("receive {proxy}"));
+        assert_eq!(
+            heard,
+            [kill.to_string()],
+            "an established connection goes on"
+        );
+    }
+    let (_, _, original) = dial(&mut pair, "10.99.0.1:8080", false);
+    assert_eq!(original, "10.99.0.1:8080");
 }
 
 fn escape_kill_of_the_proxy_stops_traffic() {

@@ -22,12 +22,12 @@ tests!(
 );
 
 /// The next event, or a panic after a second.
-fn next(runtime: &tokio::runtime::Runtime, events: &mut Events) -> Refused {
+pub(crate) fn next(runtime: &tokio::runtime::Runtime, events: &mut Events) -> Refused {
     let wait = async { tokio::time::timeout(Duration::from_secs(1), events.next()).await };
     runtime.block_on(wait).expect("no event").unwrap()
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
