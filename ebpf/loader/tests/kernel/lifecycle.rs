@@ -20,6 +20,8 @@ tests!(
     lifecycle_a_new_agent_finds_what_was_there,
     lifecycle_attached_to_each_group_alone,
     lifecycle_removal_leaves_nothing,
+    lifecycle_needs_three_capabilities_and_no_more,
+    lifecycle_errors_name_what_was_seen,
 );
 
 /// In a helper that is killed afterwards: an agent.
@@ -29,15 +31,18 @@ pub(crate) fn open_and_hold(pins: &str, slice: &str) -> io::Result<String> {
         pins: PathBuf::from(pins),
         attach: Attach::Slice,
     };
-    let kernel = Kernel::open(&object(), slice)?;
+    let kernel = match Kernel::open(&object(), slice) {
+        Ok(kernel) => kernel,
+        Err(error) => return Ok(format!("not open: {error}")),
+    };
     // Never closed by a destructor: the process is killed with it.
     std::mem::forget(kernel);
-    Ok(String::new())
+    Ok("open".into())
 }
 
 fn open(world: &World, helper: &mut Helper) {
     let (pins, slice) = (world.pins.display(), world.slice.display());
-    helper.ok(&format!("open {pins} {slice}"));
+    assert_eq!(helper.ok(&format!("open {pins} {slice}")), ["open"]);
 }
 
 fn escape_kill_of_the_agent_changes_nothing() {
@@ -216,4 +221,50 @@ fn lifecycle_removal_leaves_nothing() {
         .ok(&format!("connect {}", outside.local_addr().unwrap()));
     // Twice is fine.
     Kernel::remove(&world.pins).unwrap();
+}
+
+/// A helper with these capabilities and no others.
+fn with_capabilities(names: &str) -> Helper {
+    let set = format!("--bounding-set=-all{names}");
+    Helper::start_under(&["setpriv", &set], "-", "-")
+}
+
+fn lifecycle_needs_three_capabilities_and_no_more() {
+    // Mounting bpffs, where that is still to do, takes more.
+    let mut world = World::new();
+    world.kernel = None;
+    Kernel::remove(&world.pins).unwrap();
+    open(&world, &mut with_capabilities(",+bpf,+net_admin,+perfmon"));
+    let (pins, slice) = (world.pins.display(), world.slice.display());
+    for (names, lacks) in [
+        (",+bpf,+perfmon", "CAP_NET_ADMIN"),
+        (",+bpf,+net_admin", "CAP_PERFMON"),
+        (",+net_admin,+perfmon", "CAP_BPF"),
+    ] {
+        let mut helper = with_capabilities(names);
+        let said = helper.ok(&format!("open {pins} {slice}")).join(" ");
+        assert!(said.contains(&format!("lacks {lacks};")), "{said}");
+    }
+}
+
+fn lifecycle_errors_name_what_was_seen() {
+    let world = World::new();
+    let error = |object: &[u8], slice: Slice| {
+        let opened = Kernel::open(object, slice);
+        opened.err().expect("it opened").to_string()
+    };
+    let elsewhere = Slice {
+        path: PathBuf::from("/tmp"),
+        ..world.place()
+    };
+    let said = error(&object(), elsewhere);
+    assert!(said.contains("/tmp is no control group"), "{said}");
+    let said = error(b"no object", world.place());
+    assert!(said.contains("cargo xtask ebpf"), "{said}");
+    let unmounted = Slice {
+        pins: PathBuf::from("/proc/ringwall/pins"),
+        ..world.place()
+    };
+    let said = error(&object(), unmounted);
+    assert!(said.contains("mount -t bpf bpf /proc/ringwall"), "{said}");
 }

@@ -240,8 +240,17 @@ impl Helper {
 
     /// `-` stays in the test's own group.
     pub(crate) fn start_as(group: &str, network: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["helper", group, network])
+        Self::start_under(&[], group, network)
+    }
+
+    /// By a command that changes something and starts the rest of its words.
+    pub(crate) fn start_under(prefix: &[&str], group: &str, network: &str) -> Self {
+        let own = std::env::current_exe().unwrap();
+        let own = own.to_str().unwrap();
+        let mut words = prefix.to_vec();
+        words.extend([own, "helper", group, network]);
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
