@@ -279,3 +279,15 @@ fn pins_of(links: &Path, program: &str) -> Result<Vec<PathBuf>> {
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_moves_between_threads() {
+        fn moves<T: Send>() {}
+        moves::<Kernel>();
+        moves::<Events>();
+    }
+}

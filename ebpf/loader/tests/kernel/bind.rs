@@ -2,7 +2,7 @@
 
 use ringwall_ebpf_loader::Bind;
 
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Pair, World};
 
 tests!(

@@ -1,6 +1,6 @@
 //! Outbound capture: what an application dials arrives at its proxy, which learns where it was going.
 
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Pair, World};
 
 tests!(

@@ -14,7 +14,7 @@ use ringwall_ebpf_common::{
 use ringwall_ebpf_loader::{Attach, Bind, Enrolment, Kernel, Listener, Slice, Way, id_of};
 
 use self::model::{Call, Draw, Model, Outcome, Transport};
-use crate::tests;
+use crate::world::tests;
 use crate::world::{World, object};
 
 tests!(

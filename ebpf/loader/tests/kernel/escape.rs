@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use ringwall_ebpf_loader::{Enrolment, Kernel, Reason};
 
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Helper, World, object};
 
 tests!(

@@ -3,7 +3,7 @@
 use ringwall_ebpf_loader::{Hook, Reason};
 
 use crate::policy::{next, runtime};
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Helper, Pair, World, listener};
 
 tests!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ringwall_ebpf_loader::{Attach, Enrolment, Kernel, Listener, Slice};
 
 use crate::capture::dial;
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Helper, World, listener, object};
 
 tests!(

@@ -54,12 +54,3 @@ fn main() -> ExitCode {
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
-
-/// Names of functions beside the functions.
-#[macro_export]
-macro_rules! tests {
-    ($($name:ident),+ $(,)?) => {
-        /// The tests of this file.
-        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),+];
-    };
-}

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 
 use ringwall_ebpf_loader::Listener;
 
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Pair, World};
 
 tests!(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use ringwall_ebpf_loader::{Enrolment, Events, Hook, Options, Reason, Refused};
 
 use crate::capture::dial;
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Helper, World, without};
 
 tests!(

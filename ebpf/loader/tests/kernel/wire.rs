@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 use socket2::Socket;
 
-use crate::tests;
+use crate::world::tests;
 use crate::world::{Helper, World};
 
 tests!(escape_matrix_leaves_no_cleartext_on_the_wire);

@@ -41,6 +41,16 @@ pub(crate) fn without() -> Vec<String> {
     words.split(',').map(str::to_owned).collect()
 }
 
+/// Names of functions beside the functions.
+macro_rules! tests {
+    ($($name:ident),+ $(,)?) => {
+        /// The tests of this file.
+        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name)),+];
+    };
+}
+
+pub(crate) use tests;
+
 /// A platform.
 pub(crate) struct World {
     /// None after `lose_agent`.
