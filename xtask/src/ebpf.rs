@@ -106,12 +106,28 @@ pub(crate) fn can_build(config: &Config) -> bool {
     compiler(config).is_some()
 }
 
+/// True when there is a linker, or what one is built with.
+pub(crate) fn can_link(config: &Config) -> bool {
+    own_linker(config).is_some()
+        || tools::is_there(config, Tool::BpfLinker)
+        || Path::new(tools::LLVM_22).exists()
+}
+
+/// Nightly's LLVM moves on: beside it, the user's own linker is the one that fits.
+fn own_linker(config: &Config) -> Option<PathBuf> {
+    let nightly = matches!(compiler(config), Some(Compiler::Nightly(_)));
+    nightly.then(|| config.tool("bpf-linker")).flatten()
+}
+
 /// The compiler and the linker; installs what is missing where that can be done.
 fn toolchain(config: &Config) -> Result<(Compiler, PathBuf)> {
     packages::ensure(config, Purpose::Ebpf).context(MISSING)?;
     let Some(compiler) = compiler(config) else {
         bail!(MISSING);
     };
+    if let Some(linker) = own_linker(config) {
+        return Ok((compiler, linker));
+    }
     let linker = tools::ensure(config, Tool::BpfLinker).context(
         "bpf-linker could not be built; it needs LLVM 22 (on Debian: apt-get install llvm-22-dev)",
     )?;
@@ -121,7 +137,7 @@ fn toolchain(config: &Config) -> Result<(Compiler, PathBuf)> {
 const MISSING: &str = "this machine cannot build eBPF programs; everything else builds without them, and the platform runs \
      in the userspace tier. What is missing is one of:\n  \
      Debian: apt-get install -y --no-install-recommends rustc-web libstd-rust-web-dev-bpf llvm-22-dev\n  \
-     rustup: rustup toolchain install nightly --component rust-src";
+     rustup: rustup toolchain install nightly --component rust-src, and bpf-linker on the search path";
 
 fn compiler(config: &Config) -> Option<Compiler> {
     let ready = config

@@ -13,7 +13,6 @@ use crate::commands::Purpose;
 use crate::config::Config;
 use crate::process::say;
 use crate::setup::privilege::Privilege;
-use crate::setup::tools::{self, Tool};
 
 /// Something that must be on the machine, and the packages that bring it.
 struct Need {
@@ -95,9 +94,7 @@ const EBPF: &[Need] = &[
     Need {
         what: "LLVM 22 (for bpf-linker, which is built once)",
         packages: &["llvm-22-dev"],
-        met: |config| {
-            tools::is_there(config, Tool::BpfLinker) || Path::new(tools::LLVM_22).exists()
-        },
+        met: crate::ebpf::can_link,
     },
 ];
 

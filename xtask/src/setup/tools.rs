@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -49,8 +49,7 @@ pub(crate) fn ensure(config: &Config, tool: Tool) -> Result<PathBuf> {
         .arg(name)
         // Built apart, so that the workspace's output stays the workspace's.
         .env_remove("CARGO_TARGET_DIR");
-    // Where there is no such LLVM, the linker comes with Rust's own.
-    if matches!(tool, Tool::BpfLinker) && Path::new(LLVM_22).exists() {
+    if matches!(tool, Tool::BpfLinker) {
         install.args(["--no-default-features", "--features", "llvm-22"]);
         install.env("LLVM_SYS_221_PREFIX", LLVM_22);
         install.env("LLVM_PREFIX", LLVM_22);
