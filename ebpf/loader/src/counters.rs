@@ -1,5 +1,6 @@
 //! What the kernel has counted.
 
+use aya::maps::IterableMap;
 use ringwall_ebpf_common::{Kind, Reason, Traffic};
 
 use crate::error::{Error, Result};
@@ -57,6 +58,7 @@ impl Kernel {
                 pressure(&self.maps.ports)?,
                 pressure(&self.maps.flows)?,
                 pressure(&self.maps.inbound)?,
+                self.traffic_pressure()?,
             ],
         })
     }
@@ -72,6 +74,16 @@ impl Kernel {
             .filter(|reason| *reason != Reason::Allowed)
             .map(read)
             .collect()
+    }
+
+    fn traffic_pressure(&self) -> Result<Pressure> {
+        let failed = |error| Error::map("TRAFFIC", error);
+        let info = self.maps.traffic.map().info().map_err(failed)?;
+        Ok(Pressure {
+            map: "TRAFFIC",
+            used: u32::try_from(self.maps.traffic.keys().count()).unwrap_or(u32::MAX),
+            capacity: info.max_entries(),
+        })
     }
 
     fn traffic(&self) -> Result<Vec<TrafficRow>> {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// How long anything may take that is not refused at once.
-const PATIENCE: Duration = Duration::from_millis(400);
+/// How long anything may take that is not refused at once; `patience` changes it where nothing is expected to come.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `GROUP NETWORK`: joins the group, in the network namespace of process NETWORK (`-` for its own).
 pub(crate) fn run(words: &[String]) -> ExitCode {
@@ -29,6 +29,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
     }
     let mut shell = Shell {
         sockets: Vec::new(),
+        patience: PATIENCE,
     };
     for line in io::stdin().lock().lines() {
         let line = line.unwrap();
@@ -49,6 +50,7 @@ pub(crate) fn run(words: &[String]) -> ExitCode {
 
 struct Shell {
     sockets: Vec<Socket>,
+    patience: Duration,
 }
 
 impl Shell {
@@ -59,8 +61,12 @@ impl Shell {
             ["connect-lo", to] => self.connect(to, |socket| socket.bind_device(Some(b"lo"))),
             ["connect-reuse", id, to] => {
                 let socket = self.socket(id)?;
-                socket.connect_timeout(&address(to), PATIENCE)?;
+                socket.connect_timeout(&address(to), self.patience)?;
                 shown(socket)
+            }
+            ["patience", milliseconds] => {
+                self.patience = Duration::from_millis(milliseconds.parse().unwrap());
+                Ok(String::new())
             }
             ["disconnect", id] => {
                 disconnect(self.socket(id)?)?;
@@ -155,8 +161,8 @@ impl Shell {
     }
 
     fn keep(&mut self, socket: Socket) -> io::Result<String> {
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_read_timeout(Some(self.patience))?;
+        socket.set_write_timeout(Some(self.patience))?;
         self.sockets.push(socket);
         Ok((self.sockets.len() - 1).to_string())
     }
@@ -170,7 +176,7 @@ impl Shell {
         let to = address(to);
         let socket = Socket::new(to.domain(), Type::STREAM, None)?;
         prepare(&socket)?;
-        socket.connect_timeout(&to, PATIENCE)?;
+        socket.connect_timeout(&to, self.patience)?;
         let shown = shown(&socket)?;
         Ok(format!("{} {shown}", self.keep(socket)?))
     }
@@ -178,7 +184,7 @@ impl Shell {
     fn fast_open(&mut self, to: &str, text: &str) -> io::Result<String> {
         let to = address(to);
         let socket = Socket::new(to.domain(), Type::STREAM, None)?;
-        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(self.patience))?;
         socket.send_to_with_flags(text.as_bytes(), &to, nix::libc::MSG_FASTOPEN)?;
         self.keep(socket)
     }
@@ -194,7 +200,7 @@ impl Shell {
         );
         // SAFETY: the address and the socket outlive the ring, which gives up what it has not done.
         unsafe { ring.submission().push(&entry.build()) }.unwrap();
-        let patience = io_uring::types::Timespec::from(PATIENCE);
+        let patience = io_uring::types::Timespec::from(self.patience);
         let wait = io_uring::types::SubmitArgs::new().timespec(&patience);
         match ring.submitter().submit_with_args(1, &wait) {
             Err(error) if error.raw_os_error() == Some(nix::libc::ETIME) => {

@@ -139,7 +139,9 @@ fn escape_matrix_leaves_no_cleartext_on_the_wire() {
     let mut world = World::new();
     let mut pair = world.pair_in("orders", &id, |_| {});
     let count = format!("count {sniffer} {MARKER}");
+    network.ok("patience 200");
     network.ask(&count);
+    pair.app.ok("patience 200");
     try_everything(&mut pair.app);
     assert_eq!(network.ok(&count), ["0", "0"], "frames, bytes of cleartext");
     // Without capture the second wall alone.

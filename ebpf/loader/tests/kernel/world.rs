@@ -170,6 +170,7 @@ impl World {
                 fs::remove_file(entry.path()).unwrap();
             }
         }
+        pair.app.ok("patience 200");
         // With connect hooks it is refused or captured; without, its packets are dropped.
         for to in ["127.0.0.1:9", "[::1]:9"] {
             let gone = (0..500).any(|_| {
@@ -184,6 +185,7 @@ impl World {
     pub(crate) fn remove_all(&mut self, pair: &mut Pair) {
         self.kernel = None;
         Kernel::remove(&self.pins).unwrap();
+        pair.app.ok("patience 200");
         for question in ["connect 127.0.0.1:9", "socket 2 3 255", "udp 4"] {
             let free = (0..500).any(|_| {
                 thread::sleep(Duration::from_millis(2));
