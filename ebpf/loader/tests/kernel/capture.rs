@@ -13,6 +13,7 @@ tests!(
     capture_lets_direct_addresses_pass,
     capture_counts_bytes_of_ended_connections,
     capture_of_a_thousand_connections_leaves_no_flow_behind,
+    capture_is_told_to_a_listener_by_where_it_was_made,
 );
 
 /// The application dials; gives the socket's number at both ends, and what the proxy was told.
@@ -156,4 +157,34 @@ fn capture_of_a_thousand_connections_leaves_no_flow_behind() {
         .find(|map| map.map == "FLOWS")
         .unwrap();
     assert_eq!((flows.used, flows.capacity), (0, 65_536));
+}
+
+/// What docs/ebpf.md says of listeners that others hand over: hooks follow the group in which a socket was made.
+fn capture_is_told_to_a_listener_by_where_it_was_made() {
+    let outside = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = outside.local_addr().unwrap();
+    let mut world = World::new();
+    let mut pair = world.pair("orders", |app| app.capture.v4 = Some(at));
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    pair.app.ok("connect 10.99.0.1:8080");
+    let (accepted, _) = outside.accept().unwrap();
+    let accepted = socket2::Socket::from(accepted);
+    accepted.original_dst_v4().unwrap_err();
+    // Made in the proxy's group, it may go where it likes.
+    let group = world.slice.join("ringwall-proxy-orders.slice");
+    let mut maker = crate::world::Helper::start(&group, "-");
+    let (listener, at) = crate::world::listener(&mut maker, "127.0.0.1:0");
+    let app = ringwall_ebpf_loader::Enrolment {
+        capture: ringwall_ebpf_loader::Listener {
+            v4: Some(at),
+            v6: None,
+        },
+        ..ringwall_ebpf_loader::Enrolment::app("orders", &pair.app_group)
+    };
+    world.kernel().enrol(&app).unwrap();
+    // Not even the process that accepts has to be there.
+    maker.ok(&format!("join {}", world.slice.parent().unwrap().display()));
+    pair.app.ok("connect 10.99.0.1:8080");
+    let accepted = maker.ok(&format!("accept {listener}"));
+    assert_eq!(accepted[2], "10.99.0.1:8080");
 }
