@@ -256,6 +256,7 @@ fn router(
     let identity = IdentityApi {
         trust: Trust::new(shell.clone(), authority.now()),
         authority: authority.clone(),
+        hub: hub.clone(),
     };
     let operator = OperatorApi {
         authority,

@@ -9,6 +9,7 @@ mod direct;
 mod endpoints;
 mod hub;
 mod metrics;
+mod reach;
 mod session;
 mod stream;
 mod world;

@@ -8,7 +8,8 @@ use ringwall_identity::SpiffeId;
 use ringwall_mesh_api::v1::identity_server::Identity;
 use ringwall_mesh_api::v1::{
     Certificate, IssueDatabaseClientRequest, IssueJwtSvidRequest, IssueServerRequest,
-    IssueSvidRequest, JwtSvid, RenewAgentRequest, Trust as TrustMessage, WatchTrustRequest,
+    IssueSvidRequest, JwtSvid, Reach, RenewAgentRequest, Trust as TrustMessage, WatchReachRequest,
+    WatchTrustRequest,
 };
 use ringwall_service::Peer;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,6 +17,7 @@ use tonic::{Extensions, Request, Response, Status};
 
 use super::Authority;
 use super::trust::Trust;
+use crate::discovery::Hub;
 use crate::error::Error;
 
 /// First part of an agent's path.
@@ -25,6 +27,7 @@ const AGENT: &str = "agent/";
 pub(crate) struct IdentityApi {
     pub(crate) authority: Authority,
     pub(crate) trust: Trust,
+    pub(crate) hub: Hub,
 }
 
 /// A caller that is the agent of a declared node.
@@ -80,6 +83,7 @@ impl IdentityApi {
 #[tonic::async_trait]
 impl Identity for IdentityApi {
     type WatchTrustStream = ReceiverStream<Result<TrustMessage, Status>>;
+    type WatchReachStream = ReceiverStream<Result<Reach, Status>>;
 
     async fn renew_agent(
         &self,
@@ -162,5 +166,14 @@ impl Identity for IdentityApi {
             .trust
             .watch(&self.authority, agent.id.clone(), &agent.node);
         self.answer(WHAT, &agent, result)
+    }
+
+    async fn watch_reach(
+        &self,
+        request: Request<WatchReachRequest>,
+    ) -> Result<Response<Self::WatchReachStream>, Status> {
+        let Agent { id, node } = self.agent("watch_reach", request.extensions())?;
+        let life = self.authority.lives.svid;
+        Ok(Response::new(self.hub.watch_reach(id, node, life)))
     }
 }

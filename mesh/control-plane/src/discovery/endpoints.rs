@@ -271,6 +271,14 @@ impl Endpoints {
             .collect()
     }
 
+    /// Everything that is registered, ready or not: address, and the service's port.
+    pub(super) fn registered(&self, service: &str) -> Vec<(String, u32)> {
+        let of_service = self.services.get(service).into_iter().flatten();
+        let keys = of_service.map(|(key, _)| *key);
+        keys.map(|(address, port)| (address.to_string(), port.into()))
+            .collect()
+    }
+
     /// All claims, and those without a stream.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.total, self.lost)

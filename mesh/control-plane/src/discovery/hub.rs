@@ -172,6 +172,13 @@ impl Hub {
         self.wake();
     }
 
+    /// What the kernel of `node` lets its workloads connect to, or why its agent is told nothing.
+    pub(super) fn reach(&self, id: &SpiffeId, node: &str) -> Result<v1::Reach, Status> {
+        let inner = self.inner.lock();
+        inner.admits(id)?;
+        Ok(inner.world.reach(node))
+    }
+
     /// Every connected proxy.
     pub(crate) fn proxies(&self) -> Vec<ProxyState> {
         self.inner.lock().streams.values().cloned().collect()
@@ -372,7 +379,10 @@ impl Hub {
             if inner.term != joined.term {
                 return Ok(());
             }
-            inner.world.report(joined.stream, &joined.proxy, report)
+            let before = inner.world.endpoints().counts();
+            let changed = inner.world.report(joined.stream, &joined.proxy, report);
+            // One that is not ready yet is of interest to agents: its address can be reached.
+            changed.map(|changed| changed || before != inner.world.endpoints().counts())
         };
         if changed.map_err(|error| refused(&error))? {
             self.wake();

@@ -124,6 +124,31 @@ impl World {
             .map(|known| known.ports.as_slice())
     }
 
+    /// Who may connect to whom, by the policy in force.
+    pub(super) fn edges(&self) -> &[Edge] {
+        &self.all_edges
+    }
+
+    /// Where a service is dialled, ready or not: address, and its port as callers name it.
+    pub(super) fn places(&self, service: &str) -> Vec<(String, u32)> {
+        let mut places = self.table.registered(service);
+        let direct = self.direct.get(service).into_iter().flatten();
+        places.extend(direct.map(|endpoint| (endpoint.address.clone(), endpoint.port)));
+        let known = self
+            .services
+            .get(service)
+            .map(|known| &known.item.resource.body);
+        if let Some(Some(v1::resource::Body::Service(service))) = known {
+            // Those that speak no HTTP are dialled as they are declared, where that is an address.
+            let plain = service.direct.iter().filter_map(|name| {
+                let address: std::net::SocketAddr = name.parse().ok()?;
+                Some((address.to_string(), u32::from(address.port())))
+            });
+            places.extend(plain);
+        }
+        places
+    }
+
     /// Whether a workload may run on a node.
     pub(crate) fn runs_on(&self, workload: &str, node: &str) -> bool {
         self.services.get(workload).is_some_and(|known| {

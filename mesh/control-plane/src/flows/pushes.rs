@@ -343,3 +343,65 @@ async fn r31_the_leader_alone_applies_and_pushes_and_its_successor_goes_on() {
     assert_eq!(applied.status, 200, "{applied:?}");
     second.stop().await;
 }
+
+/// `caller → callee: addresses` of the next message.
+async fn reach(watching: &mut tonic::Streaming<v1::Reach>) -> Vec<String> {
+    let next = tokio::time::timeout(SECOND, watching.message()).await;
+    let services = next.expect("in time").unwrap().unwrap().services;
+    let line = |one: v1::ReachableService| {
+        let addresses = one.addresses.join(" ");
+        format!("{} → {}: {addresses}", one.caller, one.callee)
+    };
+    services.into_iter().map(line).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r50_an_agent_is_told_what_its_own_workloads_may_connect_to_within_a_second() {
+    let site = Site::new().with_policy();
+    let running = site.start().await;
+    let local = running.identity(&site.caller("agent/local"));
+    let mut local = local
+        .clone()
+        .watch_reach(v1::WatchReachRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    let nowhere = ["gateway → orders: ", "orders → payments: "];
+    assert_eq!(reach(&mut local).await, nowhere);
+    // Payments runs elsewhere, and calls nobody.
+    let other = running.identity(&site.caller("agent/other"));
+    let mut other = other
+        .clone()
+        .watch_reach(v1::WatchReachRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(reach(&mut other).await, [""; 0]);
+    // What is registered can be connected to, ready or not: its caller's proxy says the rest.
+    let orders = running.connected(&site.caller("orders"), "local").await;
+    orders
+        .report("127.0.0.1:7105", 7105, v1::Health::NotReady)
+        .await;
+    let served = ["gateway → orders: 127.0.0.1:7105", "orders → payments: "];
+    assert_eq!(reach(&mut local).await, served);
+    // An edge that the policy loses is gone.
+    let desk = running.desk(&site.caller("ringwall"));
+    let mut next = desk.bundle().await;
+    next["edges"].as_array_mut().unwrap().remove(0);
+    next["examples"].as_array_mut().unwrap().remove(0);
+    let begun = Instant::now();
+    let said = desk.apply(&next, 1, "0s").await;
+    assert_eq!(said.status, http::StatusCode::OK, "{said:?}");
+    assert_eq!(reach(&mut local).await, ["orders → payments: "]);
+    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
+    // Nobody else is told.
+    for stranger in ["orders", "ringwall", "agent/ghost", "agent/local/x"] {
+        let mut client = running.identity(&site.caller(stranger));
+        let refused = client
+            .watch_reach(v1::WatchReachRequest {})
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{stranger}");
+    }
+    running.stop().await;
+}

@@ -1,0 +1,164 @@
+//! The kernel's side of the mesh on this node: it leads workloads to their proxies and refuses everything else.
+//!
+//! Owns: the enrolment of control groups, what the control plane allows them to reach, and the report of what the kernel
+//! has refused. What is pinned holds without this process: an agent that is killed opens nothing, and its successor takes
+//! over. Must not: decide (`ebpf/common` does, in the kernel), or allow what no edge allows.
+//! Read next: `kernel/reach.rs` (what may be reached), `kernel/report.rs` (what was refused), docs/ebpf.md.
+
+mod reach;
+mod report;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use ringwall_ebpf_loader::{Attach, Bind, Enrolment, Error, Kernel, Listener, Slice, Tier};
+use ringwall_observe::Observer;
+use ringwall_service::{App, Shell, StartError};
+
+use self::reach::Follower;
+use self::report::Metrics;
+use crate::config::kernel::{CapturedWorkload, KernelConfig};
+use crate::plane::ControlPlane;
+
+/// Between two readings of the kernel's counters.
+const READING: Duration = Duration::from_secs(2);
+
+/// The programs and maps, shared by what changes them and what reads them. No lock is held across an await.
+type Shared = Arc<Mutex<Kernel>>;
+
+/// Loads or takes over the programs, enrols every group, and adds to `app` what keeps them in step.
+pub(crate) fn start(
+    app: App,
+    config: &KernelConfig,
+    shell: &Shell,
+    plane: ControlPlane,
+    state: &Path,
+) -> Result<App, StartError> {
+    let object = std::fs::read(&config.object).map_err(|error| {
+        StartError::config(format!(
+            "kernel.object: {}: {error}\n  expected: the programs for the kernel\n  fix: build them with `cargo xtask ebpf`",
+            config.object.display()
+        ))
+    })?;
+    let mut kernel = enrolled(&object, config).map_err(|error| refused(&error))?;
+    tracing::info!(
+        tier = kernel.tier().as_str(),
+        reason = kernel.tier().reason(),
+        workloads = config.workloads.len(),
+        "the kernel captures and enforces"
+    );
+    let events = kernel.events().map_err(|error| refused(&error))?;
+    let metrics = Metrics::register(&shell.metrics, kernel.tier());
+    let kernel: Shared = Arc::new(Mutex::new(kernel));
+    let follower = Follower::open(Arc::clone(&kernel), state);
+    let known = follower.known();
+    let mut app = app
+        .background("reach", follower.run(plane))
+        .background("kernel counters", report::count(kernel, metrics, READING))
+        .ready_check("kernel", move || {
+            let known = *known.borrow();
+            async move {
+                known
+                    .then_some(())
+                    .ok_or_else(|| "the control plane has not said what may be reached".to_owned())
+            }
+        });
+    let observer = Observer::new(shell.spiffe_id().path(), &[]);
+    app = app.admin(ringwall_observe::flows(Arc::clone(&observer)));
+    if let Some(events) = events {
+        app = app.background("kernel events", report::tell(events, observer));
+    }
+    Ok(app)
+}
+
+fn enrolled(object: &[u8], config: &KernelConfig) -> Result<Kernel, Error> {
+    let slice = Slice {
+        path: config.slice.clone(),
+        pins: config.pins.clone(),
+        attach: Attach::Slice,
+    };
+    let mut kernel = Kernel::open(object, slice)?;
+    for workload in &config.workloads {
+        kernel.enrol(&Enrolment::proxy(&workload.workload, &workload.proxy))?;
+        kernel.enrol(&application(workload))?;
+    }
+    for other in &config.uncaptured {
+        kernel.enrol(&Enrolment::proxy(&other.workload, &other.group))?;
+    }
+    // What a predecessor has enrolled, and nobody names any more.
+    let groups: Vec<&Path> = config.groups().collect();
+    kernel.retain(&groups)?;
+    Ok(kernel)
+}
+
+fn application(workload: &CapturedWorkload) -> Enrolment<'_> {
+    let of_family = |six: bool| -> Option<SocketAddr> {
+        let mut addresses = workload.capture.iter();
+        addresses.find(|at| at.is_ipv6() == six).copied()
+    };
+    Enrolment {
+        capture: Listener {
+            v4: of_family(false),
+            v6: of_family(true),
+        },
+        direct: &workload.direct,
+        ports: &workload.ports,
+        bind: Bind::Refuse,
+        egress: workload.egress,
+        ..Enrolment::app(&workload.workload, &workload.app)
+    }
+}
+
+fn refused(error: &Error) -> StartError {
+    StartError::config(format!(
+        "kernel: {error}\n  fix: run the agent with the privileges that docs/ebpf.md names, or take `kernel` out: workloads then use their \
+         proxies' explicit addresses"
+    ))
+}
+
+/// Whether this kernel and our privileges do it all: everything is loaded, attached to a group of its own below `slice`, and
+/// taken away again.
+///
+/// # Errors
+/// In words, why not.
+pub(crate) fn rehearse(object: &Path, slice: &Path) -> Result<(), String> {
+    if let Tier::Userspace(why) = Kernel::prospect() {
+        return Err(why);
+    }
+    let object = std::fs::read(object).map_err(|error| format!("{}: {error}", object.display()))?;
+    let group = slice.join(format!("rehearsal-{}", std::process::id()));
+    std::fs::create_dir(&group).map_err(|error| format!("{}: {error}", group.display()))?;
+    let group = Rehearsal(group);
+    let pins = Path::new("/sys/fs/bpf").join(format!("ringwall-rehearsal-{}", std::process::id()));
+    let tried = Kernel::open(
+        &object,
+        Slice {
+            path: group.0.clone(),
+            pins: pins.clone(),
+            attach: Attach::Slice,
+        },
+    );
+    let tier = tried.map(|kernel| kernel.tier().clone());
+    let removed = Kernel::remove(&pins);
+    match (tier, removed) {
+        (Ok(Tier::Full), Ok(())) => Ok(()),
+        (Ok(tier), Ok(())) => Err(format!(
+            "{}: {}",
+            tier.as_str(),
+            tier.reason().unwrap_or_default()
+        )),
+        (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
+    }
+}
+
+/// A control group that goes when this does.
+struct Rehearsal(PathBuf);
+
+impl Drop for Rehearsal {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
