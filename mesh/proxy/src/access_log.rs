@@ -9,9 +9,9 @@ use std::time::Duration;
 use ringwall_data_path::log::{Line, LogBuffer};
 use time::OffsetDateTime;
 
-use crate::observe::{self, Verdict};
+use ringwall_observe::{self as observe, Verdict};
 
-pub(crate) use crate::observe::Direction;
+pub(crate) use ringwall_observe::Direction;
 
 /// What a flow was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

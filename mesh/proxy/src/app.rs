@@ -21,11 +21,11 @@ use crate::egress::Egress;
 use crate::inbound::{Inbound, Users};
 use crate::listen::{self, Role};
 use crate::metrics::ProxyMetrics;
-use crate::observe::{self, Observer};
 use crate::outbound::{OutboundMetrics, TcpTarget};
 use crate::pipeline::loopback::LoopbackToken;
 use crate::resilience::Callees;
 use crate::worker::{Shared, Worker};
+use ringwall_observe::{self as observe, Observer};
 
 /// Starts the proxy inside the shell.
 ///
@@ -65,7 +65,7 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
 /// The data path while it runs.
 pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
-    /// Of inbound, outbound HTTP, outbound TCP and HBONE listeners: those that are configured, in this order.
+    /// Of inbound, outbound HTTP, outbound TCP, captured and HBONE listeners: those that are configured, in this order.
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) workers: Vec<Arc<Worker>>,
     threads: Vec<JoinHandle<()>>,
@@ -215,6 +215,8 @@ fn roles(config: &Config, shared: &Arc<Shared>) -> Result<Vec<(SocketAddr, Role)
         };
         roles.push((tcp.listen, Role::OutboundTcp(Arc::new(target))));
     }
+    let captured = config.outbound.captured.iter();
+    roles.extend(captured.map(|address| (*address, Role::Captured)));
     if let Some((address, hbone)) = hbone {
         roles.push((address, Role::Inbound(hbone)));
     }

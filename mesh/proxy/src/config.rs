@@ -160,6 +160,10 @@ pub(crate) struct OutboundConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) http: Option<SocketAddr>,
     pub(crate) tcp: Vec<OutboundTcp>,
+    /// Where the kernel leads the application's connections, whatever they were going to: one for each family of addresses.
+    /// The original destination is the socket's `SO_ORIGINAL_DST`; a connection without one is refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) captured: Vec<SocketAddr>,
 }
 
 /// One listener whose bytes go to one service.

@@ -42,7 +42,7 @@ use self::resolve::Resolver;
 use self::response::{Home, Limited, Record};
 use self::rules::{Asked, Rule, Rules};
 use self::target::{Host, Target};
-use crate::observe::{Direction, Flow, Observer, Verdict};
+use ringwall_observe::{Direction, Flow, Observer, Verdict};
 
 pub(crate) use config::EgressConfig;
 pub(crate) use passage::Passage;

@@ -1,7 +1,7 @@
 //! Sockets: handed over by a supervisor (LISTEN_FDS), or bound here; and the loops that accept from them.
 //!
-//! Owns: the order of handed-over sockets (inbound…, outbound.http, outbound.tcp…, hbone, admin), so that a new
-//! process can take over from an old one without a refused connection. Must not: read a byte.
+//! Owns: the order of handed-over sockets (inbound…, outbound.http, outbound.tcp…, outbound.captured…, hbone, admin), so
+//! that a new process can take over from an old one without a refused connection. Must not: read a byte.
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
@@ -39,6 +39,15 @@ pub(crate) enum Role {
     OutboundHttp,
     /// The application's opaque bytes for one service.
     OutboundTcp(Arc<outbound::TcpTarget>),
+    /// Whatever the application dialled, led here by the kernel.
+    Captured,
+}
+
+/// What is done with one connection, once it is known where it was going.
+enum Purpose {
+    Inbound(Arc<Inbound>),
+    Http(outbound::Way),
+    Tcp(Arc<outbound::TcpTarget>),
 }
 
 /// All sockets of the data path.
@@ -109,7 +118,7 @@ fn check_address(
     }
     Err(StartError::config(format!(
         "LISTEN_FDS: socket number {index} is bound to {bound}, and the configuration says {declared}\n  fix: hand over \
-         the sockets in the order inbound, outbound.http, outbound.tcp, hbone, service.admin"
+         the sockets in the order inbound, outbound.http, outbound.tcp, outbound.captured, hbone, service.admin"
     )))
 }
 
@@ -169,12 +178,22 @@ fn begin(
         tracing::debug!(%peer, %error, "connection lost at accept");
         return;
     }
+    let purpose = match role.clone() {
+        Role::Inbound(inbound) => Purpose::Inbound(inbound),
+        Role::OutboundHttp => Purpose::Http(outbound::Way::Named),
+        Role::OutboundTcp(target) => Purpose::Tcp(target),
+        Role::Captured => match outbound::captured(worker, &socket, peer) {
+            Some(outbound::Led::Http(way)) => Purpose::Http(way),
+            Some(outbound::Led::Tcp(target)) => Purpose::Tcp(target),
+            None => return,
+        },
+    };
     let limits = &worker.shared.config.limits;
-    let (first, stall) = match role {
-        Role::Inbound(_) => (limits.handshake_timeout, limits.stall_timeout),
-        Role::OutboundHttp => (limits.idle_timeout, limits.stall_timeout),
+    let (first, stall) = match &purpose {
+        Purpose::Inbound(_) => (limits.handshake_timeout, limits.stall_timeout),
+        Purpose::Http(_) => (limits.idle_timeout, limits.stall_timeout),
         // Opaque bytes may be silent for as long as their ends like, unless somebody says otherwise.
-        Role::OutboundTcp(target) => (Duration::MAX, target.idle.unwrap_or(Duration::MAX)),
+        Purpose::Tcp(target) => (Duration::MAX, target.idle.unwrap_or(Duration::MAX)),
     };
     let watch = Arc::new(Watch::new(
         Arc::clone(&worker.clock),
@@ -195,17 +214,17 @@ fn begin(
         peer,
         permit,
     };
-    let task = match role.clone() {
-        Role::Inbound(inbound) => tokio::spawn(async move {
+    let task = match purpose {
+        Purpose::Inbound(inbound) => tokio::spawn(async move {
             let _gone = gone;
             inbound::connection(accepted, inbound, handshake).await;
         }),
-        Role::OutboundHttp => tokio::spawn(async move {
+        Purpose::Http(way) => tokio::spawn(async move {
             let _gone = gone;
             drop(handshake);
-            outbound::http(accepted).await;
+            outbound::http(accepted, way).await;
         }),
-        Role::OutboundTcp(target) => tokio::spawn(async move {
+        Purpose::Tcp(target) => tokio::spawn(async move {
             let _gone = gone;
             drop(handshake);
             outbound::tcp(accepted, target).await;

@@ -13,7 +13,6 @@ mod error;
 mod inbound;
 mod listen;
 mod metrics;
-mod observe;
 mod outbound;
 mod pipeline;
 mod refusal;

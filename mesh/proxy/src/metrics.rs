@@ -44,6 +44,8 @@ pub(crate) struct ProxyMetrics {
     pub(crate) tunnels_opened: Counter,
     pub(crate) tunnels: Gauge,
     malformed: Counter,
+    /// Connections to the capture listener that nobody had captured.
+    pub(crate) strays: Counter,
     refused_connections: Counter,
     expired: Counter,
 }
@@ -140,6 +142,10 @@ impl ProxyMetrics {
             malformed: counter(
                 "mesh_malformed",
                 "Connections ended for bytes that are no request",
+            ),
+            strays: counter(
+                "mesh_stray_connections",
+                "Connections to the capture listener without a destination of their own, or with more than one",
             ),
             refused_connections: counter(
                 "mesh_refused_connections",

@@ -8,6 +8,7 @@
 
 mod admit;
 mod attempts;
+mod captured;
 mod destine;
 mod direct;
 mod enter;
@@ -28,6 +29,7 @@ use foldhash::fast::RandomState;
 use http::{Request, Response};
 use parking_lot::Mutex;
 
+pub(crate) use self::captured::{Led, Way, captured};
 use self::exchange::Exchange;
 pub(crate) use self::metrics::OutboundMetrics;
 pub(crate) use self::tcp::{TcpTarget, tcp};
@@ -62,22 +64,25 @@ impl Local {
 #[derive(Debug)]
 struct Application {
     session: Arc<Session>,
+    way: Way,
 }
 
 impl Handler for Application {
     async fn handle(self: Arc<Self>, request: Request<ProxyBody>) -> Response<ProxyBody> {
-        run(&self.session, request).await
+        run(&self, request).await
     }
 }
 
-/// Serves one plaintext connection of the application: HTTP/1.1, or HTTP/2 with prior knowledge.
-pub(crate) async fn http(accepted: Accepted) {
+/// Serves one plaintext connection of the application: HTTP/1.1, or HTTP/2 with prior knowledge. Its requests go where
+/// the connection was going, if it was captured, else where `Host` says.
+pub(crate) async fn http(accepted: Accepted, way: Way) {
     let (socket, session) = Session::begin(accepted, Direction::Outbound);
     let Ok((spoken, stream)) = serve::detect(socket).await else {
         return;
     };
     let application = Arc::new(Application {
         session: Arc::clone(&session),
+        way,
     });
     match spoken {
         Spoken::Http1 => serve::http1(session, stream, application).await,
@@ -86,9 +91,9 @@ pub(crate) async fn http(accepted: Accepted) {
 }
 
 /// Serves one request. It cannot fail: a refusal is a response too.
-async fn run(session: &Arc<Session>, request: Request<ProxyBody>) -> Response<ProxyBody> {
-    let mut exchange = Box::new(Exchange::open(session, &request));
-    match Box::pin(proxy(&mut exchange, request)).await {
+async fn run(application: &Application, request: Request<ProxyBody>) -> Response<ProxyBody> {
+    let mut exchange = Box::new(Exchange::open(&application.session, &request));
+    match Box::pin(proxy(&mut exchange, request, &application.way)).await {
         Ok(response) => respond::pass(response, exchange),
         Err(refusal) => respond::refuse(&refusal, exchange),
     }
@@ -97,11 +102,12 @@ async fn run(session: &Arc<Session>, request: Request<ProxyBody>) -> Response<Pr
 async fn proxy(
     exchange: &mut Exchange,
     request: Request<ProxyBody>,
+    way: &Way,
 ) -> Result<Response<ProxyBody>, Refusal> {
     let session = Arc::clone(&exchange.session);
     let snapshot = session.worker.shared.state.snapshot.load_full();
-    let admitted = admit::admit(&session, request)?;
-    let destined = destine::destine(&session, &snapshot, admitted, exchange)?;
+    let admitted = admit::admit(&session, request, way)?;
+    let destined = destine::destine(&session, &snapshot, admitted, way, exchange)?;
     let permitted = permit::permit(&session, &snapshot, destined)?;
     let placed = enter::enter(&session, &snapshot, permitted)?;
     let outgoing = prepare::prepare(placed, exchange);

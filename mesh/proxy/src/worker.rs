@@ -26,12 +26,12 @@ use crate::error::ProxyError;
 use crate::inbound;
 use crate::listen::{Listener, accept};
 use crate::metrics::ProxyMetrics;
-use crate::observe::Observer;
 use crate::outbound;
 use crate::pipeline::loopback::LoopbackToken;
 use crate::resilience::Callees;
 use crate::serve::live::Live;
 use crate::tunnel::Tunnels;
+use ringwall_observe::Observer;
 
 /// Between two looks at connections that finish their last request.
 const DRAIN_STEP: Duration = Duration::from_millis(20);

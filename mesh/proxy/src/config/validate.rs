@@ -141,7 +141,9 @@ fn outbound(config: &Config) -> impl Iterator<Item = Keyed> {
         .map(|at| ("outbound.http".to_owned(), at));
     let opaque = config.outbound.tcp.iter().enumerate();
     let opaque = opaque.map(|(index, tcp)| (format!("outbound.tcp[{index}].listen"), tcp.listen));
-    http.into_iter().chain(opaque)
+    let captured = config.outbound.captured.iter().enumerate();
+    let captured = captured.map(|(index, at)| (format!("outbound.captured[{index}]"), *at));
+    http.into_iter().chain(opaque).chain(captured)
 }
 
 /// Every address that this process listens on, once.

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::refusal::Refusal;
 use super::response::Record;
 use super::target::Host;
-use crate::observe::Verdict;
+use ringwall_observe::Verdict;
 
 /// Longest ClientHello: one with post-quantum keys has about 2 KiB.
 const MAX_HELLO: usize = 16 * 1024;

@@ -12,7 +12,7 @@ use ringwall_proto::problems;
 
 use super::address::Class;
 use super::target::TargetFault;
-use crate::observe::Verdict;
+use ringwall_observe::Verdict;
 
 /// Why a request or a tunnel did not go out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

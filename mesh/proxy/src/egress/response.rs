@@ -21,7 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::pool::{Key, Pool};
-use crate::observe::{Flow, Observer, Verdict};
+use ringwall_observe::{Flow, Observer, Verdict};
 
 /// Takes out what ends here. `Alt-Svc` would send workloads past this gateway (RFC 7838).
 pub(crate) fn strip(headers: &mut HeaderMap) {

@@ -9,6 +9,7 @@ use http::{Method, Request, Version, header};
 use hyper::upgrade::OnUpgrade;
 use ringwall_data_path::fields;
 
+use super::captured::Way;
 use crate::body::ProxyBody;
 use crate::pipeline::admit::is_grpc;
 use crate::refusal::Refusal;
@@ -58,9 +59,15 @@ pub(super) enum Switch {
     Stream,
 }
 
-pub(super) fn admit(session: &Session, request: Request<ProxyBody>) -> Result<Admitted, Refusal> {
+pub(super) fn admit(
+    session: &Session,
+    request: Request<ProxyBody>,
+    way: &Way,
+) -> Result<Admitted, Refusal> {
     let (mut parts, body) = request.into_parts();
+    // Whose connection was captured is known: the kernel has led it here from the application's control group.
     let loopback = session.worker.shared.loopback.as_ref();
+    let loopback = loopback.filter(|_| matches!(way, Way::Named));
     if loopback.is_some_and(|token| !token.is_shown_in(&parts.headers)) {
         return Err(Refusal::Loopback);
     }
@@ -68,6 +75,13 @@ pub(super) fn admit(session: &Session, request: Request<ProxyBody>) -> Result<Ad
     fields::check_framing(&parts.headers, parts.version).map_err(Refusal::Malformed)?;
     let target = target(&parts)?;
     let purpose = purpose(&mut parts)?;
+    if matches!(
+        (way, &purpose),
+        (Way::Bound(_) | Way::Outside, Purpose::Tunnel(_))
+    ) {
+        // Its destination is known already, and is not the proxy.
+        return Err(Refusal::Malformed("connect-when-captured"));
+    }
     Ok(Admitted {
         parts,
         body,

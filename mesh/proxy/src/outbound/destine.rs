@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::admit::{Admitted, Purpose, Target};
+use super::captured::{Bound, Way};
 use super::exchange::Exchange;
 use super::tcp::TcpTarget;
 use crate::access_log::FlowKind;
@@ -29,6 +30,7 @@ pub(super) fn destine(
     session: &Session,
     snapshot: &Snapshot,
     admitted: Admitted,
+    way: &Way,
     exchange: &mut Exchange,
 ) -> Result<Destined, Refusal> {
     known(snapshot)?;
@@ -38,9 +40,11 @@ pub(super) fn destine(
         Purpose::WebSocket(_) => FlowKind::WebSocket,
         Purpose::Tunnel(_) => FlowKind::Tcp,
     };
-    let (service, port) = match snapshot.services.get(admitted.target.host()) {
-        Some(service) => (service, port_of(service, admitted.target.port, opaque)?),
-        None => outside(session, snapshot, &admitted.target)?,
+    let named = snapshot.services.get(admitted.target.host());
+    let (service, port) = match (way, named) {
+        (Way::Bound(bound), _) => of_connection(session, snapshot, bound)?,
+        (Way::Named, Some(service)) => (service, port_of(service, admitted.target.port, opaque)?),
+        (Way::Named, None) | (Way::Outside, _) => outside(session, snapshot, &admitted.target)?,
     };
     exchange.goes_to(service, port.number);
     Ok(Destined {
@@ -48,6 +52,19 @@ pub(super) fn destine(
         port,
         admitted,
     })
+}
+
+/// The destination of a captured connection: what `Host` says is between the application and the service.
+fn of_connection<'a>(
+    session: &Session,
+    snapshot: &'a Snapshot,
+    bound: &Bound,
+) -> Result<(&'a Arc<Service>, Port), Refusal> {
+    let service = snapshot
+        .services
+        .get(&bound.service)
+        .ok_or_else(|| unknown(session, &bound.service))?;
+    Ok((service, port_of(service, Some(bound.port), false)?))
 }
 
 /// The destination of a listener for opaque bytes.

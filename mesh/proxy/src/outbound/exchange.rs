@@ -16,7 +16,6 @@ use super::switch::Joint;
 use crate::access_log::{Direction, Flow, FlowKind};
 use crate::body::{ProxyBody, Record};
 use crate::metrics::EdgeSeries;
-use crate::observe::{Seen, Tapped};
 use crate::pipeline::admit::is_grpc;
 use crate::refusal::Refusal;
 use crate::resilience::{Attempt, Entered};
@@ -24,6 +23,7 @@ use crate::serve::live::Bond;
 use crate::serve::{InFlight, Session};
 use crate::snapshot::Service;
 use crate::tunnel::Moved;
+use ringwall_observe::{Seen, Tapped};
 
 const GRPC_STATUS: &str = "grpc-status";
 /// Longer ones are no status of gRPC.

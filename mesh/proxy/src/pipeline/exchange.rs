@@ -17,9 +17,9 @@ use crate::body::{ProxyBody, Record};
 use crate::inbound::apps::Lease;
 use crate::inbound::caller::Caller;
 use crate::inbound::{AppPort, Verdict};
-use crate::observe::{Seen, Tapped};
 use crate::refusal::Refusal;
 use crate::serve::InFlight;
+use ringwall_observe::{Seen, Tapped};
 
 const GRPC_STATUS: &str = "grpc-status";
 /// Longer ones are no status of gRPC.

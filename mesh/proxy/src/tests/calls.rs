@@ -85,6 +85,7 @@ outbound:
     - {{ listen: "127.0.0.1:0", service: orders }}
     - {{ listen: "127.0.0.1:0", service: database }}
     - {{ listen: "127.0.0.1:0", service: payments }}
+  captured: ["127.0.0.1:0", "[::1]:0"]
 loopback_token: loopback-token
 access_log: {{ file: {} }}
 "#,
@@ -165,6 +166,11 @@ access_log: {{ file: {} }}
     /// The listener for opaque bytes number `index`, in the order of the configuration.
     pub(super) fn tcp(&self, index: usize) -> SocketAddr {
         self.running.addresses[1 + index]
+    }
+
+    /// The listeners to which the kernel leads, for each family of addresses.
+    pub(super) fn captured(&self) -> &[SocketAddr] {
+        &self.running.addresses[4..6]
     }
 
     pub(super) async fn connect(&self) -> TcpStream {

@@ -1,5 +1,8 @@
 //! What does not leave, and what does not arrive.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
 use super::super::peers::seen;
 use super::super::world::{ADMIN, TOKEN, bundle, id};
 use super::Pair;
@@ -42,6 +45,23 @@ async fn r60_attack_only_the_workload_itself_is_served_on_loopback() {
     );
     let log = std::fs::read_to_string(&pair.log).unwrap();
     assert!(!log.contains(TOKEN));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_the_capture_listener_serves_nobody_whom_the_kernel_has_not_led_there() {
+    let pair = Pair::start().await;
+    for listener in pair.captured() {
+        let mut socket = TcpStream::connect(listener).await.unwrap();
+        let request = format!(
+            "GET /v1/orders HTTP/1.1\r\nHost: orders\r\nX-Ringwall-Loopback: {TOKEN}\r\n\r\n"
+        );
+        let _sent = socket.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _closed = socket.read_to_end(&mut answer).await;
+        assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(pair.world.app.seen(), 0);
+    assert_eq!(pair.running.shared.metrics.strays.get(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
