@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::error::CliError;
 use crate::output::say;
 use crate::state::StateDir;
 
@@ -73,13 +74,13 @@ impl Slice {
             .find(|slice| slice.works(launcher))
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The group of a workload's process, made if it is not there.
     pub(crate) fn group(&self, workload: &str, side: Side) -> Option<PathBuf> {
-        let side = match side {
-            Side::App => "app",
-            Side::Proxy => "proxy",
-        };
-        let path = self.path.join(format!("ringwall-{side}-{workload}.slice"));
+        let path = group_below(&self.path, workload, side);
         match fs::create_dir(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
                 say(&format!("warning: making {}: {error}", path.display()));
@@ -120,6 +121,37 @@ impl Drop for Slice {
         }
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// Does `work` with ourselves in `group`: the sockets that it makes are that group's for good, whoever has them later.
+pub(crate) fn within<T>(group: &Path, work: impl FnOnce() -> T) -> Result<T, CliError> {
+    let mount = MOUNTS
+        .iter()
+        .map(Path::new)
+        .filter(|mount| is_version_2(mount));
+    let mount = mount
+        .max_by_key(|mount| group.starts_with(mount))
+        .unwrap_or(Path::new("/sys/fs/cgroup"));
+    let home = own_group().map_or_else(|| mount.to_path_buf(), |own| mount.join(own));
+    join(group)?;
+    let done = work();
+    join(&home)?;
+    Ok(done)
+}
+
+/// Moves this process into a group.
+pub(crate) fn join(group: &Path) -> Result<(), CliError> {
+    let procs = group.join("cgroup.procs");
+    fs::write(&procs, "0").map_err(|error| CliError::io("joining", &procs, error))
+}
+
+/// Where the group of a workload's process stands.
+pub(crate) fn group_below(slice: &Path, workload: &str, side: Side) -> PathBuf {
+    let side = match side {
+        Side::App => "app",
+        Side::Proxy => "proxy",
+    };
+    slice.join(format!("ringwall-{side}-{workload}.slice"))
 }
 
 /// Same state directory, same slice; another one, another slice.

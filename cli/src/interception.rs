@@ -19,6 +19,9 @@ const OBJECTS: [&str; 2] = ["ringwall.bpf.o", "../ebpf/ringwall.bpf.o"];
 /// Where the kernel keeps what must outlive the agent.
 const BPF_FS: &str = "/sys/fs/bpf";
 
+/// What is said of a platform in containers.
+pub(crate) const IN_CONTAINERS: &str = "userspace: in containers the agent loads no programs";
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Wish {

@@ -20,6 +20,7 @@ use time::OffsetDateTime;
 use crate::composition::{Composition, Profile};
 use crate::error::CliError;
 use crate::files;
+use crate::interception::Interception;
 use crate::output::say;
 use crate::render::Rendering;
 use crate::site::Site;
@@ -42,6 +43,8 @@ pub(crate) struct Choices {
     pub(crate) external: ExternalRoot,
     /// Whether the agent is to hear the supervisor's word about processes.
     pub(crate) spawned: bool,
+    /// Where the kernel leads components' calls to their proxies.
+    pub(crate) kernel: Option<Interception>,
 }
 
 /// Makes sure of everything that the components read.
@@ -70,6 +73,7 @@ pub(crate) fn run(
     let rendering = Rendering {
         database_user,
         spawned: choices.spawned,
+        kernel: choices.kernel.as_ref(),
         ..Rendering::new(composition, site, profile)
     };
     write_configs(&rendering)?;

@@ -44,6 +44,9 @@ pub(crate) struct Record {
     /// by control group.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) attestation: Option<Tier>,
+    /// Who leads components' calls to their proxies, and why; none without a mesh.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) interception: Option<String>,
     pub(crate) components: Vec<ComponentRecord>,
 }
 
@@ -169,6 +172,7 @@ impl Record {
             state_dir: state.root().to_path_buf(),
             ca_bundle: state.ca_bundle(),
             attestation: None,
+            interception: None,
             components: components.collect(),
         })
     }

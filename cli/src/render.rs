@@ -7,6 +7,7 @@ mod agent;
 mod control_plane;
 mod proxy;
 
+pub(crate) use proxy::captured;
 use serde_json::{Map, Value, json};
 
 use crate::composition::{
@@ -14,6 +15,7 @@ use crate::composition::{
     proxy_name,
 };
 use crate::error::CliError;
+use crate::interception::Interception;
 use crate::site::Site;
 
 /// What all configurations are rendered from.
@@ -25,6 +27,8 @@ pub(crate) struct Rendering<'a> {
     pub(crate) database_user: Option<crate::files::Owner>,
     /// Whether the agent is to hear the supervisor's word about processes.
     pub(crate) spawned: bool,
+    /// Where the kernel leads components' calls to their proxies.
+    pub(crate) kernel: Option<&'a Interception>,
 }
 
 /// One file: whose it is, which binary reads it, its YAML text.
@@ -47,6 +51,7 @@ impl<'a> Rendering<'a> {
             profile,
             database_user: None,
             spawned: false,
+            kernel: None,
         }
     }
 
@@ -98,6 +103,7 @@ impl<'a> Rendering<'a> {
             site: self.site,
             profile: self.profile,
             component,
+            captured: self.is_captured(component),
         };
         for (key, value) in &component.config {
             let value = variables.fill(value).map_err(|why| CliError::Composition {
@@ -166,6 +172,7 @@ impl<'a> Rendering<'a> {
     /// `service:` of a component behind a proxy: plaintext on loopback, everybody by way of the proxy.
     fn behind(&self, component: &Component, sidecar: &Sidecar) -> Value {
         let outbound = loopback(sidecar.outbound.value);
+        let captured = self.is_captured(component);
         let mut service = self.service(component);
         let Some(fields) = service.as_object_mut() else {
             return service;
@@ -173,6 +180,11 @@ impl<'a> Rendering<'a> {
         fields.remove("identity");
         fields.insert("listen".into(), json!(loopback(sidecar.app.value)));
         fields.insert("admin".into(), json!(loopback(sidecar.app_admin.value)));
+        if captured {
+            // It dials services where they are, and knows of no proxy.
+            fields.insert("sidecar".into(), json!({}));
+            return service;
+        }
         fields.insert("sidecar".into(), json!({ "outbound": outbound }));
         let upstreams = fields.get_mut("upstreams").and_then(Value::as_object_mut);
         for upstream in upstreams.into_iter().flat_map(|map| map.values_mut()) {
@@ -181,6 +193,12 @@ impl<'a> Rendering<'a> {
             }
         }
         service
+    }
+
+    /// Whether the kernel leads this component's calls to its proxy.
+    fn is_captured(&self, component: &Component) -> bool {
+        let sidecar = self.composition.sidecar(component);
+        self.kernel.is_some() && sidecar.is_some_and(|sidecar| sidecar.captured.is_some())
     }
 
     fn secrets(&self, name: &str) -> Value {

@@ -30,6 +30,7 @@ use tokio::sync::mpsc;
 use crate::cgroups::Slice;
 use crate::composition::Composition;
 use crate::error::CliError;
+use crate::interception::{Interception, Pins};
 use crate::output::say;
 use crate::postgres::Server;
 use crate::probe::Prober;
@@ -87,6 +88,8 @@ pub(crate) struct Parts {
     pub(crate) prober: Prober,
     pub(crate) record: Record,
     pub(crate) restarts: bool,
+    /// Where the kernel leads components' calls to their proxies.
+    pub(crate) kernel: Option<Interception>,
 }
 
 /// The running platform.
@@ -106,7 +109,8 @@ pub(crate) struct Supervisor {
     upgrades: Upgrades,
     /// Where the agent is told of processes, because no control group tells.
     words: Option<Words>,
-    /// Removed after every process has ended.
+    /// Removed after every process has ended, in this order.
+    _pins: Option<Pins>,
     _slice: Option<Slice>,
 }
 
@@ -114,6 +118,8 @@ impl Supervisor {
     /// Prepares; starts nothing yet. Certificates must have been issued just now.
     pub(crate) fn new(parts: Parts) -> Result<Self, CliError> {
         let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
+        // Before sockets are bound in groups that a platform before us may have closed.
+        let pins = parts.kernel.as_ref().map(Pins::of);
         let units = units::all(&parts)?;
         let told = parts
             .site
@@ -125,6 +131,7 @@ impl Supervisor {
             .collect();
         Ok(Self {
             words: told.map(Words::new),
+            _pins: pins,
             _slice: parts.slice,
             upgrades: Upgrades::default(),
             units,

@@ -17,8 +17,10 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::commands::Purpose;
 use crate::config::Config;
 use crate::process::print;
+use crate::setup;
 use report::Report;
 
 /// Arguments of `cargo xtask bench`.
@@ -66,6 +68,7 @@ pub(crate) fn run(config: &Config, args: &BenchArgs) -> Result<ExitCode> {
             known.join(", ")
         );
     };
+    setup::run(config, Purpose::Bench)?;
     let report = measure(config, args.rounds)?;
     match args.output {
         Output::Table => print(&report.table())?,

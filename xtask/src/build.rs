@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use crate::config::Config;
+use crate::ebpf;
 use crate::layers::metadata::Metadata;
 use crate::process::{human, run, say};
 
@@ -100,6 +101,10 @@ pub(crate) fn up(config: &Config, arguments: &[String]) -> Result<ExitCode> {
     say("building the platform (release); the first build takes some minutes");
     run(&mut deployables(config, Profile::Release)?)?;
     say(&format!("built in {}", human(started.elapsed())));
+    // Without them the platform runs all the same, and says in which tier.
+    if let Err(error) = ebpf::build(config) {
+        say(&format!("the kernel takes no part: {error:#}"));
+    }
     let mut arguments = arguments.to_vec();
     if !arguments
         .iter()

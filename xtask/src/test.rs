@@ -93,6 +93,7 @@ fn containers(config: &Config, plan: &mut Plan) {
 /// Builds, then runs the end-to-end suite or a part of it, with its output shown.
 pub(crate) fn e2e(config: &Config, args: &E2eArgs) -> Result<ExitCode> {
     setup::run(config, Purpose::Test)?;
+    ebpf::build(config)?;
     crate::process::run(&mut build::workspace(config))?;
     let command = e2e_command(config, args.stack, args.scenario.as_deref());
     let success = match args.stack {

@@ -15,6 +15,8 @@ use std::process::{Command, ExitCode};
 use clap::Args;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 
+use crate::cgroups;
+use crate::confine::confine;
 use crate::error::CliError;
 
 /// Sockets that one process may take over.
@@ -25,6 +27,9 @@ pub(super) struct LaunchArgs {
     /// Control group to join
     #[arg(long, value_name = "DIRECTORY")]
     cgroup: Option<PathBuf>,
+    /// Give up what leads around the kernel's hooks of that group (docs/ebpf.md)
+    #[arg(long, requires = "cgroup")]
+    confine: bool,
     /// Listening sockets to take over from standard input
     #[arg(long, value_name = "N", default_value_t = 0)]
     sockets: usize,
@@ -40,8 +45,10 @@ pub(super) fn run(args: &LaunchArgs) -> Result<ExitCode, CliError> {
         count => Some(receive(count)?),
     };
     if let Some(group) = &args.cgroup {
-        let procs = group.join("cgroup.procs");
-        std::fs::write(&procs, "0").map_err(|error| CliError::io("joining", &procs, error))?;
+        cgroups::join(group)?;
+    }
+    if args.confine {
+        confine()?;
     }
     let (program, rest) = args
         .command

@@ -70,6 +70,8 @@ enum Verdict {
     /// Allowed, and a policy in dry run would have denied it
     DryRunDenied,
     Error,
+    /// Refused by the kernel, before a proxy saw it
+    Dropped,
 }
 
 impl Verdict {
@@ -79,6 +81,7 @@ impl Verdict {
             Self::Denied => "denied",
             Self::DryRunDenied => "dry-run-denied",
             Self::Error => "error",
+            Self::Dropped => "dropped",
         }
     }
 }

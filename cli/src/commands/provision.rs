@@ -13,6 +13,7 @@ use crate::composition::{Composition, Profile, policy};
 use crate::config::{self, Source};
 use crate::error::CliError;
 use crate::files;
+use crate::interception;
 use crate::output::say;
 use crate::probe::Prober;
 use crate::provision::Choices;
@@ -152,7 +153,9 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     let prober = Prober::load(state, &composition.trust_domain.value)?;
     let begin = (Phase::Up, Condition::Unwatched);
     let public = site.public_dial(&composition);
-    let record = Record::new(&composition, &site, args.profile, public, begin)?;
+    let mut record = Record::new(&composition, &site, args.profile, public, begin)?;
+    let meshed = composition.mesh.as_ref();
+    record.interception = meshed.map(|_| interception::IN_CONTAINERS.to_owned());
     record.write(state)?;
     welcome(&record, &composition);
     Ok(Delivered {

@@ -12,6 +12,7 @@ use crate::cgroups::{Slice, Tier};
 use crate::composition::{Component, Composition, Profile, policy};
 use crate::config::Source;
 use crate::error::CliError;
+use crate::interception::{self, Wish};
 use crate::output::{self, Format, say};
 use crate::postgres::Server;
 use crate::probe::Prober;
@@ -40,6 +41,12 @@ pub(super) struct UpArgs {
     /// Leave a component that dies as it is (for fault scenarios)
     #[arg(long)]
     pub(super) no_restart: bool,
+    /// Who leads components' calls to their proxies
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) interception: Wish,
+    /// The kernel's programs; without it, `ringwall.bpf.o` beside the binaries
+    #[arg(long, value_name = "FILE")]
+    pub(super) ebpf_object: Option<PathBuf>,
     /// Set by `--detach` for the process in the background
     #[arg(long, hide = true)]
     pub(super) detached: bool,
@@ -91,10 +98,14 @@ fn prepare(
         Some(_) => Slice::make(&state, &launcher),
         None => None,
     };
+    let object = args.ebpf_object.as_deref();
+    let interception =
+        interception::choose(args.interception, &state, slice.as_ref(), &binaries, object)?;
     let choices = Choices {
         database_user,
         external: args.external.clone(),
         spawned: slice.is_none(),
+        kernel: interception.kernel.clone(),
     };
     let provisioned = provision::run(&composition, &site, profile, &choices)?;
     check::configs(&composition, &source.name, &state, &binaries)?;
@@ -110,6 +121,7 @@ fn prepare(
     let mut record = first_record(&composition, &site, profile)?;
     let tier = slice.as_ref().map_or(Tier::Spawned, |_| Tier::Cgroup);
     record.attestation = composition.mesh.as_ref().map(|_| tier);
+    record.interception = composition.mesh.as_ref().map(|_| interception.to_string());
     let restarts = !args.no_restart;
     Ok(Parts {
         composition,
@@ -122,6 +134,7 @@ fn prepare(
         prober,
         record,
         restarts,
+        kernel: interception.kernel,
     })
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Variables<'a> {
     pub(crate) site: &'a Site,
     pub(crate) profile: Profile,
     pub(crate) component: &'a Component,
+    /// The kernel leads its calls to its proxy: addresses are those of the services themselves.
+    pub(crate) captured: bool,
 }
 
 impl Variables<'_> {
@@ -71,7 +73,7 @@ impl Variables<'_> {
             Some(("address", other)) => {
                 let edges = composition.sidecar(self.component).into_iter();
                 let mut edges = edges.flat_map(|sidecar| &sidecar.tcp);
-                if let Some(edge) = edges.find(|edge| edge.to.value == other) {
+                if let Some(edge) = edges.find(|edge| edge.to.value == other && !self.captured) {
                     return Ok(crate::render::tcp_address(edge).into());
                 }
                 composition

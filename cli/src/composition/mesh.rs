@@ -97,6 +97,12 @@ pub(crate) struct Sidecar {
     pub(crate) outbound: Spanned<u16>,
     /// Where the proxy answers for itself.
     pub(crate) admin: Spanned<u16>,
+    /// Where the kernel leads the component's calls, on machines where it can.
+    #[serde(default)]
+    pub(crate) captured: Option<Spanned<u16>>,
+    /// Whether the component dials the platform's public listener, as anybody outside may.
+    #[serde(default)]
+    pub(crate) dials_public: bool,
     /// Share of the component's calls that come here where it is served in several places, 0 to 10000; 0: none. Default 100.
     #[serde(default)]
     pub(crate) weight: Option<Spanned<u32>>,
@@ -273,6 +279,8 @@ pub(super) fn ports(sidecar: &Sidecar) -> Vec<(&Spanned<u16>, &'static str)> {
     ];
     let tcp = sidecar.tcp.iter();
     ports.extend(tcp.map(|edge| (&edge.port, "TCP listener of the proxy")));
+    let captured = sidecar.captured.iter();
+    ports.extend(captured.map(|port| (port, "capture listener of the proxy")));
     ports
 }
 
@@ -285,5 +293,6 @@ pub(super) fn ports_mut(sidecar: &mut Sidecar) -> Vec<&mut Spanned<u16>> {
         &mut sidecar.admin,
     ];
     ports.extend(sidecar.tcp.iter_mut().map(|edge| &mut edge.port));
+    ports.extend(sidecar.captured.as_mut());
     ports
 }

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::Rendering;
-use crate::composition::{Component, MONITOR, OPERATOR};
+use crate::cgroups::Side;
+use crate::composition::{Component, MONITOR, OPERATOR, Role};
+use crate::interception::Interception;
 
 impl Rendering<'_> {
     pub(super) fn agent(&self, component: &Component) -> Map<String, Value> {
@@ -49,6 +51,9 @@ impl Rendering<'_> {
             let spawned = json!({ "spawned": { "socket": socket } });
             document.insert("attestation".into(), spawned);
         }
+        if let Some(kernel) = self.kernel {
+            document.insert("kernel".into(), self.enforcement(kernel));
+        }
         if site.has_own_network() {
             // A container does not see the host's cgroups. The engine alone makes those of containers, and its
             // volume is what nobody else reaches the socket through.
@@ -56,6 +61,57 @@ impl Rendering<'_> {
             document.insert("attestation".into(), engine_s);
         }
         document
+    }
+
+    /// Which control groups the kernel binds to which proxies.
+    fn enforcement(&self, kernel: &Interception) -> Value {
+        let group = |component: &Component, side| {
+            crate::cgroups::group_below(&kernel.slice, &component.name.value, side)
+        };
+        let sidecars = self.composition.sidecars();
+        let captured = sidecars.filter(|(_, sidecar)| sidecar.captured.is_some());
+        let workloads = captured.map(|(component, sidecar)| {
+            let mut direct = vec![super::loopback(sidecar.outbound.value)];
+            direct.extend(
+                sidecar
+                    .tcp
+                    .iter()
+                    .map(|edge| super::loopback(edge.port.value)),
+            );
+            if sidecar.dials_public {
+                let public = self.site.public_listen(self.composition).into_iter();
+                direct.extend(public.map(|address| address.to_string()));
+            }
+            json!({
+                "workload": component.name.value,
+                "app": group(component, Side::App),
+                "proxy": group(component, Side::Proxy),
+                "capture": super::captured(sidecar, Some(kernel)),
+                "direct": direct,
+                "ports": [sidecar.app.value, sidecar.app_admin.value],
+            })
+        });
+        let own = |component: &&Component| {
+            let role = self.composition.role(component);
+            matches!(role, Some(Role::Ingress | Role::Egress))
+        };
+        let uncaptured = self
+            .composition
+            .components
+            .iter()
+            .filter(own)
+            .map(|component| {
+                let side = match self.composition.role(component) {
+                    Some(Role::Egress) => Side::Proxy,
+                    _ => Side::App,
+                };
+                json!({ "workload": component.name.value, "group": group(component, side) })
+            });
+        json!({
+            "object": kernel.object, "slice": kernel.slice, "pins": kernel.pins,
+            "workloads": workloads.collect::<Vec<_>>(),
+            "uncaptured": uncaptured.collect::<Vec<_>>(),
+        })
     }
 
     /// Certificates for those that read files.

@@ -1,12 +1,26 @@
 //! Configuration of service proxies and of the egress gateway.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
 use serde_json::{Map, Value, json};
 
 use super::{Rendering, loopback, upstream};
 use crate::composition::{Component, MONITOR, OPERATOR, Sidecar, proxy_name};
+use crate::interception::Interception;
 
 /// Where proxies accept tunnels in containers, as Istio's do.
 const HBONE: u16 = 15008;
+
+/// Where the kernel leads a component's connections, one address for each family that this machine has.
+pub(crate) fn captured(sidecar: &Sidecar, kernel: Option<&Interception>) -> Vec<SocketAddr> {
+    let Some(port) = sidecar.captured.as_ref().filter(|_| kernel.is_some()) else {
+        return Vec::new();
+    };
+    let families: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let own = |ip: &IpAddr| ip.is_ipv4() || UdpSocket::bind((*ip, 0)).is_ok();
+    let families = families.into_iter().filter(own);
+    families.map(|ip| (ip, port.value).into()).collect()
+}
 
 impl Rendering<'_> {
     /// The proxy before a component.
@@ -37,7 +51,9 @@ impl Rendering<'_> {
         if let Some(weight) = &sidecar.weight {
             document.insert("weight".into(), json!(weight.value));
         }
-        let outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp });
+        let captured = captured(sidecar, self.kernel);
+        let outbound =
+            json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp, "captured": captured });
         document.insert("outbound".into(), outbound);
         document.insert("loopback_token".into(), json!("loopback-token"));
         self.add_telemetry(&mut document, component);

@@ -56,6 +56,8 @@ pub(super) struct Binary {
     pub(super) sockets: Sockets,
     /// Its control group, where there are any.
     pub(super) group: Option<PathBuf>,
+    /// Whether it gives up what leads around the kernel's hooks.
+    pub(super) confined: bool,
     /// The workload that it gets an identity for from the agent.
     pub(super) attested: Option<String>,
     /// Ourselves, who become the program.
@@ -152,6 +154,9 @@ impl Unit {
                 command.arg("launch");
                 if let Some(group) = &binary.group {
                     command.arg("--cgroup").arg(group);
+                }
+                if binary.confined {
+                    command.arg("--confine");
                 }
                 command
                     .arg("--sockets")

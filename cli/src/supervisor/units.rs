@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use super::Parts;
 use super::sockets::Sockets;
 use super::unit::{Binary, Kind, Unit};
-use crate::cgroups::Side;
+use crate::cgroups::{self, Side};
 use crate::composition::{Component, PROXY_BINARY, Role, Sidecar, proxy_name};
 use crate::error::CliError;
+use crate::render::captured;
 
 /// All of them; sockets are bound on the way.
 pub(super) fn all(parts: &Parts) -> Result<Vec<Unit>, CliError> {
@@ -58,6 +59,7 @@ fn of_component(parts: &Parts, component: &Component) -> Result<Option<Unit>, Cl
                 identity,
                 sockets,
                 group: group(parts, &name, side).filter(|_| workload),
+                confined: is_captured(parts, role),
                 attested,
                 launcher: parts.launcher.clone(),
             }))
@@ -119,16 +121,18 @@ fn proxy(parts: &Parts, component: &Component, sidecar: &Sidecar) -> Result<Unit
     let site = &parts.site;
     let (name, workload) = (proxy_name(component), &component.name.value);
     let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-    // The order is that of the proxy's configuration (LISTEN_FDS): inbound, outbound, admin.
+    // The order is that of the proxy's configuration (LISTEN_FDS): inbound, outbound, captured, admin.
     let mut addresses: Vec<SocketAddr> = site.listen(component).into_iter().collect();
     addresses.extend(site.admin_listen(component));
     addresses.push(local(sidecar.outbound.value));
     addresses.extend(sidecar.tcp.iter().map(|edge| local(edge.port.value)));
+    addresses.extend(captured(sidecar, parts.kernel.as_ref()));
     addresses.push(local(sidecar.admin.value));
     let needs = parts.composition.mesh.iter().flat_map(|mesh| {
         let (plane, agent) = (&mesh.control_plane.component, &mesh.agent);
         [plane.value.clone(), agent.value.clone()]
     });
+    let group = group(parts, workload, Side::Proxy);
     Ok(Unit {
         log: site.state().log(&name),
         needs: needs.collect(),
@@ -138,13 +142,24 @@ fn proxy(parts: &Parts, component: &Component, sidecar: &Sidecar) -> Result<Unit
             folder: site.data(&name),
             admin: local(sidecar.admin.value).into(),
             identity: workload.clone(),
-            sockets: Sockets::bind(&name, &addresses)?,
-            group: group(parts, workload, Side::Proxy),
+            sockets: match &group {
+                // The kernel tells by the listening socket's group whose connections it brings.
+                Some(group) => cgroups::within(group, || Sockets::bind(&name, &addresses))??,
+                None => Sockets::bind(&name, &addresses)?,
+            },
+            group,
+            confined: false,
             attested: Some(workload.clone()),
             launcher: parts.launcher.clone(),
         })),
         name,
     })
+}
+
+/// Whether the kernel leads the component's connections, and refuses all others.
+fn is_captured(parts: &Parts, role: Option<Role<'_>>) -> bool {
+    parts.kernel.is_some()
+        && matches!(role, Some(Role::Workload(sidecar)) if sidecar.captured.is_some())
 }
 
 fn group(parts: &Parts, workload: &str, side: Side) -> Option<PathBuf> {

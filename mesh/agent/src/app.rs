@@ -68,8 +68,11 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
             Arc::clone(&own).keep(Arc::clone(&renewals), plane.clone()),
         )
         .background("own roots", follow_roots(Arc::clone(&own), trust.clone()))
-        .background("trust", follower.run(plane))
+        .background("trust", follower.run(plane.clone()))
         .background("workloads", workloads.run());
+    if let Some(kernel) = &config.kernel {
+        app = crate::kernel::start(app, kernel, &shell, plane.clone(), &state)?;
+    }
     if let Some(control) = control {
         app = app.background("supervisor", control.run());
     }

@@ -3,6 +3,8 @@
 //! Owns: the keys and their checks. Must not: hold a secret; the join token is one.
 //! Read next: `attest.rs` for what `attestation` means, `deliver.rs` for `deliver`.
 
+pub(crate) mod kernel;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,8 @@ use ringwall_http_io::Address;
 use ringwall_service::{ComponentConfig, ConfigError, IdentityFrom, ServiceConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use self::kernel::KernelConfig;
 
 /// The upstream under which the control plane is declared, and what the names of further replicas begin with.
 pub(crate) const CONTROL_PLANE: &str = "control-plane";
@@ -35,6 +39,9 @@ pub(crate) struct Config {
     /// Certificates that are written to files.
     #[serde(default)]
     pub(crate) deliver: Vec<Delivery>,
+    /// Interception and enforcement by the kernel; absent: workloads use their proxies' explicit addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kernel: Option<KernelConfig>,
 }
 
 /// How this node joins.
@@ -230,6 +237,9 @@ impl ComponentConfig for Config {
         }
         self.validate_sockets()?;
         self.validate_selectors()?;
+        if let Some(kernel) = &self.kernel {
+            kernel.validate()?;
+        }
         self.deliver.iter().try_for_each(validate_delivery)
     }
 }

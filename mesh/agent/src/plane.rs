@@ -13,7 +13,8 @@ use parking_lot::Mutex;
 use ringwall_mesh_api::v1::identity_client::IdentityClient;
 use ringwall_mesh_api::v1::{
     Certificate, IssueDatabaseClientRequest, IssueJwtSvidRequest, IssueServerRequest,
-    IssueSvidRequest, JwtSvid, RenewAgentRequest, Trust, WatchTrustRequest,
+    IssueSvidRequest, JwtSvid, Reach, RenewAgentRequest, Trust, WatchReachRequest,
+    WatchTrustRequest,
 };
 use ringwall_service::ConfigError;
 use tonic::transport::Channel;
@@ -140,13 +141,21 @@ impl ControlPlane {
 
     /// The stream of trust; it begins with the whole.
     pub(crate) async fn watch_trust(&self) -> Result<Streaming<Trust>, AgentError> {
-        self.ask(open).await
+        self.ask(|mut client| async move { opened(client.watch_trust(WatchTrustRequest {})).await })
+            .await
+    }
+
+    /// The stream of what this node's workloads may connect to; it begins with the whole.
+    pub(crate) async fn watch_reach(&self) -> Result<Streaming<Reach>, AgentError> {
+        self.ask(|mut client| async move { opened(client.watch_reach(WatchReachRequest {})).await })
+            .await
     }
 }
 
-async fn open(mut client: IdentityClient<Channel>) -> Result<Response<Streaming<Trust>>, Status> {
-    // The limit is for the beginning alone: the stream itself lasts.
-    let opening = client.watch_trust(WatchTrustRequest {});
+/// The limit is for the beginning alone: the stream itself lasts.
+async fn opened<T>(
+    opening: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+) -> Result<Response<Streaming<T>>, Status> {
     let opened = tokio::time::timeout(PATIENCE, opening).await;
     opened.unwrap_or_else(|_elapsed| {
         Err(Status::unavailable(format!(

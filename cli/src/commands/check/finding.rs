@@ -21,6 +21,8 @@ pub(super) enum Category {
     ControlPlane,
     /// The agent, and how it recognises workloads.
     Identity,
+    /// Who leads components to their proxies: the kernel, or their own configuration.
+    Interception,
     /// Those that are served now.
     Certificates,
     /// Service proxies by their own word.
@@ -31,13 +33,14 @@ pub(super) enum Category {
 
 impl Category {
     #[cfg(test)]
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Machine,
         Self::Configuration,
         Self::Policy,
         Self::Production,
         Self::ControlPlane,
         Self::Identity,
+        Self::Interception,
         Self::Certificates,
         Self::Proxies,
         Self::DataPlane,
@@ -51,6 +54,7 @@ impl Category {
             Self::Production => "production",
             Self::ControlPlane => "control-plane",
             Self::Identity => "identity",
+            Self::Interception => "interception",
             Self::Certificates => "certificates",
             Self::Proxies => "proxies",
             Self::DataPlane => "data-plane",

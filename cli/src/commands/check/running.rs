@@ -45,6 +45,8 @@ pub(super) fn findings(state: &StateDir) -> Result<Vec<Finding>, CliError> {
         let asked = components.map(|component| of_component(&plane, &prober, component));
         let (control_plane, components) = tokio::join!(control_plane(&plane), join_all(asked));
         let mut findings = vec![own];
+        let tier = plane.record.interception.clone();
+        findings.extend(tier.map(|tier| Finding::good(Category::Interception, "tier", tier)));
         findings.extend(control_plane);
         findings.extend(components.into_iter().flatten());
         Ok(findings)

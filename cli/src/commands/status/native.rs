@@ -33,7 +33,11 @@ pub(super) fn report(record: &Record, state: &StateDir) -> Result<Report, CliErr
         .collect();
     Ok(Report {
         stack: match record.attestation {
-            Some(tier) => format!("native, workloads recognised by {}", tier.as_str()),
+            Some(tier) => {
+                let interception = record.interception.as_deref().unwrap_or("none");
+                let tier = tier.as_str();
+                format!("native, workloads recognised by {tier}, interception {interception}")
+            }
             None => "native".into(),
         },
         url: record.url.clone(),

@@ -26,6 +26,9 @@ pub(in crate::commands) fn welcome(
         .collect();
     let mut text = table(["component", "address", "health", "pid"], &rows);
     let _ = write!(text, "\n\n  {}\n", record.url);
+    if let Some(interception) = &record.interception {
+        let _ = writeln!(text, "\n  interception: {interception}");
+    }
     if record.profile == Profile::Demo {
         let credentials = secrets::credentials(composition, state)?;
         let first = credentials

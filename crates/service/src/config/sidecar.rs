@@ -12,8 +12,10 @@ use super::{ConfigError, IdentityFrom, ServiceConfig};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SidecarConfig {
-    /// Where the proxy takes our calls; it finds a service by its name.
-    pub outbound: SocketAddr,
+    /// Where the proxy takes our calls; it finds a service by its name. Absent: calls go to the upstreams' own addresses,
+    /// and the kernel leads them to the proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outbound: Option<SocketAddr>,
     /// Name of the secret that both hold.
     #[serde(default = "default_loopback_token")]
     pub loopback_token: String,
@@ -40,11 +42,14 @@ impl ServiceConfig {
             };
         };
         let listeners = [
-            ("service.listen", self.listen),
-            ("service.admin", self.admin),
+            ("service.listen", Some(self.listen)),
+            ("service.admin", Some(self.admin)),
             ("service.sidecar.outbound", sidecar.outbound),
         ];
-        let open = listeners.iter().find(|(_, at)| !at.ip().is_loopback());
+        let mut listeners = listeners
+            .into_iter()
+            .filter_map(|(key, at)| Some((key, at?)));
+        let open = listeners.find(|(_, at)| !at.ip().is_loopback());
         open.map_or(Ok(()), |(key, address)| {
             Err(ConfigError::invalid(
                 key,
