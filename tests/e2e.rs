@@ -101,6 +101,7 @@ fn play(scenario: &Scenario, floor: &Floor) -> Result<(), Failed> {
     match scenario.company {
         Company::Others => floor.with_company(on),
         Company::Alone => floor.alone(on),
+        Company::Userspace => Floor::in_userspace(on),
         Company::OwnStack => floor.on_a_fresh_one(scenario.needs, on),
     }
 }

@@ -49,7 +49,7 @@ impl Floor {
             .filter(|scenario| match scenario.company {
                 Company::Others => true,
                 Company::Alone => !apart,
-                Company::OwnStack => false,
+                Company::OwnStack | Company::Userspace => false,
             })
             .flat_map(|scenario| scenario.needs.iter().copied())
             .collect();
@@ -132,6 +132,15 @@ impl Floor {
         play: impl FnOnce(Arc<StackInfo>) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
         let stack = Stack::start(self.kind, needs).map_err(failed)?;
+        let outcome = play(Arc::new(stack.info.clone()));
+        outcome.and(stack.stop().map_err(failed))
+    }
+
+    /// The native platform without the kernel's part, for one scenario.
+    pub(crate) fn in_userspace(
+        play: impl FnOnce(Arc<StackInfo>) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        let stack = Stack::in_userspace().map_err(failed)?;
         let outcome = play(Arc::new(stack.info.clone()));
         outcome.and(stack.stop().map_err(failed))
     }

@@ -12,6 +12,7 @@ mod faults;
 mod floods;
 mod hardening;
 mod isolation;
+mod kernel;
 mod layers;
 mod life;
 mod loopback;
@@ -52,6 +53,8 @@ pub(crate) enum Company {
     Alone,
     /// It leaves the platform unclean: a fresh one is started for it.
     OwnStack,
+    /// It is about what protects where the kernel takes no part: a platform of that kind is started for it.
+    Userspace,
 }
 
 /// Where a scenario can be played.
@@ -244,13 +247,26 @@ fn between_components(list: &mut Vec<Scenario>) {
 
 fn in_the_mesh(list: &mut Vec<Scenario>) {
     // In containers a component and its proxy have a loopback of their own, which no test can reach.
-    scenarios!(list, Others, Native, SHOP, loopback:
-        r25_a_forged_caller_is_stripped,
+    scenarios!(list, Others, Native, SHOP, loopback: r25_a_forged_caller_is_stripped);
+    // Where the kernel takes part, nobody gets as far as to show a secret.
+    scenarios!(list, Userspace, Native, SHOP, loopback:
         r25_loopback_without_the_secret_is_refused,
         r25_the_secret_is_what_loopback_believes,
     );
     // It speaks to a proxy on its loopback.
-    scenarios!(list, Alone, Native, SHOP, loopback: r31_an_edge_to_the_ingress_ends_within_a_second);
+    scenarios!(list, Userspace, Native, SHOP, loopback: r31_an_edge_to_the_ingress_ends_within_a_second);
+    // In containers the agent does not load programs yet.
+    scenarios!(list, Others, Native, SHOP, kernel:
+        attack_a_component_cannot_leave_its_group,
+        attack_nobody_but_its_proxy_reaches_a_component,
+        attack_what_has_no_edge_is_refused_by_the_kernel,
+        r25_the_kernel_leads_a_component_to_its_proxy,
+    );
+    scenarios!(list, Alone, Native, SHOP, kernel:
+        attack_a_killed_agent_opens_nothing,
+        attack_a_killed_proxy_opens_nothing,
+        r31_an_edge_is_out_of_the_kernel_within_a_second,
+    );
     // They change what others rely on, and put it back.
     scenarios!(list, Alone, Both, SHOP, mesh_policy:
         r31_a_bad_policy_is_refused_and_the_last_good_one_serves,

@@ -18,10 +18,12 @@ use e2e::mesh;
 use e2e::stack::probe::{Dial, Dialled, Identity, Outcome, Report, Task};
 use http::Request;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use nix::unistd::Pid;
 use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_tls::{IdentityMaterial, IdentitySource, mesh_client_config};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// A packet that a network drops is answered by nobody: so long is waited for it.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -71,6 +73,11 @@ fn run() -> Result<String> {
             .into_iter()
             .map(|path| (path.clone(), write(&path)))
             .collect(),
+        sockets: task
+            .sockets
+            .into_iter()
+            .map(|name| (name.clone(), make(&name)))
+            .collect(),
     };
     Ok(serde_json::to_string(&report)?)
 }
@@ -93,6 +100,10 @@ async fn dial(dial: &Dial, identity: Option<&Arc<IdentitySource>>) -> Dialled {
         Ok(Err(error)) => Some(error.to_string()),
         Err(_) => Some("no answer".to_owned()),
     };
+    if let (Some(path), None) = (&dial.get, &refused) {
+        let answer = Some(plain(dial.to, path).await);
+        return Dialled { refused, answer };
+    }
     let answer = match (&dial.peer, identity) {
         (Some(peer), Some(identity)) if refused.is_none() => {
             Some(request(dial, peer, identity).await)
@@ -114,6 +125,44 @@ async fn request(dial: &Dial, peer: &str, identity: &Arc<IdentitySource>) -> Out
         Ok(Err(error)) => Err(format!("{error:#}")),
         Err(_) => Err("no answer".to_owned()),
     }
+}
+
+/// The status line of an answer in plaintext.
+async fn plain(to: std::net::SocketAddr, path: &str) -> Outcome {
+    let asked = async {
+        let mut socket = tokio::net::TcpStream::connect(to).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        std::io::Result::Ok(answer.lines().next().unwrap_or_default().to_owned())
+    };
+    match tokio::time::timeout(ANSWER, asked).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err("no answer".to_owned()),
+    }
+}
+
+/// Ways that are no connection of TCP.
+fn make(name: &str) -> Outcome {
+    let (family, kind, protocol) = match name {
+        "tcp" => (AddressFamily::Inet, SockType::Stream, None),
+        "udp" => (AddressFamily::Inet, SockType::Datagram, None),
+        "packet" => (AddressFamily::Packet, SockType::Raw, None),
+        "raw" => (AddressFamily::Inet, SockType::Raw, Some(SockProtocol::Icmp)),
+        "vsock" => (AddressFamily::Vsock, SockType::Stream, None),
+        "crypto" => (AddressFamily::Alg, SockType::SeqPacket, None),
+        "netlink-audit" => (
+            AddressFamily::Netlink,
+            SockType::Raw,
+            Some(SockProtocol::NetlinkAudit),
+        ),
+        other => return Err(format!("`{other}` is not known")),
+    };
+    let made = socket(family, kind, SockFlag::SOCK_CLOEXEC, protocol);
+    made.map(|_| "made".to_owned())
+        .map_err(|error| error.to_string())
 }
 
 fn look_up(name: &str) -> Vec<String> {

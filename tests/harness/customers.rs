@@ -33,6 +33,9 @@ const PLENTY: u64 = 50;
 /// The page size of history and notifications; a story stays below it.
 const PAGE: usize = 100;
 
+/// Orders of a page that nobody was told of: those that were under way when the story ended.
+const UNDER_WAY: usize = 10;
+
 /// How much one customer orders. What all customers of one user order stays below a page.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
@@ -51,7 +54,7 @@ impl Pace {
     /// Of one of so many of the same user.
     pub fn shared(among: usize) -> Self {
         Self {
-            most: PAGE / among.max(1),
+            most: (PAGE - UNDER_WAY) / among.max(1),
             pause: PAUSE * 3 / 2,
         }
     }

@@ -109,7 +109,16 @@ impl Stack {
     /// The native platform from the text of another composition than the built-in one; with the policy
     /// of the checkout.
     pub fn start_as(composition: Option<&str>) -> Result<Self> {
-        let (info, platform) = native::Platform::start(composition)?;
+        Self::start_with(composition, &[])
+    }
+
+    /// The native platform as it is where the kernel takes no part: components dial their proxies.
+    pub fn in_userspace() -> Result<Self> {
+        Self::start_with(None, &["--interception", "userspace"])
+    }
+
+    fn start_with(composition: Option<&str>, options: &[&str]) -> Result<Self> {
+        let (info, platform) = native::Platform::start(composition, options)?;
         let platform = Platform::Native(platform);
         Ok(Self { info, platform })
     }

@@ -14,11 +14,12 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 /// What is looked at of every platform that runs.
-const OF_THE_MESH: [&str; 5] = [
+const OF_THE_MESH: [&str; 6] = [
     "certificates",
     "control-plane",
     "data-plane",
     "identity",
+    "interception",
     "proxies",
 ];
 /// Natively the composition too.

@@ -161,10 +161,7 @@ pub(super) async fn r59_nothing_is_reachable_from_another_network(
     // The published port, at the addresses that the host has in the platform's networks.
     for name in ["edge", "mesh", "data"] {
         for gateway in gateways(&site.network(name))? {
-            dials.push(Dial {
-                to: SocketAddr::new(gateway, site.port),
-                peer: None,
-            });
+            dials.push(Dial::to(SocketAddr::new(gateway, site.port)));
         }
     }
     let task = Task {
@@ -200,10 +197,7 @@ pub(super) async fn r59_mesh_and_data_have_no_way_out(stack: Arc<StackInfo>) -> 
         .iter()
         .any(|address| std::net::TcpStream::connect_timeout(address, WAIT).is_ok());
     outside.push(OUTSIDE.parse()?);
-    let dials: Vec<Dial> = outside
-        .into_iter()
-        .map(|to| Dial { to, peer: None })
-        .collect();
+    let dials: Vec<Dial> = outside.into_iter().map(Dial::to).collect();
     for container in &site.networks() {
         let from = site.tenant(container);
         let all = site.networks();
@@ -298,6 +292,7 @@ fn dial(to: &Target, with_identity: bool) -> Dial {
     let speaks = matches!(to.port, Port::Mesh | Port::Admin | Port::ProxyAdmin);
     Dial {
         to: to.address,
+        get: None,
         peer: (with_identity && speaks).then(|| to.peer.clone()),
     }
 }

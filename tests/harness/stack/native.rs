@@ -60,7 +60,8 @@ struct Record {
 }
 
 impl Platform {
-    pub(super) fn start(composition: Option<&str>) -> Result<(StackInfo, Self)> {
+    /// `options` are further words for `ringwall up`.
+    pub(super) fn start(composition: Option<&str>, options: &[&str]) -> Result<(StackInfo, Self)> {
         let composition = composition.map(with_policy).transpose()?;
         let state = tempfile::Builder::new()
             .prefix(&cleanup::prefix())
@@ -68,6 +69,7 @@ impl Platform {
         // PostgreSQL runs as a user of its own when the tests run as root.
         set_mode(state.path(), 0o711)?;
         let mut supervisor = command(state.path(), composition.as_ref())?
+            .args(options)
             .spawn()
             .context("cannot run `ringwall up`")?;
         let cleanup = cleanup::remember(Leftover::Process {

@@ -1,5 +1,5 @@
-//! A look from inside a container that holds no shell: a static binary in an image of its own that
-//! joins the network, the volumes and the processes of another container.
+//! A look from inside a component: in containers a static binary in an image of its own that joins the network, the
+//! volumes and the processes of another container; natively the same binary in a component's control group.
 //!
 //! Owns: the image, its runs, and the two types that `tests/bin/probe.rs` reads and prints.
 //! The probe runs as the platform's user without any capability, so that it sees what the
@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -25,6 +26,8 @@ pub struct Task {
     pub reads: Vec<String>,
     /// Files that must not come into being.
     pub writes: Vec<String>,
+    /// Sockets to make, by the names that `tests/bin/probe.rs` knows.
+    pub sockets: Vec<String>,
     /// A process to send SIGKILL.
     pub kill: Option<i32>,
     /// Who dials with a peer.
@@ -45,6 +48,19 @@ pub struct Dial {
     pub to: SocketAddr,
     /// The component whose certificate is expected, when a request over mTLS follows.
     pub peer: Option<String>,
+    /// Path of a request in plaintext that follows, as a component makes it.
+    pub get: Option<String>,
+}
+
+impl Dial {
+    /// A connection, and nothing more.
+    pub fn to(to: SocketAddr) -> Self {
+        Self {
+            to,
+            peer: None,
+            get: None,
+        }
+    }
 }
 
 /// What came of it.
@@ -56,13 +72,14 @@ pub struct Report {
     pub names: BTreeMap<String, Vec<String>>,
     pub reads: BTreeMap<String, Outcome>,
     pub writes: BTreeMap<String, Outcome>,
+    pub sockets: BTreeMap<String, Outcome>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Dialled {
     /// `None` when the connection stood.
     pub refused: Option<String>,
-    /// The status of the answer over mTLS, or why there was none.
+    /// The status of the answer, or why there was none.
     pub answer: Option<Outcome>,
 }
 
@@ -94,6 +111,22 @@ pub fn in_network(network: &str, task: &Task) -> Result<Report> {
 /// Runs among the host's processes, without network.
 pub fn on_host(task: &Task) -> Result<Report> {
     run(&["--network", "none", "--pid", "host"], task)
+}
+
+/// Runs as the supervisor starts a confined component: in the control group `group`, with what it gives up given up.
+pub fn confined(group: &Path, task: &Task) -> Result<Report> {
+    let task = serde_json::to_string(task)?;
+    let output = super::ringwall()?
+        .args(["launch", "--confine", "--cgroup"])
+        .arg(group)
+        .arg("--")
+        .arg(built("e2e-probe")?)
+        .arg(task)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run the probe")?;
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("the probe said {}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn run(place: &[&str], task: &Task) -> Result<Report> {
