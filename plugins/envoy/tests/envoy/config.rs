@@ -77,6 +77,8 @@ fn listener(id: &str, case: &Case, capabilities: &Capabilities, module: &Path) -
             "name": "all", "domains": ["*"],
             "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": UPSTREAM } }],
         }] },
+        // Else `source.address` would be what the client writes into x-forwarded-for; see plugins/README.md.
+        "use_remote_address": true, "skip_xff_append": true,
         // What the upstream says of itself is what a plugin shall see.
         "server_header_transformation": "PASS_THROUGH",
         "http_filters": [

@@ -33,19 +33,19 @@ impl Envoy {
     pub(crate) async fn start(folder: &Path, bootstrap: &Path) -> Result<Self, String> {
         let log = folder.join("envoy.log");
         let admin = folder.join("admin");
+        let stderr = fs::File::create(&log).map_err(|error| error.to_string())?;
         let mut command = Command::new(tools::envoy()?);
         command
             .arg("-c")
             .arg(bootstrap)
             .arg("--admin-address-path")
             .arg(&admin)
-            .arg("--log-path")
-            .arg(&log)
             .args(["--concurrency", "1", "--disable-hot-restart"])
             .args(["-l", "warning", "--component-log-level", "wasm:debug"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
+            // Not --log-path: that file is written every ten seconds only.
+            .stderr(stderr);
         let child = command.spawn().map_err(|error| format!("Envoy: {error}"))?;
         let mut envoy = Self {
             child,

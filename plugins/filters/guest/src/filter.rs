@@ -81,6 +81,6 @@ impl Context for Unconfigured {}
 
 impl HttpContext for Unconfigured {
     fn on_http_request_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        host::refuse(503, "not_configured", "the filter has no configuration")
+        host::refuse(503, "filter-not-configured", "A filter is not configured")
     }
 }

@@ -1,7 +1,7 @@
 //! The host's functions in the form that filters use: bytes instead of text, and no panic where there is an answer.
 
 use proxy_wasm::hostcalls;
-use proxy_wasm::types::{Action, BufferType, LogLevel, MapType};
+use proxy_wasm::types::{Action, BufferType, LogLevel, MapType, MetricType};
 
 /// Writes to the host's log, with the plugin's name put before it there.
 pub fn log(level: LogLevel, line: &str) {
@@ -100,17 +100,60 @@ pub fn now_nanoseconds() -> u64 {
     })
 }
 
-/// Answers the request with an error in JSON: `{"error": code, "message": message}`. Both are fixed texts of filters,
-/// never input, so nothing has to be escaped. Gives what the callback then returns.
-pub fn refuse(status: u32, code: &'static str, message: &'static str) -> Action {
-    let body = format!("{{\"error\":\"{code}\",\"message\":\"{message}\"}}\n");
-    let headers = vec![
-        ("content-type", "application/json"),
+/// Answers the request with a problem (RFC 9457) of type `urn:ringwall:problem:<slug>`, as every refusal of the platform is.
+/// Both texts are fixed ones of filters, never input, so nothing has to be escaped. Gives what the callback then returns.
+pub fn refuse(status: u32, slug: &'static str, title: &'static str) -> Action {
+    refuse_with(status, slug, title, &[])
+}
+
+/// The same with more headers.
+pub fn refuse_with(
+    status: u32,
+    slug: &'static str,
+    title: &'static str,
+    headers: &[(&'static str, &str)],
+) -> Action {
+    let body = format!(
+        "{{\"type\":\"urn:ringwall:problem:{slug}\",\"title\":\"{title}\",\"status\":{status}}}"
+    );
+    let mut all = vec![
+        ("content-type", "application/problem+json"),
         ("cache-control", "no-store"),
     ];
-    if hostcalls::send_http_response(status, headers, Some(body.as_bytes())).is_err() {
+    all.extend(headers);
+    if hostcalls::send_http_response(status, all, Some(body.as_bytes())).is_err() {
         // A paused stream that nobody continues is refused by the host: closed all the same.
         log(LogLevel::Error, "the refusal could not be sent");
     }
     Action::Pause
+}
+
+/// A counter of the host; none where it cannot be defined, which is no reason to fail requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter(Option<u32>);
+
+impl Counter {
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(hostcalls::define_metric(MetricType::Counter, name).ok())
+    }
+
+    pub fn add(self, count: i64) {
+        if let Some(id) = self.0 {
+            let _ = hostcalls::increment_metric(id, count);
+        }
+    }
+}
+
+/// Sets the period of `Filter::tick`; nothing for none.
+pub fn set_timer(period: std::time::Duration) {
+    let _ = hostcalls::set_tick_period(period);
+}
+
+/// An unpredictable number, from the host's random source.
+#[must_use]
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    // The keys of a `RandomState` come from WASI's random_get, and differ each time.
+    RandomState::new().build_hasher().finish()
 }

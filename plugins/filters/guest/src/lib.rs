@@ -7,6 +7,8 @@
 pub mod configuration;
 pub mod filter;
 pub mod host;
+pub mod json;
+pub mod media;
 pub mod target;
 
 pub use filter::{Filter, start};
