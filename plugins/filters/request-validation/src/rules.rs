@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::schema::{Format, Schema};
 
 /// Headers that clients, HTTP and proxies add by themselves: with an allow-list of headers these pass as well.
-const ORDINARY: [&str; 25] = [
+const ORDINARY: [&str; 26] = [
     "accept",
     "accept-encoding",
     "accept-language",
@@ -35,6 +35,7 @@ const ORDINARY: [&str; 25] = [
     "transfer-encoding",
     "upgrade-insecure-requests",
     "user-agent",
+    "x-envoy-external-address",
     "x-forwarded-*",
     "x-request-id",
 ];
