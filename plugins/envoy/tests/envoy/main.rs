@@ -30,5 +30,9 @@ fn main() {
     trials.push(Trial::test("r94_a_case_that_is_not_met_is_told", || {
         suite::tells_what_is_not_met().map_err(Failed::from)
     }));
+    trials.push(Trial::test(
+        "r94_every_suite_tells_its_plugin_from_another",
+        || suite::tell_plugins_apart().map_err(Failed::from),
+    ));
     libtest_mimic::run(&arguments, trials).exit();
 }

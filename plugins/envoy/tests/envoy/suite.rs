@@ -63,6 +63,45 @@ cases:
     Err(format!("told was: {failures:#?}"))
 }
 
+/// The suites: each is failed by a plugin that is not the one it is for, in what is refused and in what is exchanged.
+pub(crate) fn tell_plugins_apart() -> Result<(), String> {
+    let guests = tools::guests();
+    let other = guests.iter().find(|guest| guest.name == OTHER);
+    let other = other
+        .ok_or_else(|| format!("there is no {OTHER}"))?
+        .module
+        .clone();
+    let mut blind = Vec::new();
+    for guest in guests.iter().filter(|guest| guest.name != OTHER) {
+        let suite = Suite::load(&guest.cases).map_err(|error| error.to_string())?;
+        let refusals = suite
+            .cases
+            .iter()
+            .filter(|case| matches!(case.kind, Kind::Refused(_)));
+        let refusals = refusals.count();
+        let failed = failures(&suite, &other)?.len();
+        // A line of the test's output: how sharp the suites are.
+        eprintln!(
+            "{}: {failed} of {} cases fail",
+            guest.name,
+            suite.cases.len()
+        );
+        if failed <= refusals {
+            blind.push(guest.name.clone());
+        }
+    }
+    if blind.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "met by another plugin as well: {}",
+        blind.join(", ")
+    ))
+}
+
+/// Adds a header to answers, and takes every configuration.
+const OTHER: &str = "sample-c-headers";
+
 /// One text for each case that fails.
 fn failures(suite: &Suite, module: &Path) -> Result<Vec<String>, String> {
     if !module.is_file() {
@@ -154,11 +193,15 @@ impl Running {
             (Kind::Exchanges(steps), Some(Listener::At(address))) => {
                 let mut complaints = Vec::new();
                 for (number, step) in steps.iter().enumerate() {
-                    let observed = self.step(&id, case, step, *address).await?;
-                    let differences = step.expect.differences(&observed);
-                    let differences = differences.iter();
-                    complaints
-                        .extend(differences.map(|found| format!("step {}: {found}", number + 1)));
+                    match self.step(&id, case, step, *address).await {
+                        Ok(observed) => {
+                            let differences = step.expect.differences(&observed);
+                            let told = differences.iter();
+                            complaints
+                                .extend(told.map(|found| format!("step {}: {found}", number + 1)));
+                        }
+                        Err(error) => complaints.push(format!("step {}: {error}", number + 1)),
+                    }
                 }
                 Ok(complaints)
             }
