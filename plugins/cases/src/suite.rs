@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::capabilities::Capabilities;
-use crate::file::{AnswerForm, CaseForm, ClusterForm, FileForm, StepForm};
+use crate::file::{CaseForm, ClusterForm, FileForm, StepForm};
 use crate::message::{Answer, Message};
 use crate::text::Text;
 
@@ -250,7 +250,7 @@ fn steps(case: &CaseForm) -> Result<Vec<(Option<u64>, StepForm)>, String> {
             let step = StepForm {
                 after_ms: 0,
                 request: request.clone(),
-                upstream: case.upstream.clone().unwrap_or_else(AnswerForm::default),
+                upstream: case.upstream.clone().unwrap_or_default(),
                 expect: expect.clone(),
             };
             Ok(vec![(None, step)])

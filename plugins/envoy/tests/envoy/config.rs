@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ringwall_plugin_cases::{BodyAccess, Capabilities, Case, Suite};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use crate::restriction::allowed;
 
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 const UPSTREAM: &str = "upstream";
@@ -127,125 +129,4 @@ fn cluster(name: &str, port: u16, http2: bool) -> Value {
             "lb_endpoints": [{ "endpoint": { "address": address(port) } }],
         }] },
     })
-}
-
-/// The declared capabilities in Envoy's words: functions of the ABI. Whatever is not named fails.
-fn allowed(capabilities: &Capabilities) -> Value {
-    /// For every plugin: its life, its clock, its log, metrics, and the WASI calls of a standard library's start.
-    const ALWAYS: &[&str] = &[
-        "proxy_on_vm_start",
-        "proxy_on_configure",
-        "proxy_on_context_create",
-        "proxy_on_tick",
-        "proxy_on_request_headers",
-        "proxy_on_request_trailers",
-        "proxy_on_response_headers",
-        "proxy_on_response_trailers",
-        "proxy_on_done",
-        "proxy_on_log",
-        "proxy_on_delete",
-        "proxy_log",
-        "proxy_get_log_level",
-        "proxy_get_current_time_nanoseconds",
-        "proxy_set_tick_period_milliseconds",
-        "proxy_set_effective_context",
-        "proxy_get_buffer_bytes",
-        "proxy_get_status",
-        "proxy_done",
-        "proxy_define_metric",
-        "proxy_increment_metric",
-        "proxy_record_metric",
-        "proxy_get_metric",
-        "fd_write",
-        "clock_time_get",
-        "random_get",
-        "environ_get",
-        "environ_sizes_get",
-        "args_get",
-        "args_sizes_get",
-        "proc_exit",
-        "sched_yield",
-    ];
-    let Capabilities {
-        read_headers,
-        write_headers,
-        body,
-        local_response,
-        clusters,
-        shared_data,
-        queues,
-        read_properties,
-        write_properties,
-        foreign_functions,
-    } = capabilities;
-    let groups: [(bool, &[&str]); 12] = [
-        (true, ALWAYS),
-        (
-            !read_headers.is_empty() || !clusters.is_empty(),
-            &[
-                "proxy_get_header_map_value",
-                "proxy_get_header_map_pairs",
-                "proxy_get_header_map_size",
-            ],
-        ),
-        (
-            !write_headers.is_empty(),
-            &[
-                "proxy_add_header_map_value",
-                "proxy_replace_header_map_value",
-                "proxy_remove_header_map_value",
-                "proxy_set_header_map_pairs",
-            ],
-        ),
-        (
-            *body > BodyAccess::None,
-            &["proxy_on_request_body", "proxy_on_response_body"],
-        ),
-        (*body == BodyAccess::Write, &["proxy_set_buffer_bytes"]),
-        (*local_response, &["proxy_send_local_response"]),
-        (
-            !clusters.is_empty(),
-            &[
-                "proxy_http_call",
-                "proxy_on_http_call_response",
-                "proxy_grpc_call",
-                "proxy_grpc_stream",
-                "proxy_grpc_send",
-                "proxy_grpc_cancel",
-                "proxy_grpc_close",
-                "proxy_on_grpc_receive",
-                "proxy_on_grpc_receive_initial_metadata",
-                "proxy_on_grpc_receive_trailing_metadata",
-                "proxy_on_grpc_close",
-            ],
-        ),
-        (
-            !clusters.is_empty() || *body > BodyAccess::None,
-            &["proxy_continue_stream", "proxy_close_stream"],
-        ),
-        (
-            !shared_data.is_empty(),
-            &["proxy_get_shared_data", "proxy_set_shared_data"],
-        ),
-        (
-            !queues.is_empty(),
-            &[
-                "proxy_register_shared_queue",
-                "proxy_resolve_shared_queue",
-                "proxy_enqueue_shared_queue",
-                "proxy_dequeue_shared_queue",
-                "proxy_on_queue_ready",
-            ],
-        ),
-        (!read_properties.is_empty(), &["proxy_get_property"]),
-        (!write_properties.is_empty(), &["proxy_set_property"]),
-    ];
-    let mut allowed = Map::new();
-    for (_, names) in groups.iter().filter(|(declared, _)| *declared) {
-        allowed.extend(names.iter().map(|name| ((*name).to_owned(), json!({}))));
-    }
-    if !foreign_functions.is_empty() {
-        allowed.insert("proxy_call_foreign_function".into(), json!({}));
-    }
-    Value::Object(allowed)
 }

@@ -6,6 +6,7 @@
 mod client;
 mod config;
 mod process;
+mod restriction;
 mod servers;
 mod suite;
 mod tools;

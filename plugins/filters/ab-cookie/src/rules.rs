@@ -106,7 +106,7 @@ impl Rules {
 
     /// Assigns by the `cookie` header, else by a number that is spread evenly.
     pub fn assign(&self, cookies: &str, number: impl FnOnce() -> u64) -> Assigned<'_> {
-        if let Some(variant) = self.from_cookie(cookies) {
+        if let Some(variant) = self.of_cookie(cookies) {
             return Assigned {
                 variant,
                 new: false,
@@ -119,7 +119,7 @@ impl Rules {
     }
 
     /// A variant that still gets clients: with weight 0, those who have it are assigned again.
-    fn from_cookie(&self, cookies: &str) -> Option<&str> {
+    fn of_cookie(&self, cookies: &str) -> Option<&str> {
         let pairs = cookies.split(';').filter_map(|pair| pair.split_once('='));
         let mut ours = pairs.filter(|(name, _)| name.trim() == self.cookie);
         let value = ours.next()?.1.trim();

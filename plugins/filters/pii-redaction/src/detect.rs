@@ -139,7 +139,7 @@ fn card(text: &str, start: usize) -> Option<usize> {
                 (_, digit) => digit * 2,
             })
             .sum();
-        (ends && sum % 10 == 0).then_some(end)
+        (ends && sum.is_multiple_of(10)).then_some(end)
     })
 }
 

@@ -19,7 +19,8 @@ pub struct Normal {
 /// Undoes what hides a value.
 #[must_use]
 pub fn normalise(value: &[u8]) -> Normal {
-    let mut text = String::from_utf8_lossy(value).into_owned();
+    // Parameters come decoded: what is overlong in them is bytes already, and no UTF-8.
+    let mut text = String::from_utf8_lossy(&overlong(value)).into_owned();
     let mut too_often = true;
     for _ in 0..=ROUNDS {
         let next = round(&text);
@@ -202,6 +203,7 @@ mod tests {
 
     #[test]
     fn encodings_without_end_are_told() {
+        assert_eq!(normalise(b"..\xc0\xafetc").text, "../etc");
         assert!(!normalise(b"%252525").too_often);
         assert!(normalise(b"%25252525252541").too_often);
         assert!(normalise(b"a%00b").nul);
