@@ -144,6 +144,14 @@ impl HttpStream {
                 response: None,
             };
         };
+        // Whoever has failed has nothing to say to that.
+        for filter in &self.inner.filters {
+            let lost = filter
+                .target
+                .as_ref()
+                .is_ok_and(|instance| instance.has_failed());
+            filter.is_bypassed.fetch_or(lost, Ordering::Relaxed);
+        }
         match self.inner.respond(response).await {
             Ok(response) => Refused {
                 cause,
@@ -212,16 +220,16 @@ impl StreamInner {
         B: Body<Data = Bytes> + Unpin,
         B::Error: Into<BoxError>,
     {
+        let mut id = filter.context.load(Ordering::Relaxed);
+        let is_unseen = id == 0 && way == Way::Response;
+        if is_unseen || filter.is_bypassed.load(Ordering::Relaxed) {
+            return Ok(head);
+        }
         let instance = match &filter.target {
-            _ if filter.is_bypassed.load(Ordering::Relaxed) => return Ok(head),
             Ok(instance) => instance,
             Err(failure) => return filter.failed(failure.clone()).map(|()| head),
         };
-        let mut id = filter.context.load(Ordering::Relaxed);
         if id == 0 {
-            if way == Way::Response {
-                return Ok(head); // it has not seen the request
-            }
             id = match instance.open(ContextKind::Http, &self.shared) {
                 Ok(id) => id,
                 Err(failure) => return filter.failed(failure).map(|()| head),
@@ -318,6 +326,7 @@ impl Filter {
     /// Closed: the stream ends. Open: it goes on without this filter.
     fn failed(&self, failure: Failure) -> Result<(), Ended> {
         let metrics = &self.version.metrics;
+        self.is_bypassed.store(true, Ordering::Relaxed);
         match self.version.spec.on_failure {
             OnFailure::Closed => {
                 metrics.failed_closed.add(1);
@@ -325,7 +334,6 @@ impl Filter {
             }
             OnFailure::Open => {
                 metrics.failed_open.add(1);
-                self.is_bypassed.store(true, Ordering::Relaxed);
                 Ok(())
             }
         }

@@ -4,4 +4,13 @@
 //! proves a row of the requirements carries it: r90 the ABI, r91 limits and failures, r92 hot swap.
 
 mod abi;
+mod calls;
+mod hostile;
+mod http;
+mod loading;
+mod pause;
+mod properties;
 mod support;
+mod swap;
+mod tcp;
+mod wasi;
