@@ -13,8 +13,11 @@ pub(crate) struct PairLimits {
     pub(crate) bytes: usize,
 }
 
+/// Names and values, in the order given.
+pub(crate) type Pairs<'a> = Vec<(&'a [u8], &'a [u8])>;
+
 /// Reads a map without copying its texts. Empty input and a single zero byte are both the empty map.
-pub(crate) fn parse(bytes: &[u8], limits: PairLimits) -> Result<Vec<(&[u8], &[u8])>, Status> {
+pub(crate) fn parse(bytes: &[u8], limits: PairLimits) -> Result<Pairs<'_>, Status> {
     if bytes.is_empty() || bytes == [0] {
         return Ok(Vec::new());
     }

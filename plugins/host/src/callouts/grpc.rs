@@ -137,14 +137,14 @@ pub(crate) async fn grpc_call(
     let request = request.map(|body| Full::new(body).map_err(never).boxed_unsync());
     let mut only = None;
     let ended = exchange(&*callouts, &cluster, request, limit, |message| {
-        if let Message::Message(bytes) = message {
+        if let Message::Data(bytes) = message {
             only = Some(bytes);
         }
         true
     });
     let end = ended.await;
     match only {
-        Some(message) if end.status == OK => Message::Message(message),
+        Some(message) if end.status == OK => Message::Data(message),
         None if end.status == OK => End::new(INTERNAL, "there was no message").into_message(),
         _ => end.into_message(),
     }
@@ -204,7 +204,7 @@ async fn exchange(
                     match unframe(&mut arrived, limit) {
                         Ok(None) => break,
                         Ok(Some(message)) => {
-                            if !deliver(Message::Message(message)) {
+                            if !deliver(Message::Data(message)) {
                                 return End::new(OK, "");
                             }
                         }

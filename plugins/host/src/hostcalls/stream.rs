@@ -105,7 +105,7 @@ pub(super) fn send_local_response(
     }
     if context.can_respond {
         metrics.local_responses.add(1);
-        context.local.get_or_insert(local);
+        context.local.get_or_insert(Box::new(local));
     } else {
         context.closed = true; // what has begun cannot be taken back
     }

@@ -14,7 +14,7 @@ use crate::instance::{Failure, Local, Way};
 /// Why a stream is over, and by which filter.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    Local(Local),
+    Local(Box<Local>),
     Closed,
     TooLarge(Way),
     Failed(Failure),
@@ -72,7 +72,7 @@ impl Ended {
     pub(crate) fn into_response(self, is_grpc: bool) -> Option<Response<Full<Bytes>>> {
         let local = match self {
             Self::Closed | Self::Source(_) => return None,
-            Self::Local(local) => local,
+            Self::Local(local) => *local,
             Self::TooLarge(Way::Request) => plain(StatusCode::PAYLOAD_TOO_LARGE, ""),
             Self::TooLarge(Way::Response) => plain(StatusCode::INTERNAL_SERVER_ERROR, ""),
             Self::Failed(failure) => {
@@ -163,13 +163,13 @@ mod tests {
     #[test]
     fn r90_a_local_response_to_grpc_has_trailers_only() {
         let mut local = plain(StatusCode::FORBIDDEN, "no\n100%");
-        let response = Ended::Local(local).into_response(true).unwrap();
+        let response = Ended::Local(Box::new(local)).into_response(true).unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");
         assert_eq!(response.headers()["grpc-message"], "no%0A100%25");
         local = plain(StatusCode::FORBIDDEN, "");
         local.grpc_status = Some(5);
-        let response = Ended::Local(local).into_response(true).unwrap();
+        let response = Ended::Local(Box::new(local)).into_response(true).unwrap();
         assert_eq!(response.headers()["grpc-status"], "5");
         assert!(!response.headers().contains_key("grpc-message"));
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::time::MissedTickBehavior;
 use wasmtime::{Store, Trap, TypedFunc, WasmParams, WasmResults};
 
@@ -118,6 +119,7 @@ fn start(host: &mut Host, worker: &Arc<WorkerInner>, action: Action) {
     };
     let instance = host.instance.clone();
     let limits = &host.version.spec.limits;
+    let (limit, longest) = (limits.call_body, limits.grpc_stream_time);
     let callouts = Arc::clone(&worker.callouts);
     match action {
         Action::HttpCall {
@@ -127,7 +129,7 @@ fn start(host: &mut Host, worker: &Arc<WorkerInner>, action: Action) {
             trailers,
             timeout,
         } => {
-            let call = callouts::http(callouts, cluster, request, trailers, limits.call_body);
+            let call = callouts::http(callouts, cluster, request, trailers, limit);
             let task = handle.spawn(async move {
                 let response = tokio::time::timeout(timeout, call).await;
                 if let Some(instance) = instance.upgrade() {
@@ -142,7 +144,7 @@ fn start(host: &mut Host, worker: &Arc<WorkerInner>, action: Action) {
             request,
             timeout,
         } => {
-            let call = callouts::grpc_call(callouts, cluster, request, limits.call_body);
+            let call = callouts::grpc_call(callouts, cluster, request, limit);
             let task = handle.spawn(async move {
                 let answer = tokio::time::timeout(timeout, call).await;
                 if let Some(instance) = instance.upgrade() {
@@ -157,40 +159,41 @@ fn start(host: &mut Host, worker: &Arc<WorkerInner>, action: Action) {
             request,
             messages,
         } => {
-            let (limit, time) = (limits.call_body, limits.grpc_stream_time);
             let deliver = move |message| match instance.upgrade() {
                 Some(instance) => instance.on_grpc(id, message),
                 None => false,
             };
             let task = handle.spawn(callouts::grpc_stream(
-                callouts, cluster, request, messages, limit, time, deliver,
+                callouts, cluster, request, messages, limit, longest, deliver,
             ));
             note(host, id, &task);
         }
-        Action::Timer => {
-            if let Some(timer) = host.timer.take() {
-                timer.abort();
-            }
-            let period = host.tick;
-            host.timer = period.map(|period| {
-                let task = handle.spawn(async move {
-                    let mut ticks = tokio::time::interval(period);
-                    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                    ticks.tick().await; // the first is at once
-                    loop {
-                        ticks.tick().await;
-                        match instance.upgrade() {
-                            Some(instance) if instance.on_tick() => {}
-                            _ => return,
-                        }
-                    }
-                });
-                task.abort_handle()
-            });
-        }
+        Action::Timer => start_timer(host, handle),
         Action::QueueReady { instance, queue } => instance.notify(queue),
         Action::Finish(_) => {}
     }
+}
+
+/// One timer at most; without a period, none.
+fn start_timer(host: &mut Host, handle: &Handle) {
+    if let Some(timer) = host.timer.take() {
+        timer.abort();
+    }
+    let Some(period) = host.tick else { return };
+    let instance = host.instance.clone();
+    let task = handle.spawn(async move {
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.tick().await; // the first is at once
+        loop {
+            ticks.tick().await;
+            match instance.upgrade() {
+                Some(instance) if instance.on_tick() => {}
+                _ => return,
+            }
+        }
+    });
+    host.timer = Some(task.abort_handle());
 }
 
 fn note(host: &mut Host, call: u32, task: &tokio::task::JoinHandle<()>) {

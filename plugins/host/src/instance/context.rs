@@ -62,7 +62,7 @@ pub(crate) struct Context {
     pub(crate) shared: Option<Arc<StreamShared>>,
     pub(crate) request: Side,
     pub(crate) response: Side,
-    pub(crate) local: Option<Local>,
+    pub(crate) local: Option<Box<Local>>,
     /// Whether a response can still be put in the place of the upstream's.
     pub(crate) can_respond: bool,
     pub(crate) closed: bool,
@@ -138,7 +138,7 @@ pub(crate) enum Outcome {
     Paused {
         whole: bool,
     },
-    Local(Local),
+    Local(Box<Local>),
     /// The plugin ends the stream without an answer.
     Closed,
     /// More body than may be held.

@@ -26,7 +26,7 @@ pub(crate) struct CallResponse {
 /// What a gRPC call or stream receives.
 pub(crate) enum Message {
     InitialMetadata(HeaderMap),
-    Message(Bytes),
+    Data(Bytes),
     TrailingMetadata(HeaderMap),
     Close { status: u32, message: String },
 }
@@ -151,7 +151,7 @@ impl crate::instance::Host {
                 delivery.grpc_initial = Some(metadata);
                 ("proxy_on_grpc_receive_initial_metadata", count)
             }
-            Message::Message(bytes) => {
+            Message::Data(bytes) => {
                 let size = length(bytes.len());
                 delivery.grpc_message = Some(bytes);
                 ("proxy_on_grpc_receive", size)

@@ -102,12 +102,9 @@ async fn r91_failing_open_passes_the_stream_on_as_it_was() {
 
 #[tokio::test]
 async fn r91_memory_stays_below_its_cap() {
-    let grown = format!(
-        "{}",
-        on_request(
-            "(loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
-             (call $say (memory.size))"
-        )
+    let grown = on_request(
+        "(loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))
+         (call $say (memory.size))",
     );
     let mut spec = spec();
     spec.limits.memory = 10 * 65536;
