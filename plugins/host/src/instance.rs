@@ -19,6 +19,7 @@ mod tcp;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use wasmtime::Store;
@@ -101,6 +102,9 @@ pub(crate) struct Instance {
     sees_body: [bool; 2],
     /// Whether it exports `proxy_on_log`, which may read what has passed.
     pub(crate) looks_back: bool,
+    /// How long it took to be made, and when that was.
+    pub(crate) start_time: OnceLock<Duration>,
+    pub(crate) made: Instant,
     inner: Mutex<Inner>,
 }
 

@@ -157,6 +157,13 @@ impl Plugin {
         Arc::clone(&deployed.stable)
     }
 
+    /// Those that new streams may get.
+    pub(crate) fn versions(&self) -> Vec<Arc<Version>> {
+        let deployed = self.deployed.load();
+        let candidate = deployed.candidate.iter().map(|(version, _)| version);
+        candidate.chain([&deployed.stable]).cloned().collect()
+    }
+
     fn publish(&self, next: Deployed) {
         let next = Arc::new(next);
         let before = self.deployed.swap(Arc::clone(&next));

@@ -155,7 +155,7 @@ impl Default for Limits {
             queue_bytes: 1 << 20,
             metrics: 128,
             properties: 64 << 10,
-            tick_period: Duration::from_millis(10),
+            tick_period: Duration::from_millis(100),
             pause: Duration::from_secs(15),
         }
     }

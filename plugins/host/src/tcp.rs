@@ -48,7 +48,7 @@ pub enum Ended {
     Failed(Failure),
 }
 
-/// A connection in the plugins of its chain. It ends in them when it is dropped.
+/// A connection in the plugins of its chain. It ends in them when it is dropped. One task at a time deals with each side.
 pub struct TcpStream {
     shared: Arc<StreamShared>,
     filters: Box<[Filter]>,
@@ -77,7 +77,7 @@ impl TcpStream {
         });
         Self {
             filters: filters.collect(),
-            shared: Arc::new(StreamShared::new(info)),
+            shared: Arc::new(StreamShared::new(info, 0)),
         }
     }
 

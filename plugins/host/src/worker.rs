@@ -22,6 +22,10 @@ use crate::tcp::TcpStream;
 
 /// How long a plugin that could not be configured is left alone.
 const RETRY: Duration = Duration::from_secs(1);
+/// A plugin that takes longer than this to start, and fails sooner than `COSTLY_SHARE` times that, is left alone for as long:
+/// otherwise its starts would take the worker's time from its neighbours.
+const COSTLY_START: Duration = Duration::from_millis(20);
+const COSTLY_SHARE: u32 = 10;
 
 /// Watches what guests do: for `ringwall plugin test`. It is called on the data path.
 pub trait Observer: Send + Sync {
@@ -56,7 +60,7 @@ pub(crate) struct WorkerInner {
 
 enum Slot {
     Ready(Arc<Instance>),
-    Unavailable { since: Instant, failure: Failure },
+    Unavailable { until: Instant, failure: Failure },
 }
 
 impl Worker {
@@ -85,6 +89,16 @@ impl Worker {
         });
         runtime.inner.enlist(&inner);
         Self { inner }
+    }
+
+    /// Makes the instances that streams through `chain` will want, so that the first of them need not wait.
+    pub fn warm(&self, chain: &Chain) -> Result<(), Error> {
+        for version in chain.plugins.iter().flat_map(|plugin| plugin.versions()) {
+            if self.inner.slots.lock().get(&version.id).is_none() {
+                self.inner.warm(&version)?;
+            }
+        }
+        Ok(())
     }
 
     /// A new HTTP stream through `chain`.
@@ -118,7 +132,7 @@ impl WorkerInner {
             Some(Slot::Ready(instance)) if !instance.has_failed() => {
                 return Ok(Arc::clone(instance));
             }
-            Some(Slot::Unavailable { since, failure }) if since.elapsed() < RETRY => {
+            Some(Slot::Unavailable { until, failure }) if Instant::now() < *until => {
                 version.metrics.unavailable.add(1);
                 return Err(failure.clone());
             }
@@ -140,7 +154,14 @@ impl WorkerInner {
             Some(Slot::Ready(current)) => std::ptr::eq(&**current, lost),
             _ => false,
         };
-        if is_in_use {
+        if !is_in_use {
+            return;
+        }
+        let start_time = lost.start_time.get().copied().unwrap_or_default();
+        let pause = start_time.saturating_mul(COSTLY_SHARE);
+        if start_time > COSTLY_START && lost.made.elapsed() < pause {
+            self.leave_alone(&lost.version, pause);
+        } else {
             lost.version.metrics.recreations.add(1);
             // An error is kept in the slot and logged.
             let _ = self.make(&lost.version);
@@ -156,23 +177,25 @@ impl WorkerInner {
                 Ok(instance)
             }
             Err(error) => {
-                let failure = Failure::new(FailureKind::Unavailable, "proxy_on_configure");
-                tracing::error!(
-                    plugin = %version.spec.name,
-                    failure = %failure.id,
-                    %error,
-                    "a plugin is unavailable"
-                );
-                version.metrics.unavailable.add(1);
-                let slot = Slot::Unavailable {
-                    since: Instant::now(),
-                    failure: failure.clone(),
-                };
-                let before = self.slots.lock().insert(version.id, slot);
-                drop(before);
-                Err(failure)
+                tracing::error!(plugin = %version.spec.name, %error, "a plugin does not start");
+                Err(self.leave_alone(version, RETRY))
             }
         }
+    }
+
+    /// Streams that want this version fail until then.
+    fn leave_alone(&self, version: &Version, pause: Duration) -> Failure {
+        let failure = Failure::new(FailureKind::Unavailable, "proxy_on_configure");
+        let plugin = &version.spec.name;
+        tracing::error!(%plugin, failure = %failure.id, ?pause, "a plugin is unavailable");
+        version.metrics.unavailable.add(1);
+        let slot = Slot::Unavailable {
+            until: Instant::now() + pause,
+            failure: failure.clone(),
+        };
+        let before = self.slots.lock().insert(version.id, slot);
+        drop(before);
+        failure
     }
 
     /// No new stream will want this version.

@@ -60,6 +60,7 @@ pub(super) fn register_queue(caller: Guest<'_, '_>, name: Span, out: u32) -> Ans
     let spec = &host.version.spec;
     let shared = &host.runtime.shared;
     let id = shared.register(&spec.vm_id, name, &host.instance, &spec.limits)?;
+    remember(host, id);
     Ok(memory::write_u32(bytes, out, id)?)
 }
 
@@ -76,13 +77,14 @@ pub(super) fn resolve_queue(caller: Guest<'_, '_>, vm: Span, name: Span, out: u3
         vm => Arc::from(vm),
     };
     let id = host.runtime.shared.resolve(&vm, name)?;
+    remember(host, id);
     Ok(memory::write_u32(bytes, out, id)?)
 }
 
 pub(super) fn enqueue(caller: Guest<'_, '_>, id: u32, value: Span) -> Answer {
     let (bytes, host) = split(caller)?;
     let value = Bytes::copy_from_slice(value.of(bytes)?);
-    known(host)?;
+    known(host, id)?;
     let limits = &host.version.spec.limits;
     let told = host.runtime.shared.enqueue(id, value, limits)?;
     if let Some(instance) = told {
@@ -95,15 +97,21 @@ pub(super) fn enqueue(caller: Guest<'_, '_>, id: u32, value: Span) -> Answer {
 }
 
 pub(super) fn dequeue(caller: Guest<'_, '_>, id: u32, out: Out) -> Answer {
-    known(caller.data())?;
+    known(caller.data(), id)?;
     let item = caller.data().runtime.shared.dequeue(id)?;
     give(caller, &item, out)
 }
 
-/// Ids are small numbers: a plugin without any queue may not guess them.
-fn known(host: &Host) -> Result<(), Status> {
-    if host.version.spec.capabilities.queues.is_empty() {
-        return Err(host.refuse("a queue that it may not use", Status::NotFound));
+/// Ids are small numbers: a plugin may not guess those of others.
+fn known(host: &Host, id: u32) -> Result<(), Status> {
+    if host.queues.contains(&id) {
+        return Ok(());
     }
-    Ok(())
+    Err(host.refuse("a queue that it has not been given", Status::NotFound))
+}
+
+fn remember(host: &mut Host, id: u32) {
+    if !host.queues.contains(&id) {
+        host.queues.push(id);
+    }
 }

@@ -29,12 +29,15 @@ pub(crate) struct StreamShared {
     /// Grows with each wish that a plugin utters outside the stream's own callbacks.
     wishes: AtomicU32,
     rewritten: AtomicBool,
+    /// By place in the chain: it has failed, and the stream goes on or ends without it.
+    bypassed: Box<[AtomicBool]>,
 }
 
 impl StreamShared {
-    pub(crate) fn new(info: StreamInfo) -> Self {
+    pub(crate) fn new(info: StreamInfo, filters: usize) -> Self {
         Self {
             info,
+            bypassed: (0..filters).map(|_| AtomicBool::new(false)).collect(),
             properties: SetProperties::default(),
             seen: Seen::default(),
             ended: Mutex::default(),
@@ -73,6 +76,17 @@ impl StreamShared {
     pub(crate) fn end(&self, ended: Ended) {
         self.ended.lock().get_or_insert(ended);
         self.interrupt.wake();
+    }
+
+    pub(crate) fn bypass(&self, place: usize) {
+        if let Some(flag) = self.bypassed.get(place) {
+            flag.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_bypassed(&self, place: usize) -> bool {
+        let flag = self.bypassed.get(place);
+        flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
     }
 
     pub(crate) fn note_rewrite(&self) {

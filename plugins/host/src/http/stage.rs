@@ -45,6 +45,8 @@ enum Hold {
 pub(super) struct Stage {
     pub(super) instance: Arc<Instance>,
     pub(super) id: u32,
+    /// In the chain.
+    place: usize,
     /// Released by a callback of the body, or from elsewhere.
     pub(super) head: Option<Head>,
     queue: VecDeque<Out>,
@@ -60,10 +62,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(instance: Arc<Instance>, id: u32) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, id: u32, place: usize) -> Self {
         Self {
             instance,
             id,
+            place,
             head: None,
             queue: VecDeque::new(),
             hold: Hold::No,
@@ -84,7 +87,7 @@ impl Stage {
         sizes.sum()
     }
 
-    pub(super) fn accept(&mut self, outcome: Outcome) -> Result<(), Ended> {
+    pub(super) fn accept(&mut self, shared: &StreamShared, outcome: Outcome) -> Result<(), Ended> {
         match outcome {
             Outcome::Continue(released) => self.absorb(released),
             Outcome::Paused { whole: true } => self.hold = Hold::Whole,
@@ -101,6 +104,7 @@ impl Stage {
                     }
                     OnFailure::Open => {
                         version.metrics.failed_open.add(1);
+                        shared.bypass(self.place);
                         self.is_bypassed = true;
                         self.absorb(held);
                     }
@@ -301,12 +305,12 @@ impl Pipeline {
             stage.seen_wishes = wishes;
             let event = (!stage.is_bypassed).then(|| stage.instance.events(stage.id, way));
             if let Some(outcome) = event.flatten() {
-                return Poll::Ready(at(way, stage.accept(outcome)));
+                return Poll::Ready(at(way, stage.accept(&self.shared, outcome)));
             }
         }
         if stage.hold != Hold::No && stage.poll_pause(context).is_ready() {
             let outcome = stage.instance.paused_too_long(stage.id, way);
-            return Poll::Ready(at(way, stage.accept(outcome)));
+            return Poll::Ready(at(way, stage.accept(&self.shared, outcome)));
         }
         if stage.hold == Hold::Whole || stage.input_ended {
             return Poll::Pending;
@@ -319,13 +323,14 @@ impl Pipeline {
         let Some(stage) = self.stages.get_mut(before) else {
             return Poll::Ready(Err(Ended::Closed));
         };
-        Poll::Ready(at(way, stage.take(way, input, is_last)))
+        Poll::Ready(at(way, stage.take(&self.shared, way, input, is_last)))
     }
 }
 
 impl Stage {
     fn take(
         &mut self,
+        shared: &StreamShared,
         way: Way,
         input: Option<Result<Out, Ended>>,
         is_last: bool,
@@ -342,7 +347,7 @@ impl Stage {
             None => self.instance.on_body(self.id, way, Bytes::new(), true),
             Some(Out::Trailers(trailers)) => self.instance.on_trailers(self.id, way, trailers),
         };
-        self.accept(outcome)?;
+        self.accept(shared, outcome)?;
         // What was given back by a plugin that failed, or by a guest's silence, ends as the input does.
         if self.hold == Hold::No && self.input_ended {
             self.is_done = true;

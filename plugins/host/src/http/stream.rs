@@ -44,25 +44,25 @@ struct Filter {
     target: Result<Arc<Instance>, Failure>,
     /// Its context in the guest; 0 before there is one.
     context: AtomicU32,
-    /// It has failed open: the stream goes on without it.
-    is_bypassed: AtomicBool,
+    /// In the chain.
+    place: usize,
 }
 
 impl HttpStream {
     pub(crate) fn open(worker: &Arc<WorkerInner>, chain: &Chain, info: StreamInfo) -> Self {
-        let filters = chain.plugins.iter().map(|plugin| {
+        let filters = chain.plugins.iter().enumerate().map(|(place, plugin)| {
             let version = plugin.pick();
             Filter {
                 target: worker.instance(&version),
                 version,
                 context: AtomicU32::new(0),
-                is_bypassed: AtomicBool::new(false),
+                place,
             }
         });
         Self {
             inner: Arc::new(StreamInner {
                 filters: filters.collect(),
-                shared: Arc::new(StreamShared::new(info)),
+                shared: Arc::new(StreamShared::new(info, chain.plugins.len())),
                 response_sent: AtomicBool::new(false),
             }),
         }
@@ -150,7 +150,9 @@ impl HttpStream {
                 .target
                 .as_ref()
                 .is_ok_and(|instance| instance.has_failed());
-            filter.is_bypassed.fetch_or(lost, Ordering::Relaxed);
+            if lost {
+                self.inner.shared.bypass(filter.place);
+            }
         }
         match self.inner.respond(response).await {
             Ok(response) => Refused {
@@ -222,29 +224,29 @@ impl StreamInner {
     {
         let mut id = filter.context.load(Ordering::Relaxed);
         let is_unseen = id == 0 && way == Way::Response;
-        if is_unseen || filter.is_bypassed.load(Ordering::Relaxed) {
+        if is_unseen || self.shared.is_bypassed(filter.place) {
             return Ok(head);
         }
         let instance = match &filter.target {
             Ok(instance) => instance,
-            Err(failure) => return filter.failed(failure.clone()).map(|()| head),
+            Err(failure) => return filter.failed(&self.shared, failure.clone()).map(|()| head),
         };
         if id == 0 {
             id = match instance.open(ContextKind::Http, &self.shared) {
                 Ok(id) => id,
-                Err(failure) => return filter.failed(failure).map(|()| head),
+                Err(failure) => return filter.failed(&self.shared, failure).map(|()| head),
             };
             filter.context.store(id, Ordering::Relaxed);
         }
         let end = body.is_end_stream();
         let outcome = instance.on_headers(id, way, head, end);
         let sees_body = !end && instance.sees_body(way);
-        let mut stage = Stage::new(Arc::clone(instance), id);
+        let mut stage = Stage::new(Arc::clone(instance), id, filter.place);
         if let Outcome::Failed(failure, held) = outcome {
-            filter.failed(failure)?;
+            filter.failed(&self.shared, failure)?;
             return held.head.ok_or(Ended::Closed);
         }
-        stage.accept(outcome)?;
+        stage.accept(&self.shared, outcome)?;
         let had_length = |head: &Head| match head {
             Head::Request(head) => head.headers.contains_key(header::CONTENT_LENGTH),
             Head::Response(head) => head.headers.contains_key(header::CONTENT_LENGTH),
@@ -270,7 +272,7 @@ impl StreamInner {
         filters.find_map(|filter| {
             let instance = filter.target.as_ref().ok()?;
             let id = filter.context.load(Ordering::Relaxed);
-            if id == 0 || filter.is_bypassed.load(Ordering::Relaxed) {
+            if id == 0 || self.shared.is_bypassed(filter.place) {
                 return None;
             }
             instance.wish(id)
@@ -324,9 +326,9 @@ where
 
 impl Filter {
     /// Closed: the stream ends. Open: it goes on without this filter.
-    fn failed(&self, failure: Failure) -> Result<(), Ended> {
+    fn failed(&self, shared: &StreamShared, failure: Failure) -> Result<(), Ended> {
         let metrics = &self.version.metrics;
-        self.is_bypassed.store(true, Ordering::Relaxed);
+        shared.bypass(self.place);
         match self.version.spec.on_failure {
             OnFailure::Closed => {
                 metrics.failed_closed.add(1);

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use wasmtime::Store;
@@ -28,6 +29,7 @@ impl Instance {
             plugin: version.spec.name.to_string(),
             problem,
         };
+        let begun = Instant::now();
         let module = &version.module.inner;
         let mut store = Store::new(&module.runtime.engine, Host::new(version, worker));
         store.limiter(|host| &mut host.meter);
@@ -54,9 +56,12 @@ impl Instance {
                 guest.response_body.is_some() || guest.response_trailers.is_some(),
             ],
             looks_back: guest.log.is_some(),
+            start_time: OnceLock::new(),
+            made: begun,
             inner: Mutex::new(Inner { store, guest }),
         });
         made.configure()?;
+        made.start_time.get_or_init(|| begun.elapsed());
         Ok(made)
     }
 

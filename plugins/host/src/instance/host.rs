@@ -150,6 +150,8 @@ pub(crate) struct Host {
     pub(crate) delivery: Delivery,
     pub(crate) calls: HashMap<u32, Call, RandomState>,
     next_call: u32,
+    /// Queues that it has registered or resolved: no others can be used.
+    pub(crate) queues: Vec<u32>,
     pub(crate) tick: Option<Duration>,
     pub(crate) timer: Option<AbortHandle>,
     pub(crate) logs: LogBucket,
@@ -178,6 +180,7 @@ impl Host {
             delivery: Delivery::default(),
             calls: HashMap::default(),
             next_call: 0,
+            queues: Vec::new(),
             tick: None,
             timer: None,
             logs: LogBucket::new(Instant::now()),

@@ -109,7 +109,7 @@ async fn r91_bad_pointers_are_invalid_memory_accesses_everywhere() {
         ("remove_header", &[0, 100, 3]),
         ("set_map", &[0, 240, 18]),
         ("set_data", &[100, 3, 120, 5, 0]),
-        ("enqueue", &[1, 120, 5]),
+        ("enqueue", &[1, 120, 5]), // the memory is looked at before the queue
         ("resolve_queue", &[100, 3, 100, 3, 48]),
         ("register_queue", &[100, 3, 48]),
         ("get_property", &[300, 12, 48, 52]),

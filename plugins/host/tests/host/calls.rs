@@ -308,6 +308,23 @@ async fn r90_an_item_in_a_queue_wakes_whoever_registered_it() {
     assert_eq!(Lab::new(body, spec()).said().await, "03");
 }
 
+#[tokio::test]
+async fn r91_the_queues_of_others_cannot_be_guessed() {
+    let owner = r#"(data (i32.const 100) "queue")
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (drop (call $register_queue (i32.const 100) (i32.const 5) (i32.const 60)))
+            (i32.eqz (call $enqueue (i32.load (i32.const 60)) (i32.const 100) (i32.const 3))))"#;
+    let lab = Lab::new(owner, spec());
+    let thief =
+        on_request("(call $say (call $dequeue (i32.const 1) (global.get $p) (global.get $n)))");
+    let mut other = spec();
+    other.vm_id = Arc::from("other");
+    let thief = Plugin::new(&load(&lab.runtime, &guest(&thief)), other).unwrap();
+    let stream = lab.worker.open(&Chain::new([thief]), info());
+    let passed = stream.request(request("")).await.unwrap();
+    assert_eq!(passed.headers()["x-status"], "01"); // NOT_FOUND
+}
+
 #[tokio::test(start_paused = true)]
 async fn r91_a_lost_instance_ends_its_timer_and_its_calls() {
     let body = format!(

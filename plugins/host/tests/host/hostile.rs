@@ -252,6 +252,24 @@ async fn r91_a_plugin_that_cannot_start_any_more_is_unavailable() {
 }
 
 #[tokio::test]
+async fn r91_a_plugin_whose_starts_are_costly_is_not_started_for_every_request() {
+    // Its configuration takes more than 20 ms of work; then every request is a trap.
+    let body = format!(
+        r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) (local $i i64)
+            (loop (local.set $i (i64.add (local.get $i) (i64.const 1))) (br_if 0 (i64.lt_u (local.get $i) (i64.const 300000000))))
+            (i32.const 1)){}"#,
+        on_request("(unreachable)")
+    );
+    let mut spec = spec();
+    spec.limits.start_time = Duration::from_secs(60);
+    let bed = Bed::with(&guest(&body), spec);
+    let kinds = [bed.get().await.unwrap_err(), bed.get().await.unwrap_err()];
+    let kinds = kinds.each_ref().map(|refused| failure(refused).kind);
+    assert_eq!(kinds, [FailureKind::Trap, FailureKind::Unavailable]);
+    assert_eq!(bed.metric("recreations_total"), 0);
+}
+
+#[tokio::test]
 async fn r91_log_lines_are_limited_in_rate() {
     let body = on_request(
         "(local $i i32) (loop

@@ -130,6 +130,7 @@ pub(crate) fn spec() -> PluginSpec {
     spec.capabilities = Capabilities::all();
     spec.limits = Limits {
         callback_time: Duration::from_millis(20),
+        tick_period: Duration::from_millis(1),
         ..Limits::default()
     };
     spec
