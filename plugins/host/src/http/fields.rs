@@ -278,7 +278,26 @@ pub(crate) fn byte_size(fields: Fields<'_>) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn r91_no_name_or_value_of_a_guest_breaks_a_message(name in "\\PC{0,12}|:path|:method|:authority|:scheme|host|x-a", value in prop::collection::vec(any::<u8>(), 0..24)) {
+            let mut head = request("http://a.example/a");
+            let name = name.to_lowercase();
+            let mut fields = FieldsMut::Request(&mut head);
+            let _ = fields.add(&name, &value);
+            let _ = fields.replace(&name, &value);
+            for (key, value) in Fields::Request(&head, false).pairs() {
+                let breaks = |bytes: &[u8]| bytes.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0));
+                prop_assert!(!breaks(key) && !breaks(value));
+            }
+            prop_assert!(head.uri.path().starts_with('/'));
+            prop_assert_eq!(head.headers.get_all(HOST).iter().count(), 1);
+        }
+    }
 
     fn request(uri: &str) -> request::Parts {
         let request = http::Request::get(uri).header("host", "a.example");
