@@ -5,7 +5,7 @@
 //! Must not: know streams.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -27,9 +27,15 @@ pub(crate) struct Version {
     pub(crate) module: Module,
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) data: Arc<VmData>,
+    /// No new stream gets it.
+    is_retired: AtomicBool,
 }
 
 impl Version {
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+
     fn new(module: Module, spec: PluginSpec) -> Result<Arc<Self>, Error> {
         let size = module.inspect().size;
         if size > spec.limits.module {
@@ -45,6 +51,7 @@ impl Version {
             data: runtime.shared.data(&spec.vm_id),
             spec,
             module,
+            is_retired: AtomicBool::new(false),
         }))
     }
 }
@@ -83,6 +90,8 @@ impl Plugin {
     }
 
     /// Puts another version in the place of this one, and ends a canary. On an error nothing has changed.
+    ///
+    /// Configures guests, as `new` and `canary` do, and so may take as long as their limits: not for a thread that serves.
     pub fn replace(&self, module: &Module, spec: PluginSpec) -> Result<(), Error> {
         let _one = self.change.lock();
         self.expect_name(&spec)?;
@@ -176,6 +185,7 @@ impl Plugin {
             .chain([&before.stable])
             .filter(|version| !kept(version))
         {
+            retired.is_retired.store(true, Ordering::Release);
             for worker in retired.module.inner.runtime.workers() {
                 worker.retire(retired.id);
             }

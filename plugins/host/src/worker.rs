@@ -174,6 +174,9 @@ impl WorkerInner {
                 let slot = Slot::Ready(Arc::clone(&instance));
                 let before = self.slots.lock().insert(version.id, slot);
                 drop(before); // outside the lock: the end of a guest may run it
+                if version.is_retired() {
+                    self.retire(version.id); // it was replaced meanwhile; this stream keeps it
+                }
                 Ok(instance)
             }
             Err(error) => {

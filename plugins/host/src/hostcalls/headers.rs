@@ -90,6 +90,7 @@ fn change(
     let kind = MapKind::try_from(kind)?;
     let (bytes, host) = split(caller)?;
     let key = lower(key.of(bytes)?)?;
+    let adds = value.is_some();
     let value = value.map_or(Ok(&b""[..]), |value| value.of(bytes))?;
     if !host.version.spec.capabilities.write_headers.allows(&key) {
         return Err(host
@@ -99,7 +100,7 @@ fn change(
     let allowed = room(host, kind)?.fits(key.len() + value.len());
     let context = host.context().ok_or(Status::BadArgument)?;
     let fields = open(context, kind)?;
-    if !value.is_empty() && !allowed {
+    if adds && !allowed {
         return Err(host
             .refuse("headers beyond the limit", Status::InternalFailure)
             .into());

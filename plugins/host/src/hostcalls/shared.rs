@@ -11,6 +11,9 @@ use crate::abi::{Status, memory};
 use crate::hostcalls::{Answer, Guest, Out, Span, give, split};
 use crate::instance::{Action, Host};
 
+/// The longest name of a queue, in bytes.
+const MAX_NAME: usize = 256;
+
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
@@ -45,6 +48,9 @@ pub(super) fn set_data(caller: Guest<'_, '_>, key: Span, value: Span, cas: u32) 
         return Err(refused.into());
     }
     let limit = host.version.spec.limits.shared_data;
+    if value.len() > limit {
+        return Err(Status::InternalFailure.into()); // before it is copied
+    }
     let value = Bytes::copy_from_slice(value);
     Ok(host.version.data.set(key, value, cas, limit)?)
 }
@@ -57,6 +63,9 @@ pub(super) fn register_queue(caller: Guest<'_, '_>, name: Span, out: u32) -> Ans
         return Err(refused.into());
     }
     memory::slice(bytes, out, 4)?;
+    if name.len() > MAX_NAME {
+        return Err(Status::BadArgument.into());
+    }
     let spec = &host.version.spec;
     let shared = &host.runtime.shared;
     let id = shared.register(&spec.vm_id, name, &host.instance, &spec.limits)?;
@@ -83,9 +92,13 @@ pub(super) fn resolve_queue(caller: Guest<'_, '_>, vm: Span, name: Span, out: u3
 
 pub(super) fn enqueue(caller: Guest<'_, '_>, id: u32, value: Span) -> Answer {
     let (bytes, host) = split(caller)?;
-    let value = Bytes::copy_from_slice(value.of(bytes)?);
+    let value = value.of(bytes)?;
     known(host, id)?;
     let limits = &host.version.spec.limits;
+    if value.len() > limits.queue_bytes {
+        return Err(Status::InternalFailure.into()); // before it is copied
+    }
+    let value = Bytes::copy_from_slice(value);
     let told = host.runtime.shared.enqueue(id, value, limits)?;
     if let Some(instance) = told {
         host.actions.push(Action::QueueReady {

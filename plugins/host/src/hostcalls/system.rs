@@ -121,6 +121,11 @@ pub(super) fn call_foreign(caller: Guest<'_, '_>, name: Span, arguments: Span, o
             .refuse("a function that it may not call", Status::NotFound)
             .into());
     }
+    if arguments.len() > host.version.spec.limits.call_body {
+        return Err(host
+            .refuse("arguments beyond the limit", Status::InternalFailure)
+            .into());
+    }
     let function = host.runtime.foreign.get(name).ok_or(Status::NotFound)?;
     let result = function(arguments)?;
     match out {

@@ -50,6 +50,14 @@ const HARMS: &[(&str, &str, FailureKind)] = &[
         FailureKind::Trap,
     ),
     (
+        "many empty headers",
+        "(local $i i32) (loop
+            (i32.store (i32.const 300) (i32.add (i32.const 0x61616161) (i32.and (local.get $i) (i32.const 0x0f0f0f))))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (if (i32.ne (call $add_header (i32.const 0) (i32.const 300) (i32.const 4) (i32.const 0) (i32.const 0)) (i32.const 0)) (then (unreachable))) (br 0))",
+        FailureKind::Trap,
+    ),
+    (
         "giant header map",
         "(loop (if (i32.ne (call $add_header (i32.const 0) (i32.const 8) (i32.const 8) (i32.const 0) (i32.const 60000)) (i32.const 0)) (then (unreachable))) (br 0))",
         FailureKind::Trap,
@@ -326,4 +334,40 @@ fn r91_a_loop_in_one_worker_does_not_stop_another() {
     let served = serve(good).join().unwrap();
     assert!(served);
     assert!(!looping.join().unwrap());
+}
+
+/// What an observer is told.
+#[derive(Default)]
+struct Seen(parking_lot::Mutex<Vec<String>>);
+
+impl ringwall_plugin_host::Observer for Seen {
+    fn hostcall(&self, plugin: &str, name: &'static str, status: Option<u32>) {
+        self.0.lock().push(format!("{plugin} {name} {status:?}"));
+    }
+
+    fn callback(&self, _: &str, name: &'static str, _: Duration, hostcalls: u32, memory: u64) {
+        self.0.lock().push(format!("{name} {hostcalls} {memory}"));
+    }
+
+    fn log(&self, _: &str, level: ringwall_plugin_host::LogLevel, line: &str) {
+        self.0.lock().push(format!("{level:?} {line}"));
+    }
+}
+
+#[tokio::test]
+async fn r93_an_observer_sees_callbacks_host_calls_and_lines() {
+    let runtime = runtime();
+    let seen = Arc::new(Seen::default());
+    let observer: Arc<dyn ringwall_plugin_host::Observer> = seen.clone();
+    let worker = Worker::observed(&runtime, Arc::new(NoCallouts), Some(observer));
+    let body = on_request("(drop (call $log (i32.const 3) (i32.const 8) (i32.const 8)))");
+    let plugin = Plugin::new(&load(&runtime, &guest(&body)), spec()).unwrap();
+    let stream = worker.open(&Chain::new([plugin]), info());
+    stream.request(request("")).await.unwrap();
+    let expected = [
+        "Warn x-status",
+        "p proxy_log Some(0)",
+        "proxy_on_request_headers 1 131072",
+    ];
+    assert_eq!(*seen.0.lock(), expected);
 }

@@ -160,4 +160,9 @@ fn r92_no_request_is_lost_or_half_filtered_while_versions_change() {
     }
     assert_eq!(metric(&runtime, "swaps_total"), u64::from(SWAPS));
     assert_eq!(metric(&runtime, "failed_closed_total"), 0);
+    assert_eq!(
+        metric(&runtime, "instances"),
+        0,
+        "nothing is left of any version"
+    );
 }
