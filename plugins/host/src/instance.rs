@@ -100,6 +100,8 @@ pub(crate) struct Instance {
     failed: OnceLock<Failure>,
     /// Whether it exports callbacks for the body or the trailers of requests, and of responses.
     sees_body: [bool; 2],
+    /// Whether it exports callbacks for the bytes of a connection.
+    pub(crate) sees_stream: bool,
     /// Whether it exports `proxy_on_log`, which may read what has passed.
     pub(crate) looks_back: bool,
     /// How long it took to be made, and when that was.

@@ -1,8 +1,10 @@
 //! TCP streams through a chain of plugins.
 //!
 //! Owns: the order of filters (from downstream forwards, from upstream backwards) and the waiting for a paused one. The
-//! embedder reads and writes the sockets: it hands in what it has read and writes what it is given.
-//! Must not: know sockets.
+//! embedder hands in what it has read and writes what it is given, or leaves that to [`TcpStream::relay`].
+//! Must not: dial. Read next: `tcp/relay.rs`.
+
+mod relay;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,6 +22,8 @@ use crate::plugin::Version;
 use crate::properties::StreamInfo;
 use crate::spec::{BodyAccess, OnFailure};
 use crate::worker::WorkerInner;
+
+pub use self::relay::{RelayError, Relayed};
 
 /// Which socket bytes were read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +96,18 @@ impl TcpStream {
             self.wait(filter, Way::Request, outcome).await?;
         }
         Ok(())
+    }
+
+    /// Whether any plugin would be given the bytes. If not, they need not come by here.
+    pub fn looks_at_data(&self) -> bool {
+        self.filters.iter().any(|filter| {
+            let may_look = filter.version.spec.capabilities.stream_data != BodyAccess::None;
+            may_look
+                && filter
+                    .target
+                    .as_ref()
+                    .is_ok_and(|instance| instance.sees_stream)
+        })
     }
 
     /// Passes what was read from one side; gives what is to be written to the other. A plugin that pauses is given more

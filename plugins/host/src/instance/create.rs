@@ -55,6 +55,7 @@ impl Instance {
                 guest.request_body.is_some() || guest.request_trailers.is_some(),
                 guest.response_body.is_some() || guest.response_trailers.is_some(),
             ],
+            sees_stream: guest.downstream_data.is_some() || guest.upstream_data.is_some(),
             looks_back: guest.log.is_some(),
             start_time: OnceLock::new(),
             made: begun,

@@ -17,7 +17,7 @@ fn bytes(text: &'static str) -> Bytes {
 /// Holds what comes from downstream until there are six bytes, then puts `>` before them.
 const FRAMER: &str = r#"(data (i32.const 100) ">")
     (func (export "proxy_on_downstream_data") (param $id i32) (param $size i32) (param $end i32) (result i32)
-        (if (i32.lt_u (local.get $size) (i32.const 6)) (then (return (i32.const 1))))
+        (if (i32.lt_u (local.get $size) (i32.const 6)) (then (return (i32.eqz (local.get $end)))))
         (drop (call $set_buffer (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 100) (i32.const 1)))
         (i32.const 0))"#;
 
@@ -47,6 +47,54 @@ async fn r90_stream_data_is_held_changed_and_passed() {
             .unwrap(),
         "xyz"
     );
+}
+
+#[tokio::test]
+async fn r90_a_connection_is_relayed_through_its_plugins() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let bed = Bed::new(&guest(FRAMER));
+    let stream = open(&bed);
+    assert!(stream.looks_at_data());
+    let (mut client, downstream) = tokio::io::duplex(64);
+    let (mut server, upstream) = tokio::io::duplex(64);
+    let relaying = tokio::spawn(async move {
+        stream.connected().await.unwrap();
+        stream.relay(downstream, upstream).await.unwrap()
+    });
+    let mut seen = [0; 7];
+    client.write_all(b"abc").await.unwrap();
+    client.write_all(b"def").await.unwrap();
+    server.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b">abcdef");
+    client.shutdown().await.unwrap();
+    assert_eq!(
+        server.read(&mut seen).await.unwrap(),
+        0,
+        "the end is passed on"
+    );
+    // The other direction is still open.
+    server.write_all(b"answer").await.unwrap();
+    drop(server);
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "answer");
+    let relayed = relaying.await.unwrap();
+    assert_eq!((relayed.to_upstream, relayed.to_downstream), (7, 6));
+}
+
+#[tokio::test]
+async fn r91_a_relayed_connection_ends_with_its_plugin() {
+    let body = r#"(func (export "proxy_on_upstream_data") (param i32 i32 i32) (result i32) (unreachable))"#;
+    let bed = Bed::new(&guest(body));
+    let stream = open(&bed);
+    let (_client, downstream) = tokio::io::duplex(64);
+    let (mut server, upstream) = tokio::io::duplex(64);
+    tokio::io::AsyncWriteExt::write_all(&mut server, b"x")
+        .await
+        .unwrap();
+    let ended = stream.relay(downstream, upstream).await.unwrap_err();
+    assert!(ended.to_string().contains("Trap"), "{ended}");
 }
 
 #[tokio::test]
