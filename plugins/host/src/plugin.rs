@@ -84,6 +84,12 @@ impl Plugin {
         }))
     }
 
+    /// Whether a plugin can be configured, tried once and given up again: for whoever checks a configuration.
+    pub fn check(module: &Module, spec: PluginSpec) -> Result<(), Error> {
+        let version = Version::new(module.clone(), spec)?;
+        WorkerInner::on_trial().warm(&version)
+    }
+
     /// Its name, which is the same in all versions.
     pub fn name(&self) -> Arc<str> {
         Arc::clone(&self.deployed.load().stable.spec.name)

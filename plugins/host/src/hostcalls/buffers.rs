@@ -128,6 +128,14 @@ fn body<'h>(
     kind: ContextKind,
     side: impl FnOnce(&'h Context) -> &'h crate::instance::Side,
 ) -> Result<View<'h>, Status> {
+    let capabilities = &host.version.spec.capabilities;
+    let access = match kind {
+        ContextKind::Tcp => capabilities.stream_data,
+        ContextKind::Http | ContextKind::Root => capabilities.body,
+    };
+    if access == BodyAccess::None {
+        return Err(Status::NotFound);
+    }
     let context = host
         .contexts
         .get(&host.effective())

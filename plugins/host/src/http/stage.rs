@@ -59,10 +59,12 @@ pub(super) struct Stage {
     pub(super) is_done: bool,
     /// The plugin has failed open.
     is_bypassed: bool,
+    /// Its body callbacks are called; otherwise it is here for the head alone.
+    looks_at_body: bool,
 }
 
 impl Stage {
-    pub(super) fn new(instance: Arc<Instance>, id: u32, place: usize) -> Self {
+    pub(super) fn new(instance: Arc<Instance>, id: u32, place: usize, looks_at_body: bool) -> Self {
         Self {
             instance,
             id,
@@ -75,6 +77,7 @@ impl Stage {
             input_ended: false,
             is_done: false,
             is_bypassed: false,
+            looks_at_body,
         }
     }
 
@@ -337,7 +340,7 @@ impl Stage {
     ) -> Result<(), Ended> {
         let input = input.transpose()?;
         self.input_ended = is_last || !matches!(input, Some(Out::Data(_)));
-        if self.is_bypassed {
+        if self.is_bypassed || !self.looks_at_body {
             self.is_done = self.input_ended;
             self.queue.extend(input);
             return Ok(());

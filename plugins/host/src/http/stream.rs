@@ -241,7 +241,7 @@ impl StreamInner {
         let end = body.is_end_stream();
         let outcome = instance.on_headers(id, way, head, end);
         let sees_body = !end && instance.sees_body(way);
-        let mut stage = Stage::new(Arc::clone(instance), id, filter.place);
+        let mut stage = Stage::new(Arc::clone(instance), id, filter.place, sees_body);
         if let Outcome::Failed(failure, held) = outcome {
             filter.failed(&self.shared, failure)?;
             return held.head.ok_or(Ended::Closed);

@@ -105,23 +105,25 @@ impl Instance {
                 }
             }
         });
-        let verdict = verdict.map(|answer| self.headers_verdict(&mut inner, id, way, answer));
+        let verdict = verdict.map(|answer| {
+            let delivers = !end && self.sees_body(way);
+            self.headers_verdict(&mut inner, id, delivers, answer)
+        });
         self.outcome(&mut inner, id, way, verdict)
     }
 
-    /// 0 goes on; 1 is a pause; Envoy's other values hold the whole stream.
-    fn headers_verdict(&self, inner: &mut Inner, id: u32, way: Way, answer: u32) -> Verdict {
+    /// 0 goes on; 1 is a pause; Envoy's other values hold the whole stream. `delivers`: there is a body, and it wants it.
+    fn headers_verdict(&self, inner: &mut Inner, id: u32, delivers: bool, answer: u32) -> Verdict {
         if answer == 0 {
             return Verdict::Continue;
         }
-        let can_deliver = self.sees_body(way);
         let calls = inner
             .host()
             .contexts
             .get(&id)
             .map_or(0, |context| context.calls);
         let whole = match self.version.spec.headers_pause {
-            _ if answer != 1 || !can_deliver => true,
+            _ if answer != 1 || !delivers => true,
             HeadersPause::Stream => true,
             HeadersPause::Headers => false,
             HeadersPause::Auto => calls > 0,

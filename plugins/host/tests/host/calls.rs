@@ -213,6 +213,21 @@ async fn r91_a_held_stream_is_not_released_by_a_body_while_its_call_is_under_way
     assert_eq!(text(passed.into_body()).await, "abc");
 }
 
+#[tokio::test]
+async fn r91_a_stream_held_for_a_call_keeps_its_body_from_a_plugin_that_may_not_see_it() {
+    let body = format!(
+        r#"{}(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (unreachable))"#,
+        caller("echo", 0, "(i32.const 77)")
+    );
+    let mut spec = spec();
+    spec.capabilities.body = ringwall_plugin_host::BodyAccess::None;
+    let lab = Lab::new(&body, spec);
+    let passed = lab.open().request(request("abc")).await.unwrap();
+    assert_eq!(passed.headers()["x-status"], "77");
+    assert_eq!(passed.headers()["content-length"], "3");
+    assert_eq!(text(passed.into_body()).await, "abc");
+}
+
 /// A gRPC call or stream to `cluster`; callbacks write what they saw as one digit each, in order, from 500 on.
 fn grpc_guest(cluster: &str, begin: &str, done: &str) -> String {
     let note = |digit: &str| {

@@ -104,6 +104,7 @@ async fn r91_a_guest_that_does_not_start_is_refused() {
             .to_string();
         assert!(error.contains(expected), "{error}");
     }
+    assert!(Plugin::check(&load(&runtime, &guest("")), spec()).is_ok());
     let mut small = spec();
     small.limits.memory = 65536;
     let error = Plugin::new(&load(&runtime, &guest("")), small)

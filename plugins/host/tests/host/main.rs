@@ -8,6 +8,8 @@ mod abi;
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod http;

@@ -14,7 +14,7 @@ use ringwall_plugin_host::{
 };
 
 /// Every import of the ABI, with the name of its last words.
-const IMPORTS: &[(&str, &str, usize)] = &[
+pub(crate) const IMPORTS: &[(&str, &str, usize)] = &[
     ("log", "proxy_log", 3),
     ("get_log_level", "proxy_get_log_level", 1),
     ("get_time", "proxy_get_current_time_nanoseconds", 1),
