@@ -323,6 +323,65 @@ async fn r90_an_item_in_a_queue_wakes_whoever_registered_it() {
     assert_eq!(Lab::new(body, spec()).said().await, "03");
 }
 
+/// A stream waits; the callback that would resume it does harm instead.
+#[tokio::test]
+async fn r91_callbacks_of_calls_queues_and_timers_may_trap_or_loop() {
+    let wait = r#"(func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) BEGIN (i32.const 1))"#;
+    let queue = r#"(data (i32.const 100) "queue")
+        (func (export "proxy_on_configure") (param i32 i32) (result i32)
+            (i32.eqz (call $register_queue (i32.const 100) (i32.const 5) (i32.const 60))))"#;
+    let enqueue = "(drop (call $enqueue (i32.load (i32.const 60)) (i32.const 100) (i32.const 3)))";
+    let grpc = r#"(data (i32.const 100) "grpcdenied") (data (i32.const 120) "pkg.SvcDo")"#;
+    let call = |start: u32, length: u32| {
+        format!(
+            "(drop (call $grpc_stream (i32.const {start}) (i32.const {length}) (i32.const 120) (i32.const 7)
+                (i32.const 127) (i32.const 2) (i32.const 0) (i32.const 0) (i32.const 60)))
+             (drop (call $grpc_send (i32.load (i32.const 60)) (i32.const 100) (i32.const 3) (i32.const 1)))"
+        )
+    };
+    for harm in ["(unreachable)", "(loop (br 0))"] {
+        for (name, setup, begin, params) in [
+            (
+                "proxy_on_tick",
+                "",
+                "(drop (call $set_tick (i32.const 1)))".to_owned(),
+                1,
+            ),
+            ("proxy_on_queue_ready", queue, enqueue.to_owned(), 2),
+            (
+                "proxy_on_grpc_receive_initial_metadata",
+                grpc,
+                call(100, 4),
+                3,
+            ),
+            ("proxy_on_grpc_receive", grpc, call(100, 4), 3),
+            (
+                "proxy_on_grpc_receive_trailing_metadata",
+                grpc,
+                call(100, 4),
+                3,
+            ),
+            ("proxy_on_grpc_close", grpc, call(104, 6), 3),
+        ] {
+            let params = "i32 ".repeat(params);
+            let harmful = format!("(func (export \"{name}\") (param {params}) {harm})");
+            let body = format!("{setup}{harmful}{}", wait.replace("BEGIN", &begin));
+            let lab = Lab::new(&body, spec());
+            let refused = lab.open().request(request("")).await.unwrap_err();
+            assert_eq!(refused.response.unwrap().status(), 503, "{name} {harm}");
+            assert!(metric(&lab.runtime, "recreations_total") >= 1);
+        }
+        let harm = format!("(block (result i32) {harm} (i32.const 0))");
+        let lab = Lab::new(&caller("echo", 0, &harm), spec());
+        let refused = lab.open().request(request("")).await.unwrap_err();
+        assert_eq!(
+            refused.response.unwrap().status(),
+            503,
+            "a call's answer, {harm}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn r91_the_queues_of_others_cannot_be_guessed() {
     let owner = r#"(data (i32.const 100) "queue")

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod abi;
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod calls;
 #[cfg(test)]
 mod fuzz;

@@ -129,7 +129,8 @@ pub(crate) fn spec() -> PluginSpec {
     let mut spec = PluginSpec::new("p");
     spec.capabilities = Capabilities::all();
     spec.limits = Limits {
-        callback_time: Duration::from_millis(20),
+        callback_time: Duration::from_millis(30),
+        hostcalls: 1000,
         tick_period: Duration::from_millis(1),
         ..Limits::default()
     };
