@@ -17,6 +17,14 @@ pub enum Error {
     Ticker(#[source] io::Error),
     #[error("the cache directory {path} {problem}")]
     CacheDirectory { path: PathBuf, problem: String },
+    #[error("{path}: {source}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the pinned digest `{0}` is no SHA-256 in 64 hexadecimal digits")]
+    Pin(String),
     #[error("the module's SHA-256 is {actual}, not {pinned} as pinned")]
     DigestMismatch { actual: String, pinned: String },
     #[error("the module is not signed, and signatures are required")]

@@ -14,6 +14,7 @@
 mod abi;
 mod callouts;
 mod chain;
+pub mod config;
 mod error;
 mod foreign;
 mod hostcalls;

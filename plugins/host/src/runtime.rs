@@ -97,7 +97,7 @@ impl Runtime {
         })
     }
 
-    /// All metrics, those of plugins and those about plugins, in Prometheus' text format.
+    /// All metrics, those of plugins and those about plugins, in OpenMetrics' text format, without its last line.
     pub fn metrics(&self) -> String {
         self.inner.metrics.encode()
     }

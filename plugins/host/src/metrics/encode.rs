@@ -1,4 +1,4 @@
-//! Prometheus' text format.
+//! OpenMetrics' text format, without its last line: other metrics may follow.
 //!
 //! Owns: the names of families, and that no plugin's name can break a line. What plugins define keeps its own name in a
 //! label, so that no two of them collide after mangling.
@@ -156,6 +156,8 @@ fn own(out: &mut String, name: &str, plugin: &str, metric: &Metric) {
 }
 
 fn family(out: &mut String, name: &str, help: &str, kind: &str) {
+    // A counter's family is named without the suffix of its samples (OpenMetrics 1.0 §"Counter").
+    let name = name.strip_suffix("_total").unwrap_or(name);
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
