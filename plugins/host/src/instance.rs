@@ -104,7 +104,7 @@ pub(crate) struct Instance {
     pub(crate) sees_stream: bool,
     /// Whether it exports `proxy_on_log`, which may read what has passed.
     pub(crate) looks_back: bool,
-    /// How long it took to be made, and when that was.
+    /// The processor time that it took to be made, and when that was.
     pub(crate) start_time: OnceLock<Duration>,
     pub(crate) made: Instant,
     inner: Mutex<Inner>,

@@ -207,3 +207,29 @@ impl WorkerInner {
         drop(before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Module, Plugin, PluginSpec, RuntimeOptions, Verification};
+
+    #[tokio::test]
+    async fn r92_a_version_replaced_between_choice_and_use_leaves_no_instance() {
+        let runtime = Runtime::new(RuntimeOptions::default()).unwrap();
+        let text =
+            r#"(module (memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1")))"#;
+        let bytes = wat::parse_str(text).unwrap();
+        let module = Module::load(&runtime, &bytes, &Verification::none()).unwrap();
+        let worker = Worker::new(&runtime, Arc::new(NoCallouts));
+        let plugin = Plugin::new(&module, PluginSpec::new("p")).unwrap();
+        let chosen = plugin.pick();
+        plugin.replace(&module, PluginSpec::new("p")).unwrap();
+        let instance = worker.inner.instance(&chosen).unwrap();
+        assert_eq!(
+            instance.version.id, chosen.id,
+            "the stream has what it chose"
+        );
+        let kept: Vec<u64> = worker.inner.slots.lock().keys().copied().collect();
+        assert_eq!(kept, [plugin.pick().id]);
+    }
+}

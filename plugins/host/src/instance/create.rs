@@ -29,7 +29,7 @@ impl Instance {
             plugin: version.spec.name.to_string(),
             problem,
         };
-        let begun = Instant::now();
+        let begun = deadline::processor_time();
         let module = &version.module.inner;
         let mut store = Store::new(&module.runtime.engine, Host::new(version, worker));
         store.limiter(|host| &mut host.meter);
@@ -58,11 +58,12 @@ impl Instance {
             sees_stream: guest.downstream_data.is_some() || guest.upstream_data.is_some(),
             looks_back: guest.log.is_some(),
             start_time: OnceLock::new(),
-            made: begun,
+            made: Instant::now(),
             inner: Mutex::new(Inner { store, guest }),
         });
         made.configure()?;
-        made.start_time.get_or_init(|| begun.elapsed());
+        let took = deadline::processor_time().saturating_sub(begun);
+        made.start_time.get_or_init(|| took);
         Ok(made)
     }
 

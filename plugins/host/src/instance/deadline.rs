@@ -48,7 +48,7 @@ pub(crate) fn watch(store: &mut Store<Host>) {
 }
 
 /// Of this thread. A clock that cannot be read ends the callback: time without a limit is none.
-fn processor_time() -> Duration {
+pub(super) fn processor_time() -> Duration {
     let read = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
     read.map_or(Duration::MAX, Duration::from)
 }

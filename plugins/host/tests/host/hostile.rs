@@ -147,6 +147,26 @@ async fn r91_a_lost_instance_takes_its_streams_and_no_others() {
     assert_eq!(bed.metric("recreations_total"), 1);
 }
 
+#[tokio::test]
+async fn r91_a_response_does_not_pass_a_plugin_that_was_lost_meanwhile() {
+    for on_failure in [OnFailure::Closed, OnFailure::Open] {
+        let mut spec = spec();
+        spec.on_failure = on_failure;
+        let bed = Bed::with(&on_evil("(unreachable)"), spec);
+        let stream = bed.open();
+        stream.request(request("")).await.unwrap();
+        let lost = evil(&bed).await;
+        match (stream.response(response("secret")).await, on_failure) {
+            (Ok(passed), OnFailure::Open) => assert_eq!(text(passed.into_body()).await, "secret"),
+            (Err(refused), OnFailure::Closed) => {
+                assert_eq!(failure(&refused).id, failure(&lost.unwrap_err()).id);
+                assert_eq!(refused.response.unwrap().status(), 503);
+            }
+            (other, _) => panic!("{on_failure:?}: {other:?}"),
+        }
+    }
+}
+
 /// Each callback, the request it needs, and whether the stream itself notices.
 const CALLBACKS: &[(&str, &str, bool)] = &[
     (
