@@ -70,7 +70,7 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self) {
+    pub(crate) fn reload(&mut self) {
         let file = self.file.display().to_string();
         match self.take_over() {
             Ok(snapshot) => {

@@ -180,7 +180,7 @@ fn facts(connection: &Arc<Connection>, authorized: &Authorized, exchange: &Excha
         let user = Value::map([
             ("sub", Value::text(token.subject())),
             ("client_id", Value::text(token.client())),
-            ("scope", Value::text(token.scopes().join(" "))),
+            ("scope", Value::text(token.scopes.join(" "))),
         ]);
         let ringwall = Value::map([("user", user)]);
         let filters = Value::map([("ringwall", ringwall)]);

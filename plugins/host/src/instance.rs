@@ -43,6 +43,13 @@ pub struct Failure {
     pub callback: &'static str,
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (kind, callback) = (self.kind.as_str(), self.callback);
+        write!(formatter, "{kind} in {callback}, failure {}", self.id)
+    }
+}
+
 /// The kinds, as metrics count them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FailureKind {

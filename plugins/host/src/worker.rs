@@ -50,6 +50,12 @@ pub struct Worker {
     inner: Arc<WorkerInner>,
 }
 
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct WorkerInner {
     pub(crate) callouts: Arc<dyn Callouts>,
     /// `None`: on trial; nothing goes on outside the guest.

@@ -32,6 +32,12 @@ pub struct HttpStream {
     inner: Arc<StreamInner>,
 }
 
+impl std::fmt::Debug for HttpStream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("HttpStream").finish_non_exhaustive()
+    }
+}
+
 pub(crate) struct StreamInner {
     pub(crate) shared: Arc<StreamShared>,
     filters: Box<[Filter]>,

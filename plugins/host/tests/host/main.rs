@@ -18,8 +18,6 @@ mod http;
 #[cfg(test)]
 mod loading;
 #[cfg(test)]
-mod measure;
-#[cfg(test)]
 mod pause;
 #[cfg(test)]
 mod properties;

@@ -1,10 +1,20 @@
-//! What a stream costs: run by hand, in release, with `--ignored --nocapture`.
+//! What a stream costs: `cargo bench -p ringwall-plugin-host`. It asserts nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a measurement ends where anything fails, and prints"
+)]
+
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/host/support.rs"]
+mod support;
 
 use std::time::{Duration, Instant};
 
 use ringwall_plugin_host::{Chain, Worker};
 
-use crate::support::*;
+use support::*;
 
 /// Reads one header and sets another on the request's way, and sets one on the response's.
 const FILTER: &str = r#"(data (i32.const 100) "host") (data (i32.const 104) "x-out") (data (i32.const 110) "yes")
@@ -43,9 +53,8 @@ async fn exchanges(worker: &Worker, chain: &Chain, count: u32) -> Duration {
     started.elapsed() / count
 }
 
-#[tokio::test]
-#[ignore = "measures; nothing is asserted"]
-async fn a_header_filter_s_cost() {
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
     let bed = Bed::new(&guest(FILTER));
     let empty = Chain::default();
     for _ in 0..3 {
