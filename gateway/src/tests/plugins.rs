@@ -25,7 +25,7 @@ const PRELUDE: &str = r#"
     (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
     (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
     (data (i32.const 0) "x-filter")
-    (data (i32.const 32) "x-user-context")
+    (data (i32.const 32) "x-ringwall-user-context")
     (data (i32.const 64) ":path")
     (data (i32.const 96) "/open/elsewhere")
     (data (i32.const 128) "/v1/orders/7")
@@ -128,11 +128,14 @@ async fn r91_what_is_not_declared_a_plugin_cannot_do() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r14_attack_a_plugin_cannot_forge_a_user_context() {
-    let forge = "(drop (call $set (i32.const 0) (i32.const 32) (i32.const 14) (i32.const 224) (i32.const 1))) (i32.const 0)";
+    let forge = "(drop (call $set (i32.const 0) (i32.const 32) (i32.const 23) (i32.const 224) (i32.const 1))) (i32.const 0)";
     let modules = Modules::new(&[("forger", on_request(forge))]);
     let world = World::start_with(&modules.on_open("forger", HEADERS)).await;
     let answer = ask(&world, "/open/a").await;
-    assert_eq!((answer.status, answer.seen("x-user-context")), (200, None));
+    assert_eq!(
+        (answer.status, answer.seen("x-ringwall-user-context")),
+        (200, None)
+    );
 }
 
 /// Sets `:path` to what stands at `at`.
@@ -147,7 +150,7 @@ async fn r56_attack_a_plugin_cannot_leave_the_route_that_was_authorized() {
     let modules = Modules::new(&[("within", rewrite(96, 15)), ("out", rewrite(128, 12))]);
     let world = World::start_with(&modules.on_open("within", HEADERS)).await;
     let answer = ask(&world, "/open/a").await;
-    assert_eq!(answer.json()["path"], "/open/elsewhere");
+    assert_eq!(answer.json()["uri"], "/open/elsewhere");
     let mut world = World::start_with(&modules.on_open("out", HEADERS)).await;
     assert_eq!(ask(&world, "/open/a").await.status, 500);
     assert_eq!(world.upstream_requests(), 0);
