@@ -207,10 +207,8 @@ impl Platform {
         kernel.enrol(&Enrolment::proxy("caller", &proxy)).unwrap();
         let service = [SERVICE.parse().unwrap()];
         let services = [("callee", service.as_slice())];
-        kernel.set_services(services.into_iter()).unwrap();
-        kernel
-            .set_edges([("caller", "callee")].into_iter())
-            .unwrap();
+        kernel.set_services(services).unwrap();
+        kernel.set_edges([("caller", "callee")]).unwrap();
         platform.kernel = Some(kernel);
         // Where to is said before each figure; nobody is in the group before it is enrolled.
         platform.capture(SERVICE.parse().unwrap());

@@ -27,7 +27,7 @@ pub(crate) fn run(core: &str, group: &str) {
         let line = line.unwrap();
         let words: Vec<&str> = line.split(' ').collect();
         let answer = match words.as_slice() {
-            ["drop"] => listen(|stream| drop(stream)),
+            ["drop"] => listen(drop),
             ["echo"] => listen(echo),
             ["sink"] => listen(sink),
             ["connects", to, count] => connects(to.parse().unwrap(), count.parse().unwrap()),
