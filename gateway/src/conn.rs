@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,6 +17,7 @@ use ringwall_data_path::gulp::Gulped;
 use ringwall_data_path::io::{GuardedStream, IoLimits};
 use ringwall_data_path::permit::Permit;
 use ringwall_data_path::watch::Watch;
+use ringwall_plugin_host::ConnectionInfo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -45,6 +46,9 @@ pub(crate) struct Connection {
     pub(crate) forwarded_for: HeaderValue,
     /// The host that the handshake named; `None` without TLS.
     pub(crate) sni: Option<Box<str>>,
+    peer: SocketAddr,
+    /// For plugins; made for the first of them.
+    facts: OnceLock<Arc<ConnectionInfo>>,
     http2: bool,
     body_idle: Duration,
     _permit: Permit,
@@ -61,6 +65,19 @@ impl Connection {
 
     pub(crate) fn forwarded_proto(&self) -> HeaderValue {
         HeaderValue::from_static(if self.is_tls() { "https" } else { "http" })
+    }
+
+    /// What plugins may ask about it.
+    pub(crate) fn facts(&self) -> Arc<ConnectionInfo> {
+        let facts = self.facts.get_or_init(|| {
+            Arc::new(ConnectionInfo {
+                id: self.worker.next_id(),
+                source: Some(self.peer),
+                server_name: self.sni.as_deref().map(Arc::from),
+                ..ConnectionInfo::default()
+            })
+        });
+        Arc::clone(facts)
     }
 
     /// The idle limit of request bodies that the connection's own watch cannot see.
@@ -153,6 +170,8 @@ fn describe(
             .unwrap_or(HeaderValue::from_static("unknown")),
         body_idle: worker.shared.connections.body_timeout,
         peer_text,
+        peer: SocketAddr::new(ip, peer.port()),
+        facts: OnceLock::new(),
         worker,
         watch,
         sni,

@@ -10,6 +10,7 @@ mod error;
 mod limiter;
 mod metrics;
 mod pipeline;
+mod plugins;
 mod refusal;
 mod reload;
 mod snapshot;

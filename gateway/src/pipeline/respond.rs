@@ -1,4 +1,4 @@
-//! Step 9: the response leaves, and the record of the exchange with it.
+//! Step 10: the response leaves, and the record of the exchange with it.
 //!
 //! Owns: the fields that the gateway adds to every response. Must not: change a status.
 

@@ -79,6 +79,16 @@ const BENCH: &[Need] = &[
         met: |config| config.tool("iperf3").is_some(),
     },
     Need {
+        what: "nft (what interception is measured beside)",
+        packages: &["nftables"],
+        met: |config| config.tool("nft").is_some(),
+    },
+    Need {
+        what: "ip (network namespaces)",
+        packages: &["iproute2"],
+        met: |config| config.tool("ip").is_some(),
+    },
+    Need {
         what: "wrk",
         packages: &["wrk"],
         met: |config| config.tool("wrk").is_some(),
