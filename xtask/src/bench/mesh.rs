@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use super::material;
 use super::report::Report;
 use super::running::{LOAD_CORE, Program, Running};
+use super::wrk::Wrk;
 use crate::build::{Profile, packages};
 use crate::config::Config;
 use crate::process::{run, say};
@@ -380,7 +381,7 @@ fn free_port() -> Result<u16> {
 
 /// Programs of others.
 struct Tools {
-    wrk: PathBuf,
+    wrk: Wrk,
     nginx: PathBuf,
     iperf3: PathBuf,
 }
@@ -393,7 +394,7 @@ impl Tools {
                 .with_context(|| format!("{name} is missing: apt-get install -y {name}"))
         };
         Ok(Self {
-            wrk: find("wrk")?,
+            wrk: Wrk::find(config)?,
             nginx: find("nginx")?,
             iperf3: find("iperf3")?,
         })

@@ -56,6 +56,9 @@ pub(crate) fn run<P: WasmParams, R: WasmResults>(
     let took = started.elapsed();
     let host = store.data_mut();
     host.effective = None;
+    if result.is_err() {
+        host.deadline.fail(took);
+    }
     host.version.metrics.callback(took);
     if let Some(observer) = &host.observer {
         let plugin = &host.version.spec.name;

@@ -17,6 +17,8 @@ pub(crate) struct Deadline {
     budget: Duration,
     first_tick: Option<Duration>,
     pub(crate) is_over: bool,
+    /// What the callback took that failed.
+    pub(crate) lost: Duration,
 }
 
 impl Deadline {
@@ -24,6 +26,12 @@ impl Deadline {
         self.budget = budget;
         self.first_tick = None;
         self.is_over = false;
+        self.lost = Duration::ZERO;
+    }
+
+    /// The callback has failed after `took`, of which waiting for the processor is not the guest's.
+    pub(crate) fn fail(&mut self, took: Duration) {
+        self.lost = took.min(self.budget);
     }
 
     fn tick(&mut self, now: Duration) -> UpdateDeadline {
