@@ -22,6 +22,7 @@ mod mesh_policy;
 mod oauth;
 mod orders;
 mod partition;
+mod plugins;
 mod revocation;
 mod rotation;
 mod sessions;
@@ -176,6 +177,10 @@ fn main_job(list: &mut Vec<Scenario>) {
         r14_a_forged_context_does_not_change_whose_history_it_is,
         r14_forged_identity_headers_never_arrive,
         r56_a_user_without_the_role_may_not_order,
+    );
+    scenarios!(list, Others, Both, SHOP, plugins:
+        attack_injection_ends_at_the_firewall_plugin,
+        attack_injection_in_a_body_ends_at_the_firewall_plugin,
     );
     // Every client of the published port comes from one address, the bridge's: a limit that is
     // counted per address would be reached by the other scenarios, and by theirs.

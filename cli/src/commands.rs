@@ -109,6 +109,9 @@ struct CompositionArgs {
     /// `spa-proxy/web/dist` beside the composition]
     #[arg(long, value_name = "DIRECTORY")]
     web_dir: Option<PathBuf>,
+    /// Folder of the built plugins [default: `plugins` beside the binaries, else `wasm` beside their folder]
+    #[arg(long, value_name = "DIRECTORY")]
+    plugins_dir: Option<PathBuf>,
     /// Add this to every port
     #[arg(long, value_name = "N", conflicts_with = "free_ports")]
     port_offset: Option<u16>,
@@ -142,6 +145,7 @@ impl CompositionArgs {
         }
         let (given, binaries) = (self.web_dir.as_deref(), self.bin_dir.as_deref());
         composition.web = config::web(given, binaries, self.file.as_deref())?;
+        composition.plugins = config::plugins(self.plugins_dir.as_deref(), binaries)?;
         composition.policy = config::policy(self.file.as_deref(), &composition)?;
         Ok((composition, source))
     }

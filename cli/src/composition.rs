@@ -76,6 +76,9 @@ pub(crate) struct Composition {
     /// The built web application; chosen on the command line, not in the file.
     #[serde(skip)]
     pub(crate) web: PathBuf,
+    /// The folder of the built plugins; chosen likewise.
+    #[serde(skip)]
+    pub(crate) plugins: PathBuf,
     /// The policy file that `mesh.policy` names; read where a platform is to be started.
     #[serde(skip)]
     pub(crate) policy: Option<Source>,

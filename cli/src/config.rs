@@ -153,6 +153,25 @@ pub(crate) fn web(
     absolute.map_err(|source| CliError::io("finding", &chosen, source))
 }
 
+/// Where the built plugins are: the given folder, `plugins` beside the binaries, or where `cargo xtask wasm` puts them.
+pub(crate) fn plugins(given: Option<&Path>, binaries: Option<&Path>) -> Result<PathBuf, CliError> {
+    let chosen = match given {
+        Some(given) => given.to_path_buf(),
+        None => {
+            let binaries = self::binaries(binaries)?;
+            let beside = binaries.join("plugins");
+            if beside.is_dir() {
+                beside
+            } else {
+                binaries.join("../wasm")
+            }
+        }
+    };
+    // The component that reads a module refuses one that does not exist, by its name.
+    let absolute = std::fs::canonicalize(&chosen).or_else(|_| std::path::absolute(&chosen));
+    absolute.map_err(|source| CliError::io("finding", &chosen, source))
+}
+
 /// The name of the user of this session.
 pub(crate) fn user() -> Option<String> {
     let user = nix::unistd::User::from_uid(Uid::current()).ok().flatten();

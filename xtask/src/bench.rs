@@ -9,9 +9,11 @@ mod gateway;
 mod material;
 mod mesh;
 mod order;
+mod plugins;
 mod propagation;
 pub(crate) mod report;
 mod running;
+mod wrk;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("layers", mesh::layers::measure),
     ("mesh", mesh::measure),
     ("order", order::measure),
+    ("plugins", plugins::measure),
     ("propagation", propagation::measure),
 ];
 

@@ -28,8 +28,7 @@ fn policy_source(text: &str) -> Source {
 }
 
 fn native() -> Site {
-    let (state, web) = (StateDir::new("/state".into()), "/web".into());
-    Site::Native { state, web }
+    Site::for_test(StateDir::new("/state".into()))
 }
 
 fn containers() -> Site {

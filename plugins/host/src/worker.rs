@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use self::losses::Losses;
 use crate::callouts::{Callouts, NoCallouts};
 use crate::chain::Chain;
 use crate::error::Error;
@@ -21,7 +22,6 @@ use crate::plugin::Version;
 use crate::properties::StreamInfo;
 use crate::runtime::Runtime;
 use crate::tcp::TcpStream;
-use self::losses::Losses;
 
 /// How long a plugin that could not be configured is left alone.
 const RETRY: Duration = Duration::from_secs(1);

@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use super::material;
 use super::report::Report;
 use super::running::{LOAD_CORE, Program, Running};
-use super::wrk::Wrk;
+use super::wrk::{Requests, Wrk};
 use crate::build::{Profile, packages};
 use crate::config::Config;
 use crate::process::{run, say};
@@ -226,7 +226,7 @@ impl Pair {
     }
 
     /// Microseconds of both proxies for each request, and requests each second.
-    fn under_load(&self, load: impl FnOnce() -> Result<load::Requests>) -> Result<(f64, f64)> {
+    fn under_load(&self, load: impl FnOnce() -> Result<Requests>) -> Result<(f64, f64)> {
         let before = self.cpu()?;
         let done = load()?;
         let used = self.cpu()?.saturating_sub(before);

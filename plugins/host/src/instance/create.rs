@@ -62,6 +62,7 @@ impl Instance {
         made.configure()?;
         let took = deadline::processor_time().saturating_sub(begun);
         made.start_time.get_or_init(|| took);
+        version.metrics.started(took);
         Ok(made)
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::metrics::defined::{BOUNDS, Metric, MetricKind};
 use crate::metrics::{Buckets, CALLBACK_BOUNDS, PluginMetrics};
@@ -109,6 +110,23 @@ pub(super) fn text(plugins: &Plugins) -> String {
     for (plugin, metrics) in plugins {
         let bytes = metrics.memory.load(Ordering::Relaxed);
         line(&mut out, "memory_bytes", &[("plugin", plugin)], bytes);
+    }
+    family(
+        &mut out,
+        "start_seconds",
+        "Processor time in which instances were made and configured.",
+        "summary",
+    );
+    for (plugin, metrics) in plugins {
+        let labels = [("plugin", &**plugin)];
+        let seconds = Duration::from_nanos(metrics.start_nanoseconds.get()).as_secs_f64();
+        line(&mut out, "start_seconds_sum", &labels, seconds);
+        line(
+            &mut out,
+            "start_seconds_count",
+            &labels,
+            metrics.starts.get(),
+        );
     }
     let name = "callback_microseconds";
     family(&mut out, name, "Time of its callbacks.", "histogram");
