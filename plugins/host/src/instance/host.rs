@@ -276,7 +276,11 @@ impl Host {
     /// Counts something that the plugin may not do.
     pub(crate) fn refuse(&self, what: &str, status: Status) -> Status {
         self.version.metrics.refused_hostcalls.add(1);
-        tracing::debug!(plugin = %self.version.spec.name, what, "a plugin was refused");
+        let plugin = &*self.version.spec.name;
+        tracing::debug!(plugin, what, "a plugin was refused");
+        if let Some(observer) = &self.observer {
+            observer.refused(plugin, what);
+        }
         status
     }
 
