@@ -9,7 +9,7 @@ use http::Response;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use ringwall_plugin_cases::{Message, Reply, Step};
-use ringwall_plugin_host::{BoxError, Chain, ConnectionInfo, Refused, StreamInfo, Worker};
+use ringwall_plugin_host::{BoxError, Cause, Chain, ConnectionInfo, Refused, StreamInfo, Worker};
 
 use crate::convert;
 
@@ -17,17 +17,22 @@ use crate::convert;
 const LOCAL_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 200));
 const LOCAL_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x200));
 
-/// What the client got, and what the upstream has seen from its headers on.
-pub(crate) async fn run(
-    worker: &Worker,
-    chain: &Chain,
-    step: &Step,
-) -> Result<(Reply, Option<Message>), String> {
+/// What a step has come to.
+pub(crate) struct Outcome {
+    pub(crate) client: Reply,
+    /// From its headers on.
+    pub(crate) upstream: Option<Message>,
+    /// How the plugin has failed, if it has.
+    pub(crate) failure: Option<String>,
+}
+
+/// Sends the request, and reads the answer to its end.
+pub(crate) async fn run(worker: &Worker, chain: &Chain, step: &Step) -> Result<Outcome, String> {
     let stream = worker.open(chain, info(step.source));
     let request = convert::request(&step.request)?;
     let passed = match stream.request(request).await {
         Ok(passed) => passed,
-        Err(refused) => return Ok((refusal(refused).await, None)),
+        Err(refused) => return Ok(refusal(refused, None).await),
     };
     let (head, body) = passed.into_parts();
     let mut seen = convert::message(&head);
@@ -40,24 +45,34 @@ pub(crate) async fn run(
     };
     let body = tokio::select! {
         biased;
-        refused = stream.interrupted() => return Ok((refusal(refused).await, Some(seen))),
+        refused = stream.interrupted() => return Ok(refusal(refused, Some(seen)).await),
         body = arrived => body,
     };
     seen.trailers = body.trailers().map(convert::fields).unwrap_or_default();
     seen.body = body.to_bytes().to_vec();
     let response = convert::response(&step.upstream, &head.method)?;
-    let reply = match stream.response(response).await {
-        Ok(response) => collect(response).await,
-        Err(refused) => refusal(refused).await,
-    };
-    Ok((reply, Some(seen)))
+    Ok(match stream.response(response).await {
+        Ok(response) => Outcome {
+            client: collect(response).await,
+            upstream: Some(seen),
+            failure: None,
+        },
+        Err(refused) => refusal(refused, Some(seen)).await,
+    })
 }
 
 /// A stream that is reset has no answer: status 0.
-async fn refusal(refused: Refused) -> Reply {
-    match refused.response {
-        Some(response) => collect(response).await,
-        None => Reply::default(),
+async fn refusal(refused: Refused, upstream: Option<Message>) -> Outcome {
+    Outcome {
+        failure: match &refused.cause {
+            Cause::Failed(failure) => Some(failure.to_string()),
+            _ => None,
+        },
+        client: match refused.response {
+            Some(response) => collect(response).await,
+            None => Reply::default(),
+        },
+        upstream,
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Measured {
     pub memory: u64,
     /// By name.
     pub host_calls: BTreeMap<&'static str, Calls>,
+    /// How the plugin has failed, where it has: a trap, out of time, too many host calls.
+    pub failures: Vec<String>,
     /// What was asked for and is not declared, or beyond a limit.
     pub refusals: BTreeMap<String, u64>,
 }

@@ -15,12 +15,13 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Request, Uri};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ringwall_plugin_host::{
     Callback, Chain, Error, LogLevel, Module, Observer, Plugin, PluginSpec, Runtime, Worker,
 };
 use tokio::sync::{Semaphore, oneshot};
+use tokio::task::LocalSet;
 
 use self::forward::{Clusters, Exchange, OutBody};
 
@@ -131,7 +132,8 @@ impl Server {
         std::thread::Builder::new()
             .name("plugin".to_owned())
             .spawn(move || {
-                tokio.block_on(async {
+                let local = LocalSet::new();
+                local.block_on(&tokio, async {
                     tokio::select! {
                         _ = stopped => {}
                         () = accept(&listener, Arc::new(exchange), tell) => {}
@@ -193,8 +195,8 @@ async fn accept(listener: &tokio::net::TcpListener, exchange: Arc<Exchange>, tel
             let (exchange, tell) = (Arc::clone(&exchange), Arc::clone(&tell));
             async move { answer(&exchange, &tell, source, request).await }
         });
-        tokio::spawn(async move {
-            let mut server = auto::Builder::new(TokioExecutor::new());
+        tokio::task::spawn_local(async move {
+            let mut server = auto::Builder::new(OnThisThread);
             server.http1().timer(TokioTimer::new());
             // A client that goes, or an answer that fails, ends the connection and nothing else.
             let _ = server.serve_connection(TokioIo::new(stream), service).await;
@@ -226,6 +228,16 @@ async fn answer(
         took: started.elapsed(),
     });
     response.ok_or_else(|| std::io::Error::other("the plugin has reset the stream"))
+}
+
+/// Streams of HTTP/2 stay on the thread of their connection: there is only one.
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
 }
 
 /// What a plugin says goes to whoever started the server.

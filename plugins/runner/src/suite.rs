@@ -143,10 +143,11 @@ impl Stand<'_> {
                 tokio::task::yield_now().await;
             }
             match outcome {
-                Ok((client, upstream)) => {
+                Ok(outcome) => {
+                    self.watch.failed(outcome.failure);
                     let observed = Observed {
-                        client,
-                        upstream,
+                        client: outcome.client,
+                        upstream: outcome.upstream,
                         callouts: self.clusters.take_called(),
                         log: self.watch.log(),
                     };

@@ -24,6 +24,10 @@ impl Watch {
         self.0.lock().log.clone()
     }
 
+    pub(crate) fn failed(&self, failure: Option<String>) {
+        self.0.lock().measured.failures.extend(failure);
+    }
+
     pub(crate) fn measured(&self) -> Measured {
         self.0.lock().measured.clone()
     }

@@ -112,10 +112,6 @@ impl Project {
         })
     }
 
-    pub(super) fn cases(&self) -> PathBuf {
-        self.folder.join(CASES)
-    }
-
     /// Compiles. What cargo says goes to stderr: all of it where somebody looks, else only what is wrong.
     pub(super) fn build(&self) -> Result<ModuleFile, CliError> {
         let cargo = config::cargo();

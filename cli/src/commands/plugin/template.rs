@@ -22,67 +22,12 @@ const FILES: &[(&str, &str)] = files![
 ];
 
 /// What cannot be the name of a crate, or is one that the template needs.
-const RESERVED: &[&str] = &[
-    "abstract",
-    "alloc",
-    "as",
-    "async",
-    "await",
-    "become",
-    "box",
-    "break",
-    "const",
-    "continue",
-    "core",
-    "crate",
-    "do",
-    "dyn",
-    "else",
-    "enum",
-    "extern",
-    "false",
-    "final",
-    "fn",
-    "for",
-    "gen",
-    "if",
-    "impl",
-    "in",
-    "let",
-    "loop",
-    "macro",
-    "match",
-    "mod",
-    "move",
-    "mut",
-    "override",
-    "priv",
-    "proc_macro",
-    "proxy_wasm",
-    "pub",
-    "ref",
-    "return",
-    "self",
-    "serde",
-    "serde_json",
-    "static",
-    "std",
-    "struct",
-    "super",
-    "test",
-    "trait",
-    "true",
-    "try",
-    "type",
-    "typeof",
-    "unsafe",
-    "unsized",
-    "use",
-    "virtual",
-    "where",
-    "while",
-    "yield",
-];
+const RESERVED: &str = "
+    abstract alloc as async await become box break const continue core crate do dyn else enum
+    extern false final fn for gen if impl in let loop macro match mod move mut override priv
+    proc_macro proxy_wasm pub ref return self serde serde_json static std struct super test
+    trait true try type typeof unsafe unsized use virtual where while yield
+";
 
 /// The longest name of a plugin, in bytes.
 const LONGEST: usize = 64;
@@ -116,7 +61,10 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
             "{name:?} has something else than a letter first and then letters in lower case, digits, `-` and `_`, {LONGEST} at most"
         ));
     }
-    if RESERVED.contains(&name.replace('-', "_").as_str()) {
+    if RESERVED
+        .split_whitespace()
+        .any(|word| word == name.replace('-', "_"))
+    {
         return Err(format!(
             "{name:?} is a word of Rust or a crate that plugins use"
         ));

@@ -111,6 +111,9 @@ fn told(file: &Path, report: &CaseReport) -> String {
     for (what, count) in &measured.refusals {
         let _ = write!(text, "\n      refused {count}: {what}");
     }
+    for failure in &measured.failures {
+        let _ = write!(text, "\n      failed: {failure}");
+    }
     if !report.passed {
         let _ = write!(text, "\n      {}:{line}", file.display());
         for problem in &report.problems {

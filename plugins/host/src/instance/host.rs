@@ -94,6 +94,8 @@ impl Drop for Call {
 /// What the running callback may read of the answer that it is about.
 #[derive(Default)]
 pub(crate) struct Delivery {
+    /// A call has failed: its answer has no fields.
+    pub(crate) has_failed: bool,
     pub(crate) call_head: Option<Head>,
     pub(crate) call_body: Option<Bytes>,
     pub(crate) call_trailers: Option<HeaderMap>,
