@@ -1,9 +1,10 @@
 //! The command line of `ringwall`.
 //!
-//! Exit codes: 0 done (a second `up` included, which only says so) · 1 nothing runs, or a check did
-//! not pass · 69 a component or a tool is missing or does not get ready · 71 a port is taken ·
-//! 74 a file cannot be used · 75 somebody else has changed it meanwhile · 77 a privilege is missing ·
-//! 78 a configuration or a policy is refused · 130 stopped before the platform was up.
+//! Exit codes: 0 done (a second `up` included, which only says so) · 1 nothing runs, a check or a case
+//! did not pass, or a plugin does not compile · 69 a component or a tool is missing or does not get
+//! ready · 71 a port is taken · 73 something is there that would be overwritten · 74 a file cannot be
+//! used · 75 somebody else has changed it meanwhile · 77 a privilege is missing · 78 a configuration, a
+//! policy or a plugin is refused · 130 stopped before the platform was up.
 
 mod cert;
 mod check;
@@ -13,6 +14,7 @@ mod hold;
 mod launch;
 mod logs;
 mod observe;
+mod plugin;
 mod policy;
 mod provision;
 mod status;
@@ -61,6 +63,8 @@ enum Command {
     Cert(cert::CertArgs),
     /// Who may ask what of whom: show, check, apply, roll back, explain
     Policy(policy::PolicyArgs),
+    /// Write, build, test, try, sign and publish plugins (proxy-wasm)
+    Plugin(plugin::PluginArgs),
     /// Join tokens for agents
     Token(token::TokenArgs),
     /// Replace the process of a service proxy on the same sockets; no connection is refused
@@ -163,6 +167,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Check(args) => check::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Policy(args) => policy::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Launch(args) => launch::run(&args),

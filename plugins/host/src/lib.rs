@@ -37,7 +37,7 @@ pub use self::error::Error;
 pub use self::foreign::ForeignFunction;
 pub use self::http::{Cause, Filtered, HttpStream, Refused};
 pub use self::instance::{Failure, FailureKind};
-pub use self::module::{Inspection, Module, Needs, PublicKey, Verification};
+pub use self::module::{Inspection, Module, Needs, Producer, PublicKey, Verification};
 pub use self::plugin::Plugin;
 pub use self::properties::{
     ConnectionInfo, Direction, PeerCertificate, Properties, StreamInfo, UpstreamInfo, Value,
@@ -47,4 +47,4 @@ pub use self::spec::{
     BodyAccess, Capabilities, HeadersPause, Limits, Names, OnFailure, PluginSpec,
 };
 pub use self::tcp::TcpStream;
-pub use self::worker::{Observer, Worker};
+pub use self::worker::{Callback, Observer, Worker};

@@ -30,17 +30,25 @@ const RETRY: Duration = Duration::from_secs(1);
 pub trait Observer: Send + Sync {
     /// A host function has returned, with its status where it has one.
     fn hostcall(&self, plugin: &str, name: &'static str, status: Option<u32>);
-    /// A callback has returned: how long it took, its host calls, the instance's memory in bytes.
-    fn callback(
-        &self,
-        plugin: &str,
-        name: &'static str,
-        took: Duration,
-        hostcalls: u32,
-        memory: u64,
-    );
+    /// The host function that runs was asked for something that the plugin may not do; [`Self::hostcall`] follows.
+    fn refused(&self, plugin: &str, what: &str);
+    /// A callback has returned.
+    fn callback(&self, plugin: &str, callback: &Callback);
     /// A line that a plugin logs, before its rate is limited.
     fn log(&self, plugin: &str, level: crate::LogLevel, line: &str);
+}
+
+/// One callback that has returned, or failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Callback {
+    pub name: &'static str,
+    /// On the wall.
+    pub took: Duration,
+    /// Of the processor.
+    pub used: Duration,
+    pub hostcalls: u32,
+    /// Linear memory of the instance, in bytes.
+    pub memory: u64,
 }
 
 /// The plugins of one tokio runtime. Clones are the same one.

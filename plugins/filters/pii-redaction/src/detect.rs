@@ -53,17 +53,32 @@ pub fn find(text: &str, kinds: &[Kind]) -> Vec<(Range<usize>, Kind)> {
             Kind::Phone => starts(text, |at| phone(text, at)),
             Kind::Email => emails(text),
         };
-        for place in places {
-            let free = found
-                .iter()
-                .all(|(other, _)| other.end <= place.start || place.end <= other.start);
-            if free {
-                found.push((place, *kind));
-            }
+        found = merge(found, places, *kind);
+    }
+    found
+}
+
+/// Both are in their order; of two that overlap, the one found earlier stays. Linear: an answer may hold as many as it has room for.
+fn merge(
+    found: Vec<(Range<usize>, Kind)>,
+    places: Vec<Range<usize>>,
+    kind: Kind,
+) -> Vec<(Range<usize>, Kind)> {
+    let mut merged = Vec::with_capacity(found.len() + places.len());
+    let mut found = found.into_iter().peekable();
+    for place in places {
+        while let Some(before) = found.next_if(|(other, _)| other.end <= place.start) {
+            merged.push(before);
+        }
+        if found
+            .peek()
+            .is_none_or(|(other, _)| place.end <= other.start)
+        {
+            merged.push((place, kind));
         }
     }
-    found.sort_by_key(|(place, _)| place.start);
-    found
+    merged.extend(found);
+    merged
 }
 
 fn byte(text: &str, at: usize) -> Option<u8> {
@@ -267,6 +282,20 @@ fn emails(text: &str) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_that_overlap_the_surer_stays() {
+        let found = vec![(2..4, Kind::Card), (8..9, Kind::Iban)];
+        let places = vec![0..1, 1..3, 4..8, 8..12, 12..13];
+        let expected = [
+            (0..1, Kind::Email),
+            (2..4, Kind::Card),
+            (4..8, Kind::Email),
+            (8..9, Kind::Iban),
+            (12..13, Kind::Email),
+        ];
+        assert_eq!(merge(found, places, Kind::Email), expected);
+    }
 
     fn seen(text: &str) -> Vec<(&str, &str)> {
         let found = find(text, &Kind::ALL);

@@ -5,13 +5,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http_body_util::BodyExt;
 use proptest::prelude::*;
 use ringwall_plugin_host::{
-    CalloutBody, CalloutFuture, Callouts, Chain, LogLevel, Module, Observer, Plugin, Runtime,
-    Worker,
+    Callback, CalloutBody, CalloutFuture, Callouts, Chain, LogLevel, Module, Observer, Plugin,
+    Runtime, Worker,
 };
 
 use crate::driver::{WORDS, driver};
@@ -39,7 +38,9 @@ impl Observer for Statuses {
         self.0.lock().extend(status);
     }
 
-    fn callback(&self, _: &str, _: &'static str, _: Duration, _: u32, _: u64) {}
+    fn refused(&self, _: &str, _: &str) {}
+
+    fn callback(&self, _: &str, _: &Callback) {}
 
     fn log(&self, _: &str, _: LogLevel, _: &str) {}
 }

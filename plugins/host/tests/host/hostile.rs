@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringwall_plugin_host::{
-    Cause, Chain, Failure, FailureKind, NoCallouts, OnFailure, Plugin, Refused, Worker,
+    Cause, Chain, Failure, FailureKind, Names, NoCallouts, OnFailure, Plugin, Refused, Worker,
 };
 
 use crate::support::*;
@@ -385,7 +385,18 @@ impl ringwall_plugin_host::Observer for Seen {
         self.0.lock().push(format!("{plugin} {name} {status:?}"));
     }
 
-    fn callback(&self, _: &str, name: &'static str, _: Duration, hostcalls: u32, memory: u64) {
+    fn refused(&self, plugin: &str, what: &str) {
+        self.0.lock().push(format!("{plugin} refused: {what}"));
+    }
+
+    fn callback(&self, _: &str, callback: &ringwall_plugin_host::Callback) {
+        assert!(!callback.took.is_zero() && !callback.used.is_zero());
+        let ringwall_plugin_host::Callback {
+            name,
+            hostcalls,
+            memory,
+            ..
+        } = callback;
         self.0.lock().push(format!("{name} {hostcalls} {memory}"));
     }
 
@@ -407,6 +418,28 @@ async fn r93_an_observer_sees_callbacks_host_calls_and_lines() {
     let expected = [
         "Warn x-status",
         "p proxy_log Some(0)",
+        "proxy_on_request_headers 1 131072",
+    ];
+    assert_eq!(*seen.0.lock(), expected);
+}
+
+#[tokio::test]
+async fn r93_an_observer_is_told_of_a_refusal_before_its_host_call() {
+    let runtime = runtime();
+    let seen = Arc::new(Seen::default());
+    let observer: Arc<dyn ringwall_plugin_host::Observer> = seen.clone();
+    let worker = Worker::observed(&runtime, Arc::new(NoCallouts), Some(observer));
+    let mut spec = spec();
+    spec.capabilities.read_headers = Names::default();
+    let body = on_request(
+        "(drop (call $get_header (i32.const 0) (i32.const 8) (i32.const 8) (global.get $p) (global.get $n)))",
+    );
+    let plugin = Plugin::new(&load(&runtime, &guest(&body)), spec).unwrap();
+    let stream = worker.open(&Chain::new([plugin]), info());
+    stream.request(request("")).await.unwrap();
+    let expected = [
+        "p refused: a header that it may not read",
+        "p proxy_get_header_map_value Some(1)",
         "proxy_on_request_headers 1 131072",
     ];
     assert_eq!(*seen.0.lock(), expected);
