@@ -36,7 +36,7 @@ pub(crate) struct Config {
     pub(crate) actions: BTreeMap<String, ActionClass>,
     /// Cedar policies by name; every route names one.
     pub(crate) policies: BTreeMap<String, String>,
-    /// Plugins that routes may name under `filters` (docs/plugins.md).
+    /// Plugins that routes may name under `filters` (docs/running-plugins.md).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) plugins: Vec<PluginConfig>,
     /// Files of ed25519 public keys: with any, each plugin must be signed by one of them.

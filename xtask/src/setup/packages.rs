@@ -108,6 +108,19 @@ const EBPF: &[Need] = &[
     },
 ];
 
+const WASM: &[Need] = &[
+    Need {
+        what: "a Rust compiler for Wasm guests",
+        packages: &ringwall_plugin_toolchain::DEBIAN_PACKAGES,
+        met: crate::wasm::can_build,
+    },
+    Need {
+        what: "clang with a linker for Wasm (for the guest in C)",
+        packages: &["clang-22", "lld-22"],
+        met: crate::wasm::can_build_c,
+    },
+];
+
 const WHEELS: &[Need] = &[Need {
     what: "Python's venv (for tools that come as wheels)",
     packages: &["python3-venv"],
@@ -187,9 +200,10 @@ pub(crate) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
 fn missing(config: &Config, purpose: Purpose) -> Vec<&'static Need> {
     let lists: &[&'static [Need]] = match purpose {
         Purpose::Run => &[RUN],
-        Purpose::Test => &[RUN, TEST, EBPF],
+        Purpose::Test => &[RUN, TEST, EBPF, WASM],
         Purpose::Bench => &[BENCH],
         Purpose::Ebpf => &[EBPF],
+        Purpose::Wasm => &[WASM],
         Purpose::Wheels => &[WHEELS],
         Purpose::Engine => &[ENGINE],
         Purpose::BaseImages => &[BASE_IMAGES],
