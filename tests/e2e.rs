@@ -98,12 +98,13 @@ fn play(scenario: &Scenario, floor: &Floor) -> Result<(), Failed> {
         .enable_all()
         .build()?;
     let on = |stack: Arc<StackInfo>| runtime.block_on(story(scenario, stack));
-    match scenario.company {
+    let outcome = match scenario.company {
         Company::Others => floor.with_company(on),
         Company::Alone => floor.alone(on),
         Company::Userspace => Floor::in_userspace(on),
         Company::OwnStack => floor.on_a_fresh_one(scenario.needs, on),
-    }
+    };
+    outcome.inspect_err(|failed| floor.note(scenario.name, failed))
 }
 
 /// Plays it; a failure brings the trace and the logs of the components that it needs.

@@ -31,6 +31,7 @@ pub(crate) struct Floor {
     gate: RwLock<()>,
     /// Platforms for one scenario at a time; none when the shared one serves these too.
     spares: Option<Spares>,
+    complaints: Mutex<Vec<String>>,
 }
 
 /// A pool whose members are lent to one scenario each.
@@ -78,7 +79,15 @@ impl Floor {
             }),
             gate: RwLock::new(()),
             stacks,
+            complaints: Mutex::default(),
         })
+    }
+
+    /// Remembers why a scenario failed, without the logs that come with it.
+    pub(crate) fn note(&self, scenario: &str, failed: &Failed) {
+        let why = failed.message().and_then(|report| report.lines().next());
+        let complaint = format!("{scenario}: {}", why.unwrap_or("no reason"));
+        self.complaints.lock().push(complaint);
     }
 
     /// Those that have a platform to themselves take long: others are played between them meanwhile.
@@ -148,6 +157,10 @@ impl Floor {
 
     /// Stops everything; after a failure the states are kept for a look.
     pub(crate) fn stop(self, has_failed: bool) -> Result<()> {
+        // Once more, where nobody has to look for them between the logs.
+        for complaint in self.complaints.into_inner() {
+            eprintln!("failed: {complaint}");
+        }
         let stopping = self.stacks.into_iter().map(|mut stack| {
             if has_failed {
                 let kept = stack.keep_state().display().to_string();

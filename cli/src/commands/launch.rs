@@ -4,7 +4,7 @@
 //! Owns: the child's side of a start; `supervisor/unit.rs` has the parent's. The sockets come over
 //! standard input, which is a socket pair and stays: its end tells the program that the supervisor is
 //! gone. Must not: open anything, so that the sockets get the first free numbers (systemd's protocol,
-//! sd_listen_fds(3)).
+//! sd_listen_fds(3)); what was open where the platform was started from is closed, and no component's either.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsRawFd, RawFd};
@@ -40,6 +40,7 @@ pub(super) struct LaunchArgs {
 
 /// Becomes the program; returns only when that fails.
 pub(super) fn run(args: &LaunchArgs) -> Result<ExitCode, CliError> {
+    close_inherited()?;
     let first = match args.sockets {
         0 => None,
         count => Some(receive(count)?),
@@ -66,6 +67,20 @@ pub(super) fn run(args: &LaunchArgs) -> Result<ExitCode, CliError> {
         what: format!("starting {program}"),
         source: command.exec(),
     })
+}
+
+/// Leaves standard input, output and error.
+fn close_inherited() -> Result<(), CliError> {
+    let folder = "/proc/self/fd";
+    let entries = std::fs::read_dir(folder)
+        .map_err(|source| CliError::io("listing", folder.as_ref(), source))?;
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let inherited: Vec<RawFd> = numbers.filter(|number| *number > 2).collect();
+    for number in inherited {
+        // One of them was the listing's own, and is closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
 }
 
 /// Takes the sockets; gives the number of the first.

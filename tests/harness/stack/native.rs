@@ -222,8 +222,11 @@ fn with_policy(composition: &str) -> Result<tempfile::TempDir> {
 }
 
 fn command(state: &Path, composition: Option<&tempfile::TempDir>) -> Result<Command> {
-    let mut command = ringwall()?;
+    // As from a shell that has a file open: it must reach no component, nor take a number that a socket is to get.
+    let mut command = Command::new("sh");
     command
+        .args(["-c", "exec \"$0\" \"$@\" 5</dev/null"])
+        .arg(ringwall()?.get_program())
         .args(["up", "--free-ports", "-o", "json"])
         .arg("--state-dir")
         .arg(state)

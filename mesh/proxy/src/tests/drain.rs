@@ -53,7 +53,15 @@ async fn requests_in_flight_finish_and_peers_are_told_to_go() {
         started.elapsed()
     );
     let ended = peer.driver.await.expect("driver");
-    assert!(ended.is_ok(), "GOAWAY, not a cut: {ended:?}");
+    // The proxy may be gone before the client has written its own goodbye.
+    let came_late = |error: &h2::Error| {
+        let error = error.get_io();
+        error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    assert!(
+        ended.as_ref().is_ok() || ended.as_ref().is_err_and(came_late),
+        "GOAWAY, not a cut: {ended:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
