@@ -5,6 +5,7 @@
 
 mod containers;
 mod ebpf;
+mod filters;
 mod gateway;
 mod material;
 mod mesh;
@@ -55,6 +56,7 @@ type Measure = fn(&Config, u32) -> Result<Report>;
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
     ("ebpf", ebpf::measure),
+    ("filters", filters::measure),
     ("gateway", gateway::measure),
     ("layers", mesh::layers::measure),
     ("mesh", mesh::measure),

@@ -4,6 +4,7 @@
 //! (`plugins/runner`), or how a guest is compiled (`plugins/toolchain`).
 //! Read next: `plugin/project.rs`, what the commands take for a plugin; then a command's own file.
 
+mod bench;
 mod build;
 mod inspect;
 mod new;
@@ -37,6 +38,8 @@ enum PluginCommand {
     Build(build::BuildArgs),
     /// Run the cases of a plugin in the host that the gateway has
     Test(test::TestArgs),
+    /// Measure what each case costs, with the plugin and without
+    Bench(bench::BenchArgs),
     /// Serve requests on loopback with the plugin before an upstream, and take every save into use
     Run(run::RunArgs),
     /// Show what is in a module and what it needs
@@ -52,6 +55,7 @@ pub(super) fn run(args: &PluginArgs) -> Result<ExitCode, CliError> {
         PluginCommand::New(args) => new::run(args),
         PluginCommand::Build(args) => build::run(args),
         PluginCommand::Test(args) => test::run(args),
+        PluginCommand::Bench(args) => bench::run(args),
         PluginCommand::Run(args) => run::run(args),
         PluginCommand::Inspect(args) => inspect::run(args),
         PluginCommand::Sign(args) => sign::run(args),

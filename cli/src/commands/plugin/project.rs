@@ -48,6 +48,20 @@ impl ProjectArgs {
         self.path.join(MANIFEST).is_file()
     }
 
+    /// The module that was named, else the folder's, built now; with what the plugin is called.
+    pub(super) fn module(&self, named: Option<&Path>) -> Result<(String, ModuleFile), CliError> {
+        match named {
+            Some(path) => {
+                let module = ModuleFile::read(path)?;
+                Ok((module.stem(), module))
+            }
+            None => {
+                let project = self.project()?;
+                Ok((project.name.clone(), project.build()?))
+            }
+        }
+    }
+
     /// The package in the folder.
     pub(super) fn project(&self) -> Result<Project, CliError> {
         if !self.has_sources() {

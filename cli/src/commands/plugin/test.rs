@@ -8,7 +8,7 @@ use clap::Args;
 use ringwall_plugin_runner::CaseReport;
 use serde_json::json;
 
-use super::project::{self, ModuleFile, ProjectArgs};
+use super::project::{self, ProjectArgs};
 use super::shown::{bytes, time};
 use crate::commands::{print_json, runtime};
 use crate::error::CliError;
@@ -35,16 +35,7 @@ const FAILED: u8 = 1;
 pub(super) fn run(args: &TestArgs) -> Result<ExitCode, CliError> {
     // First, as a build takes longer than to see that the cases are wrong.
     let (file, suite) = project::cases(args.cases.as_deref(), &args.project.path)?;
-    let (name, module) = match &args.module {
-        Some(path) => {
-            let module = ModuleFile::read(path)?;
-            (module.stem(), module)
-        }
-        None => {
-            let project = args.project.project()?;
-            (project.name.clone(), project.build()?)
-        }
-    };
+    let (name, module) = args.project.module(args.module.as_deref())?;
     let is_text = args.output == Format::Text;
     let mut closed = None;
     let run = ringwall_plugin_runner::run(&name, &suite, &module.bytes, |report| {
