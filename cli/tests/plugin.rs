@@ -80,7 +80,8 @@ fn r93_from_an_empty_folder_to_a_signed_module_in_the_store() {
     done(here, &["new", "first-filter"]);
     let plugin = here.join("first-filter");
 
-    // The template compiles untouched, by this tool and with the lock file that it brings.
+    // The template compiles untouched, with the lock file that it brings.
+    let lock = fs::read(plugin.join("Cargo.lock")).unwrap();
     let built = json(&plugin, &["build", "-o", "json"]);
     let module = built["module"].as_str().unwrap();
     assert!(module.ends_with("/first_filter.wasm"), "{module}");
@@ -88,9 +89,8 @@ fn r93_from_an_empty_folder_to_a_signed_module_in_the_store() {
         built["size"].as_u64().unwrap(),
         fs::metadata(module).unwrap().len()
     );
-    let lock = fs::read_to_string(plugin.join("Cargo.lock")).unwrap();
-    let brought = fs::read_to_string(checkout().join("plugins/template/Cargo.lock")).unwrap();
-    assert_eq!(lock.replace("first-filter", "template"), brought);
+    let after = fs::read(plugin.join("Cargo.lock")).unwrap();
+    assert!(lock == after, "cargo has changed the lock file");
 
     // Its cases pass, and what they cost is told.
     let tested = json(&plugin, &["test", "-o", "json"]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringwall_plugin_cases::{Case, Kind, Observed, Step, Suite};
 use ringwall_plugin_host::{
-    Chain, Error, Module, Plugin, Runtime, RuntimeOptions, Verification, Worker,
+    Chain, Error, Limits, Module, Plugin, Runtime, RuntimeOptions, Verification, Worker,
 };
 
 use crate::clusters::Clusters;
@@ -32,6 +32,7 @@ pub async fn run(
     name: &str,
     suite: &Suite,
     module: &[u8],
+    limits: &Limits,
     mut done: impl FnMut(&CaseReport),
 ) -> Result<Vec<CaseReport>, Error> {
     let runtime = Runtime::new(RuntimeOptions::default())?;
@@ -40,6 +41,7 @@ pub async fn run(
         runtime,
         name,
         suite,
+        limits,
         clusters: suite.clusters(),
     };
     let mut reports = Vec::new();
@@ -56,6 +58,7 @@ struct Bed<'a> {
     module: Module,
     name: &'a str,
     suite: &'a Suite,
+    limits: &'a Limits,
     clusters: BTreeSet<&'a str>,
 }
 
@@ -71,6 +74,7 @@ impl Bed<'_> {
             Some(Arc::clone(&watch) as _),
         );
         let mut spec = convert::spec(self.name, &self.suite.capabilities, &case.configuration);
+        spec.limits = self.limits.clone();
         spec.vm_id = format!("case-{index}").into();
         let plugin = Plugin::new(&self.module, spec);
         let mut wall = Duration::ZERO;

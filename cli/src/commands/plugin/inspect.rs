@@ -62,111 +62,53 @@ pub(super) fn engine() -> Result<Runtime, CliError> {
         .map_err(|error| CliError::internal("starting the engine", error))
 }
 
-/// A capability as it would be declared, and the import or export that asks for it.
+/// A capability as it would be declared, and the imports or exports that ask for it.
 struct Declared {
     key: &'static str,
     value: &'static str,
-    because: &'static str,
+    because: String,
 }
 
-/// Capabilities that the imports make likely. Names are known to the author alone.
+/// Which functions ask for which capability, in which form. Names are known to the author alone.
+#[rustfmt::skip]
+const ASKED_BY: &[(&str, &str, &[&str])] = &[
+    ("read_headers", "[NAMES]", &["proxy_get_header_map_value", "proxy_get_header_map_pairs"]),
+    ("write_headers", "[NAMES]", &["proxy_add_header_map_value", "proxy_replace_header_map_value", "proxy_remove_header_map_value", "proxy_set_header_map_pairs"]),
+    ("body", "read", &["proxy_on_request_body", "proxy_on_response_body"]),
+    ("stream_data", "read", &["proxy_on_downstream_data", "proxy_on_upstream_data"]),
+    ("local_response", "true", &["proxy_send_local_response"]),
+    ("clusters", "[NAMES]", &["proxy_http_call", "proxy_grpc_call", "proxy_grpc_stream"]),
+    ("shared_data", "[KEYS]", &["proxy_get_shared_data", "proxy_set_shared_data"]),
+    ("queues", "[NAMES]", &["proxy_register_shared_queue", "proxy_resolve_shared_queue"]),
+    ("read_properties", "[PATHS]", &["proxy_get_property"]),
+    ("write_properties", "[PATHS]", &["proxy_set_property"]),
+    ("foreign_functions", "[NAMES]", &["proxy_call_foreign_function"]),
+];
+/// What makes `read` of bytes a `write`.
+const CHANGES: &str = "proxy_set_buffer_bytes";
+
+/// Capabilities that the imports and exports make likely.
 fn declare(inspection: &Inspection) -> Vec<Declared> {
-    let imports = |name: &str| {
-        inspection
-            .imports
-            .iter()
-            .any(|(_, import, _)| import == name)
+    let has = |name: &str| {
+        let mut imports = inspection.imports.iter();
+        let mut exports = inspection.exports.iter();
+        imports.any(|(_, import, _)| import == name) || exports.any(|(export, _)| export == name)
     };
-    let needs = &inspection.needs;
-    let has_body = needs.request_body || needs.response_body;
-    let changes = imports("proxy_set_buffer_bytes");
-    let rows = [
-        (
-            needs.read_headers,
-            "read_headers",
-            "[NAMES]",
-            "proxy_get_header_map_value, proxy_get_header_map_pairs",
-        ),
-        (
-            needs.write_headers,
-            "write_headers",
-            "[NAMES]",
-            "proxy_add_header_map_value and its like",
-        ),
-        (
-            has_body && !changes,
-            "body",
-            "read",
-            "proxy_on_request_body, proxy_on_response_body",
-        ),
-        (
-            has_body && changes,
-            "body",
-            "write",
-            "a body callback, and proxy_set_buffer_bytes",
-        ),
-        (
-            needs.stream_data && !changes,
-            "stream_data",
-            "read",
-            "proxy_on_downstream_data, proxy_on_upstream_data",
-        ),
-        (
-            needs.stream_data && changes,
-            "stream_data",
-            "write",
-            "a data callback, and proxy_set_buffer_bytes",
-        ),
-        (
-            needs.local_response,
-            "local_response",
-            "true",
-            "proxy_send_local_response",
-        ),
-        (
-            needs.http_calls || needs.grpc_calls,
-            "clusters",
-            "[NAMES]",
-            "proxy_http_call, proxy_grpc_call, proxy_grpc_stream",
-        ),
-        (
-            needs.shared_data,
-            "shared_data",
-            "[KEYS]",
-            "proxy_get_shared_data, proxy_set_shared_data",
-        ),
-        (
-            needs.queues,
-            "queues",
-            "[NAMES]",
-            "proxy_register_shared_queue, proxy_resolve_shared_queue",
-        ),
-        (
-            imports("proxy_get_property"),
-            "read_properties",
-            "[PATHS]",
-            "proxy_get_property",
-        ),
-        (
-            imports("proxy_set_property"),
-            "write_properties",
-            "[PATHS]",
-            "proxy_set_property",
-        ),
-        (
-            needs.foreign_functions,
-            "foreign_functions",
-            "[NAMES]",
-            "proxy_call_foreign_function",
-        ),
-    ];
-    let rows = rows.into_iter().filter(|(is_needed, ..)| *is_needed);
-    rows.map(|(_, key, value, because)| Declared {
-        key,
-        value,
-        because,
-    })
-    .collect()
+    let rows = ASKED_BY.iter().filter_map(|&(key, value, names)| {
+        let mut found: Vec<&str> = names.iter().copied().filter(|name| has(name)).collect();
+        let is_asked = !found.is_empty();
+        let mut value = value;
+        if value == "read" && has(CHANGES) {
+            value = "write";
+            found.push(CHANGES);
+        }
+        is_asked.then(|| Declared {
+            key,
+            value,
+            because: found.join(", "),
+        })
+    });
+    rows.collect()
 }
 
 fn as_json(

@@ -36,15 +36,29 @@ const LONGEST: usize = 64;
 pub(super) fn files(name: &str) -> impl Iterator<Item = (&'static str, String)> {
     FILES.iter().map(move |(path, text)| {
         let text = match *path {
-            "Cargo.toml" | "Cargo.lock" => {
-                let before = format!("name = \"{NAME}\"\n");
-                text.replacen(&before, &format!("name = \"{name}\"\n"), 1)
-            }
+            "Cargo.toml" => renamed(text, name),
+            "Cargo.lock" => sorted(&renamed(text, name)),
             "README.md" => text.replacen(&format!("# {NAME}\n"), &format!("# {name}\n"), 1),
             _ => (*text).to_owned(),
         };
         (*path, text)
     })
+}
+
+fn renamed(manifest: &str, name: &str) -> String {
+    let before = format!("name = \"{NAME}\"\n");
+    manifest.replacen(&before, &format!("name = \"{name}\"\n"), 1)
+}
+
+/// Packages in the order of their names, as cargo has them: it would take anything else for a lock file that must change.
+fn sorted(lock: &str) -> String {
+    const HEAD: &str = "\n[[package]]\n";
+    let mut parts = lock.trim_end().split(HEAD);
+    let head = parts.next().unwrap_or_default().to_owned();
+    let mut packages: Vec<&str> = parts.map(str::trim_end).collect();
+    packages.sort_by_key(|package| package.lines().next());
+    let packages = packages.iter().map(|package| format!("{HEAD}{package}\n"));
+    packages.fold(head, |lock, package| lock + &package)
 }
 
 /// Whether a package, a crate, a module and a plugin of the gateway can have this name.
@@ -113,12 +127,31 @@ mod tests {
                 .filter(|(after, before)| after != before)
                 .collect();
             let expected: &[(&str, &str)] = match path {
-                "Cargo.toml" | "Cargo.lock" => &[("name = \"my-filter\"", "name = \"template\"")],
+                "Cargo.toml" => &[("name = \"my-filter\"", "name = \"template\"")],
                 "README.md" => &[("# my-filter", "# template")],
+                // Its packages stand in another order; below.
+                "Cargo.lock" => continue,
                 _ => &[],
             };
             assert_eq!(changed, expected, "{path}");
         }
+    }
+
+    #[test]
+    fn r93_the_lock_file_is_the_template_s_with_its_name_in_place() {
+        let (_, before) = FILES
+            .iter()
+            .find(|(path, _)| *path == "Cargo.lock")
+            .unwrap();
+        assert_eq!(sorted(before), **before);
+        let lock = sorted(&renamed(before, "a-filter"));
+        assert!(lock.find("\"a-filter\"") < lock.find("\"allocator-api2\""));
+        let lines = |lock: &str| {
+            let mut lines: Vec<String> = lock.lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        assert_eq!(lines(&lock), lines(&renamed(before, "a-filter")));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use ringwall_plugin_host::Limits;
 use ringwall_plugin_runner::CaseReport;
 use serde_json::json;
 
@@ -38,7 +39,8 @@ pub(super) fn run(args: &TestArgs) -> Result<ExitCode, CliError> {
     let (name, module) = args.project.module(args.module.as_deref())?;
     let is_text = args.output == Format::Text;
     let mut closed = None;
-    let run = ringwall_plugin_runner::run(&name, &suite, &module.bytes, |report| {
+    let limits = Limits::default();
+    let run = ringwall_plugin_runner::run(&name, &suite, &module.bytes, &limits, |report| {
         if is_text && closed.is_none() {
             closed = print(&told(&file, report)).err();
         }

@@ -182,29 +182,35 @@ fn ssn(text: &str, start: usize) -> Option<usize> {
     (fits && alone && given).then_some(end)
 }
 
+/// The longest IBAN (ISO 13616), in letters and digits.
+const LONGEST_IBAN: usize = 34;
+
 fn iban(text: &str, start: usize) -> Option<usize> {
-    let mut compact = Vec::new();
-    let mut ends = Vec::new();
-    let mut at = start;
-    while compact.len() < 34 {
+    // Arrays, and an end at the first letter that does not fit: this is tried at every word of a body.
+    let (mut compact, mut ends) = ([0_u8; LONGEST_IBAN], [0_usize; LONGEST_IBAN]);
+    let (mut count, mut at) = (0, start);
+    while count < LONGEST_IBAN {
         match byte(text, at) {
             Some(letter) if letter.is_ascii_alphanumeric() => {
-                compact.push(letter.to_ascii_uppercase());
-                ends.push(at + 1);
+                let fits = match count {
+                    0 | 1 => letter.is_ascii_alphabetic(),
+                    2 | 3 => letter.is_ascii_digit(),
+                    _ => true,
+                };
+                if !fits {
+                    return None;
+                }
+                *compact.get_mut(count)? = letter.to_ascii_uppercase();
+                *ends.get_mut(count)? = at + 1;
+                count += 1;
             }
             Some(b' ') if is_word(byte(text, at + 1)) => {}
             _ => break,
         }
         at += 1;
     }
-    let starts = compact.first_chunk::<4>().is_some_and(|[a, b, c, d]| {
-        a.is_ascii_uppercase() && b.is_ascii_uppercase() && c.is_ascii_digit() && d.is_ascii_digit()
-    });
-    if !starts {
-        return None;
-    }
     // The longest that has the sum, as a word may follow behind a space.
-    (15..=compact.len()).rev().find_map(|length| {
+    (15..=count).rev().find_map(|length| {
         let end = *ends.get(length - 1)?;
         let whole = !is_word(byte(text, end));
         (whole && modulo_97(compact.get(..length)?) == 1).then_some(end)

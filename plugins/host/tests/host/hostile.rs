@@ -431,9 +431,8 @@ async fn r93_an_observer_is_told_of_a_refusal_before_its_host_call() {
     let worker = Worker::observed(&runtime, Arc::new(NoCallouts), Some(observer));
     let mut spec = spec();
     spec.capabilities.read_headers = Names::default();
-    let body = on_request(
-        "(drop (call $get_header (i32.const 0) (i32.const 8) (i32.const 8) (global.get $p) (global.get $n)))",
-    );
+    let asked = "(drop (call $get_header (i32.const 0) (i32.const 100) (i32.const 5) (global.get $p) (global.get $n)))";
+    let body = format!("(data (i32.const 100) \":path\"){}", on_request(asked));
     let plugin = Plugin::new(&load(&runtime, &guest(&body)), spec).unwrap();
     let stream = worker.open(&Chain::new([plugin]), info());
     stream.request(request("")).await.unwrap();
