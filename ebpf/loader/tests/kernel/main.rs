@@ -20,6 +20,7 @@ mod inbound;
 mod lifecycle;
 mod names;
 mod policy;
+mod shield;
 mod wire;
 mod world;
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         wire::TESTS,
         equivalence::TESTS,
+        shield::TESTS,
     ] {
         for (name, test) in tests {
             trials.push(Trial::test(*name, move || {
