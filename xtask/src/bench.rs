@@ -11,6 +11,7 @@ mod order;
 mod propagation;
 pub(crate) mod report;
 mod running;
+mod shield;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("mesh", mesh::measure),
     ("order", order::measure),
     ("propagation", propagation::measure),
+    ("shield", shield::measure),
 ];
 
 /// Measures, prints, and says by the exit code whether the targets are met.

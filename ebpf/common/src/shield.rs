@@ -1,12 +1,13 @@
 //! The edge shield: what its maps hold, and its two decisions (does a denial hold, may a source open one more connection).
 //!
-//! IPv4 has tables of its own here: a trie is as deep as its keys are long, and the shield looks into one for every packet.
+//! Single hosts (an address of IPv4; an address or a /64 of IPv6) stand in hash tables, networks of other lengths in tries: a
+//! trie of 100,000 hosts takes ten times as long, for honest packets too (docs/adr/0019).
 //! A change of a layout changes `VERSION`.
 
 /// Changes with every layout here: maps of another version are never taken over.
 pub const VERSION: u32 = 1;
 
-/// Entries of each deny list, one for IPv4 and one for IPv6.
+/// Entries of each deny list: hosts of IPv4, networks of IPv4, hosts of IPv6, networks of IPv6.
 pub const DENY_ENTRIES: usize = 100_000;
 /// Entries of each allow list.
 pub const ALLOW_ENTRIES: usize = 1024;
@@ -15,10 +16,20 @@ pub const RATE_ENTRIES: usize = 65_536;
 /// How many expired denials may lie over one that holds: beyond, the packet passes until somebody sweeps.
 pub const NESTED: u32 = 8;
 
+/// Words of the front: four tags each. 512 KiB, so that it stays in a core's own cache.
+pub const FRONT_WORDS: usize = 65_536;
+/// A host of IPv4 gets into the front when so many of its packets were dropped.
+pub const FRONT_AFTER: u64 = 8;
+/// Of packets that the front drops, one in so many goes on to the host's entry, and counts for all of them.
+pub const FRONT_SAMPLE: u64 = 32;
+
 /// An IPv4 network in a trie: the address in network byte order, and padding that aligns the value behind it.
 pub type Key4 = [u32; 2];
 /// An IPv6 network in a trie, in network byte order.
 pub type Key6 = [u32; 4];
+
+/// A host of IPv6: its address, or its /64 with the rest zero, in network byte order; then which of both (`64`, `128`).
+pub type Host6 = [u32; 5];
 
 /// Why a source is denied. Bytes in maps; the counters have the same order.
 #[repr(u8)]
@@ -89,11 +100,13 @@ pub enum Count {
     Expired = 7,
     /// Passed: no IP packet that can be read. The shield is coarse; the stack knows what to do with it.
     Unreadable = 8,
+    /// Dropped by the front: the source is denied and was dropped many times before.
+    Front = 9,
 }
 
 impl Count {
     /// How many counters there are.
-    pub const NUMBER: usize = 9;
+    pub const NUMBER: usize = 10;
 
     /// All of them, in the order of the counters.
     pub const ALL: [Self; Self::NUMBER] = [
@@ -106,12 +119,13 @@ impl Count {
         Self::Allowed,
         Self::Expired,
         Self::Unreadable,
+        Self::Front,
     ];
 
     /// True where the packet was dropped.
     #[must_use]
     pub const fn is_drop(self) -> bool {
-        (self as u32) <= Self::SynRate as u32
+        (self as u32) <= Self::SynRate as u32 || matches!(self, Self::Front)
     }
 
     /// The word in metrics and for people.
@@ -127,6 +141,7 @@ impl Count {
             Self::Allowed => "allow-listed",
             Self::Expired => "expired",
             Self::Unreadable => "unreadable",
+            Self::Front => "front",
         }
     }
 }
@@ -168,6 +183,9 @@ pub struct Settings {
     /// `EVERYTHING`, or the declared ports alone.
     pub scope: u32,
     pub padding: u32,
+    /// Until when whoever sweeps has promised that no host in the front expires or is forgiven (nanoseconds of the monotonic
+    /// clock). Afterwards nobody asks the front.
+    pub front_until: u64,
 }
 
 impl Settings {
@@ -194,6 +212,48 @@ pub struct Bucket {
     pub dropped: u64,
 }
 
+/// Where a host of IPv4 (in network byte order) stands in the front, and by which tag. Together they are the address: each of
+/// the three steps can be undone, so that nobody else has both.
+#[inline(always)]
+#[must_use]
+pub const fn front(address: u32) -> (u32, u16) {
+    let mixed = u32::from_be(address).wrapping_mul(0x9e37_79b1);
+    let mixed = (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b);
+    (mixed >> 16, mixed as u16)
+}
+
+/// One in each of a word's four places.
+const ONES: u64 = 0x0001_0001_0001_0001;
+
+/// Has this word the tag? 0 stands for an empty place and is nobody's tag.
+#[inline(always)]
+#[must_use]
+pub const fn front_has(word: u64, tag: u16) -> bool {
+    // A place that is equal becomes zero, and only zero borrows into its own highest bit.
+    let rest = word ^ (ONES * tag as u64);
+    tag != 0 && rest.wrapping_sub(ONES) & !rest & (ONES << 15) != 0
+}
+
+/// The word with the tag; none where it has no place left.
+#[must_use]
+pub fn front_with(word: u64, tag: u16) -> Option<u64> {
+    if tag == 0 {
+        return None;
+    }
+    let free = [0, 16, 32, 48]
+        .into_iter()
+        .find(|at| (word >> at) as u16 == 0)?;
+    Some(word | u64::from(tag) << free)
+}
+
+/// The word without the tag.
+#[must_use]
+pub fn front_without(word: u64, tag: u16) -> u64 {
+    let places = [0, 16, 32, 48].into_iter();
+    let kept = places.filter(|at| (word >> at) as u16 != tag);
+    kept.fold(0, |rest, at| rest | word & 0xffff << at)
+}
+
 /// May one more connection be opened? The source's next due time if so.
 #[inline(always)]
 #[must_use]
@@ -207,7 +267,7 @@ pub const fn admit(due: u64, now: u64, settings: &Settings) -> Option<u64> {
 
 const _: () = {
     assert!(size_of::<Denial>() == 32);
-    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Settings>() == 32);
     assert!(size_of::<Bucket>() == 16);
     assert!(Cause::Authentication as u32 == Count::DeniedAuthentication as u32);
 };
@@ -248,6 +308,39 @@ mod tests {
             }
         }
         assert_eq!(passed, 5 + 99);
+    }
+
+    #[test]
+    fn the_front_knows_exactly_who_is_in_it() {
+        let mut word = 0;
+        for tag in [1, 0xffff, 0x8000, 7] {
+            assert!(!front_has(word, tag));
+            word = front_with(word, tag).unwrap();
+            assert!(front_has(word, tag));
+        }
+        assert_eq!(front_with(word, 9), None, "it has four places");
+        for tag in 0..=u16::MAX {
+            let inside = [1, 0xffff, 0x8000, 7].contains(&tag);
+            assert_eq!(front_has(word, tag), inside, "{tag:#x}");
+        }
+        word = front_without(word, 0x8000);
+        assert!(!front_has(word, 0x8000) && front_has(word, 7) && front_has(word, 0xffff));
+        assert!(front_has(front_with(word, 9).unwrap(), 9));
+        assert_eq!(front_with(0, 0), None);
+        // No two addresses share place and tag: all steps are undone.
+        for address in (0..u32::MAX).step_by(999_983) {
+            let (word, tag) = front(address.to_be());
+            let mixed = (word << 16 | u32::from(tag)).wrapping_mul(inverse(0x85eb_ca6b));
+            let mixed = mixed ^ mixed >> 15 ^ mixed >> 30;
+            assert_eq!(mixed.wrapping_mul(inverse(0x9e37_79b1)), address);
+        }
+    }
+
+    /// Newton's iteration for odd numbers.
+    fn inverse(odd: u32) -> u32 {
+        (0..5).fold(odd, |guess: u32, _| {
+            guess.wrapping_mul(2_u32.wrapping_sub(odd.wrapping_mul(guess)))
+        })
     }
 
     #[test]

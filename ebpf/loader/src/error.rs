@@ -64,11 +64,11 @@ pub enum Error {
     #[error("{0}")]
     Refused(io::Error),
     #[error(
-        "the shield has {used} of {capacity} networks of {family}, and {more} more do not fit; nothing was added: \
-         remove some, or deny wider networks"
+        "the shield has {used} of {capacity} {list}, and {more} more do not fit; nothing was added: remove some, or deny \
+         wider networks"
     )]
     ShieldFull {
-        family: &'static str,
+        list: &'static str,
         used: u32,
         capacity: u32,
         more: u32,

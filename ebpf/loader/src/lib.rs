@@ -30,7 +30,7 @@ pub use programs::{CAPTURE, ENFORCEMENT};
 pub use ringwall_ebpf_common::shield::{Cause, Count};
 pub use ringwall_ebpf_common::{Hook, Prefix, PrefixError, Reason, Role};
 pub use shield::{
-    Added, Attached, ConnectionRate, Denied, Guard, Mode, SHIELD, Shield, ShieldOptions, Talker,
-    Want,
+    Added, Attached, ConnectionRate, Denied, Fill, Guard, List, Mode, SHIELD, Shield,
+    ShieldOptions, Talker, Want,
 };
 pub use tier::Tier;

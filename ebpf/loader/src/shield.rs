@@ -2,18 +2,21 @@
 //!
 //! Pins: `shield/maps-VERSION/NAME` and `shield/links/MODE-INTERFACE` in the platform's folder. What is denied stays denied
 //! without this process. Must not: decide whom to deny, nor for how long.
-//! Read next: `shield/attach.rs` (where it runs), `shield/list.rs` (whom it denies).
+//! Read next: `shield/attach.rs` (where it runs), `shield/list.rs` (whom it denies),
+//! `shield/front.rs` (whom it drops fastest).
 
 mod attach;
+mod front;
 mod list;
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::{Ebpf, EbpfLoader, Pod};
-use ringwall_ebpf_common::shield::{Bucket, Count, Denial, Key4, Key6, Settings, VERSION};
+use ringwall_ebpf_common::shield::{Bucket, Count, Denial, Host6, Key4, Key6, Settings, VERSION};
 use ringwall_ebpf_common::{Address, Prefix};
 
 use crate::error::{Error, Result};
@@ -21,19 +24,23 @@ use crate::maps::{self, Raw};
 use crate::{bpffs, programs, tier};
 
 pub use attach::{Attached, Mode, Want};
-pub use list::{Added, Denied, Talker};
+use front::Front;
+pub use list::{Added, Denied, Fill, List, Talker};
 
 /// The programs of the shield: one for the driver, one for the stack.
 pub const SHIELD: [&str; 2] = ["rw_shield_xdp", "rw_shield_tc"];
 
 /// Its maps; all are pinned.
-const MAPS: [&str; 8] = [
+const MAPS: [&str; 11] = [
     "SHIELD_SETTINGS",
     "SHIELD_PORTS",
+    "SHIELD_HOSTS_4",
+    "SHIELD_HOSTS_6",
     "SHIELD_DENY_4",
     "SHIELD_DENY_6",
     "SHIELD_ALLOW_4",
     "SHIELD_ALLOW_6",
+    "SHIELD_FRONT",
     "SHIELD_RATES",
     "SHIELD_COUNTS",
 ];
@@ -66,6 +73,8 @@ pub struct ShieldOptions {
     pub without: Vec<String>,
     /// Other sizes of maps than the programs name; for tests of full ones.
     pub capacities: Vec<(&'static str, u32)>,
+    /// How long a sweep holds, where it is not `Shield::LEASE`.
+    pub lease: Option<Duration>,
 }
 
 /// The shield. Dropping it leaves it at work.
@@ -74,18 +83,25 @@ pub struct Shield {
     tables: Tables,
     links: PathBuf,
     without: Vec<String>,
-    /// Entries of the deny lists, by family.
-    used: [u32; 2],
-    capacity: [u32; 2],
+    /// Entries of each list, in the order of `List::ALL`.
+    used: [u32; 4],
+    capacity: [u32; 4],
+    front: Front,
+    lease: Duration,
+    settings: Settings,
+    allow: Vec<Prefix>,
 }
 
 struct Tables {
     settings: Array<MapData, Raw<Settings>>,
     ports: Array<MapData, u64>,
+    hosts_4: HashMap<MapData, u32, Raw<Denial>>,
+    hosts_6: HashMap<MapData, Host6, Raw<Denial>>,
     deny_4: LpmTrie<MapData, Key4, Raw<Denial>>,
     deny_6: LpmTrie<MapData, Key6, Raw<Denial>>,
     allow_4: LpmTrie<MapData, Key4, u64>,
     allow_6: LpmTrie<MapData, Key6, u64>,
+    front: Array<MapData, u64>,
     rates: HashMap<MapData, Raw<Address>, Raw<Bucket>>,
     counts: PerCpuArray<MapData, u64>,
 }
@@ -134,8 +150,13 @@ impl Shield {
             object,
             links,
             without: options.without.clone(),
-            used: [0; 2],
+            used: [0; 4],
+            front: Front::default(),
+            lease: options.lease.unwrap_or(Self::LEASE),
+            settings: Settings::default(),
+            allow: Vec::new(),
         };
+        shield.read_front()?;
         shield.recount()?;
         shield.set(guard)?;
         shield.replace_pinned()?;
@@ -145,7 +166,9 @@ impl Shield {
 
     /// Guards this from now on. New entries come before old ones go.
     pub fn set(&mut self, guard: &Guard) -> Result<()> {
+        self.retire_front()?;
         self.set_allowed(&guard.allow)?;
+        self.allow.clone_from(&guard.allow);
         for word in 0..1024_u32 {
             let bits = guard
                 .ports
@@ -158,7 +181,7 @@ impl Shield {
         let (interval, tolerance) = guard.rate.map_or((0, 0), |rate| {
             Settings::rate(rate.per_second.get(), rate.burst.get())
         });
-        let settings = Settings {
+        self.settings = Settings {
             interval,
             tolerance,
             scope: if guard.everything {
@@ -167,8 +190,13 @@ impl Shield {
                 0
             },
             padding: 0,
+            front_until: 0,
         };
-        let set = self.tables.settings.set(0, Raw(settings), 0);
+        self.write_settings()
+    }
+
+    fn write_settings(&mut self) -> Result<()> {
+        let set = self.tables.settings.set(0, Raw(self.settings), 0);
         set.map_err(|error| Error::map("SHIELD_SETTINGS", error))
     }
 
@@ -182,11 +210,10 @@ impl Shield {
         Count::ALL.into_iter().map(read).collect()
     }
 
-    /// Entries of the deny list for IPv4 and for IPv6, and how many fit.
+    /// How full each list is.
     #[must_use]
-    pub fn fill(&self) -> [(u32, u32); 2] {
-        let ([four, six], [most_4, most_6]) = (self.used, self.capacity);
-        [(four, most_4), (six, most_6)]
+    pub fn fill(&self) -> [(List, Fill); 4] {
+        List::ALL.map(|list| (list, self.fill_of(list)))
     }
 
     /// Would this frame pass? The driver's program runs over the bytes (BPF_PROG_TEST_RUN) and counts as it would.
@@ -204,17 +231,23 @@ impl Tables {
         Ok(Self {
             settings: of(object, "SHIELD_SETTINGS")?,
             ports: of(object, "SHIELD_PORTS")?,
+            hosts_4: of(object, "SHIELD_HOSTS_4")?,
+            hosts_6: of(object, "SHIELD_HOSTS_6")?,
             deny_4: of(object, "SHIELD_DENY_4")?,
             deny_6: of(object, "SHIELD_DENY_6")?,
             allow_4: of(object, "SHIELD_ALLOW_4")?,
             allow_6: of(object, "SHIELD_ALLOW_6")?,
+            front: of(object, "SHIELD_FRONT")?,
             rates: of(object, "SHIELD_RATES")?,
             counts: of(object, "SHIELD_COUNTS")?,
         })
     }
 
-    fn capacity(&self) -> Result<[u32; 2]> {
+    /// In the order of `List::ALL`.
+    fn capacity(&self) -> Result<[u32; 4]> {
         Ok([
+            capacity("SHIELD_HOSTS_4", &self.hosts_4)?,
+            capacity("SHIELD_HOSTS_6", &self.hosts_6)?,
             capacity("SHIELD_DENY_4", &self.deny_4)?,
             capacity("SHIELD_DENY_6", &self.deny_6)?,
         ])
@@ -231,8 +264,8 @@ fn of<M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>>(
 
 fn capacity<K: Pod, V: Pod>(
     name: &'static str,
-    trie: &impl aya::maps::IterableMap<K, V>,
+    map: &impl aya::maps::IterableMap<K, V>,
 ) -> Result<u32> {
-    let info = trie.map().info().map_err(|error| Error::map(name, error))?;
+    let info = map.map().info().map_err(|error| Error::map(name, error))?;
     Ok(info.max_entries())
 }

@@ -5,16 +5,16 @@
 //! before anything is dropped. Only a SYN without ACK counts as a new connection: established ones are never slowed.
 //! Its maps are its own, and are pinned: what is denied stays denied without the agent.
 
-use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, TC_ACT_SHOT, xdp_action};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::btf_maps::{Array, LpmTrie, LruHashMap, PerCpuArray};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_skb_load_bytes};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_skb_load_bytes};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::ptr::{from_mut, from_ref};
 use ringwall_ebpf_common::shield::{
-    self, ALLOW_ENTRIES, Bucket, Count, DENY_ENTRIES, Denial, Key4, Key6, NESTED, RATE_ENTRIES,
-    Settings,
+    self, ALLOW_ENTRIES, Bucket, Count, DENY_ENTRIES, Denial, FRONT_SAMPLE, FRONT_WORDS, Host6,
+    Key4, Key6, NESTED, RATE_ENTRIES, Settings,
 };
 use ringwall_ebpf_common::{Address, TCP, UDP};
 
@@ -23,6 +23,12 @@ static SHIELD_SETTINGS: Array<Settings, 1> = Array::new();
 /// One bit for each port that the gateway listens at.
 #[btf_map]
 static SHIELD_PORTS: Array<u64, 1024> = Array::new();
+/// Memory is taken as hosts are denied.
+const SPARSE: usize = BPF_F_NO_PREALLOC as usize;
+#[btf_map]
+static SHIELD_HOSTS_4: HashMap<u32, Denial, DENY_ENTRIES, SPARSE> = HashMap::new();
+#[btf_map]
+static SHIELD_HOSTS_6: HashMap<Host6, Denial, DENY_ENTRIES, SPARSE> = HashMap::new();
 #[btf_map]
 static SHIELD_DENY_4: LpmTrie<Key4, Denial, DENY_ENTRIES> = LpmTrie::new();
 #[btf_map]
@@ -31,6 +37,9 @@ static SHIELD_DENY_6: LpmTrie<Key6, Denial, DENY_ENTRIES> = LpmTrie::new();
 static SHIELD_ALLOW_4: LpmTrie<Key4, u64, ALLOW_ENTRIES> = LpmTrie::new();
 #[btf_map]
 static SHIELD_ALLOW_6: LpmTrie<Key6, u64, ALLOW_ENTRIES> = LpmTrie::new();
+/// Hosts of IPv4 that were dropped many times: four to a word (`shield::front`).
+#[btf_map]
+static SHIELD_FRONT: Array<u64, FRONT_WORDS> = Array::new();
 /// By IPv4 address, or by the /64 that an IPv6 host has for itself.
 #[btf_map]
 static SHIELD_RATES: LruHashMap<Address, Bucket, RATE_ENTRIES> = LruHashMap::new();
@@ -177,18 +186,20 @@ fn passes_4(frame: &impl Frame, offset: u32, settings: &Settings) -> Option<bool
         return Some(true);
     }
     let source = header[3];
+    let mut weight = 1;
+    if front(source, settings) {
+        if count(Count::Front as u32) & (FRONT_SAMPLE - 1) != 0 {
+            return Some(false);
+        }
+        weight = FRONT_SAMPLE;
+    }
     let denial = denial_4(source);
     if denial.is_none() && !limited(transport, settings) {
         return Some(true);
     }
     let allowed = || SHIELD_ALLOW_4.get(&Key::new(32, [source, 0])).is_some();
-    Some(judge(
-        denial,
-        transport,
-        settings,
-        Address::v4(source),
-        allowed,
-    ))
+    let host = Address::v4(source);
+    Some(judge(denial, weight, transport, settings, host, allowed))
 }
 
 #[inline(always)]
@@ -213,7 +224,7 @@ fn passes_6(frame: &impl Frame, offset: u32, settings: &Settings) -> Option<bool
     }
     let allowed = || SHIELD_ALLOW_6.get(&Key::new(128, source)).is_some();
     let host = Address([source[0], source[1], 0, 0]);
-    Some(judge(denial, transport, settings, host, allowed))
+    Some(judge(denial, 1, transport, settings, host, allowed))
 }
 
 /// Where the transport begins behind the extension headers; none in it for a later fragment, or where there are too many.
@@ -280,6 +291,7 @@ fn limited(transport: Transport, settings: &Settings) -> bool {
 #[inline(always)]
 fn judge(
     denial: Option<&Denial>,
+    weight: u64,
     transport: Transport,
     settings: &Settings,
     source: Address,
@@ -290,8 +302,10 @@ fn judge(
             count(Count::Allowed as u32);
             return true;
         }
-        add_one(&denial.hits);
-        count(denial.cause as u32);
+        add(&denial.hits, weight);
+        if weight == 1 {
+            count(denial.cause as u32);
+        }
         return false;
     }
     if !limited(transport, settings) || within_rate(source, settings, &allowed) {
@@ -328,10 +342,26 @@ fn within_rate(source: Address, settings: &Settings, allowed: &impl Fn() -> bool
     true
 }
 
+/// Is it a host that is known to be denied, without looking at its entry? Most packets of a flood end here.
+#[inline(always)]
+fn front(source: u32, settings: &Settings) -> bool {
+    let (word, tag) = shield::front(source);
+    let Some(word) = SHIELD_FRONT.get(word) else {
+        return false;
+    };
+    // SAFETY: takes no pointer.
+    shield::front_has(*word, tag) && unsafe { bpf_ktime_get_coarse_ns() } < settings.front_until
+}
+
 /// The longest prefix that is denied now. An expired one does not hide a shorter one that holds.
 #[inline(always)]
 fn denial_4(source: u32) -> Option<&'static Denial> {
-    let mut length = 32;
+    // SAFETY: entries are freed after a grace period that this program's run is part of.
+    let host = unsafe { SHIELD_HOSTS_4.get(source) };
+    if let Some(host) = holding(host) {
+        return Some(host);
+    }
+    let mut length = 31;
     for _ in 0..NESTED {
         let denial = SHIELD_DENY_4.get(&Key::new(length, [source, 0]))?;
         if let Some(shorter) = beyond(denial)? {
@@ -345,7 +375,18 @@ fn denial_4(source: u32) -> Option<&'static Denial> {
 
 #[inline(always)]
 fn denial_6(source: Key6) -> Option<&'static Denial> {
-    let mut length = 128;
+    let [first, second, third, fourth] = source;
+    for key in [
+        [first, second, 0, 0, 64],
+        [first, second, third, fourth, 128],
+    ] {
+        // SAFETY: as above.
+        let host = unsafe { SHIELD_HOSTS_6.get(key) };
+        if let Some(host) = holding(host) {
+            return Some(host);
+        }
+    }
+    let mut length = 127;
     for _ in 0..NESTED {
         let denial = SHIELD_DENY_6.get(&Key::new(length, source))?;
         if let Some(shorter) = beyond(denial)? {
@@ -354,6 +395,16 @@ fn denial_6(source: Key6) -> Option<&'static Denial> {
         }
         return Some(denial);
     }
+    None
+}
+
+#[inline(always)]
+fn holding(denial: Option<&'static Denial>) -> Option<&'static Denial> {
+    let denial = denial?;
+    if denial.expires == 0 || denial.holds(now()) {
+        return Some(denial);
+    }
+    count(Count::Expired as u32);
     None
 }
 
@@ -378,23 +429,27 @@ fn now() -> u64 {
 
 /// CPUs count into one entry together. In assembly: the target has this one atomic operation, and the library wants more.
 #[inline(always)]
-fn add_one(hits: &u64) {
+fn add(hits: &u64, more: u64) {
     // SAFETY: the entry is the map's and stays allocated while this program runs; it is aligned, as its key is padded for.
     unsafe {
         core::arch::asm!(
-            "lock *(u64 *)({hits} + 0) += {one}",
+            "lock *(u64 *)({hits} + 0) += {more}",
             hits = in(reg) from_ref(hits),
-            one = in(reg) 1_u64,
+            more = in(reg) more,
             options(nostack, preserves_flags),
         );
     }
 }
 
-/// One more of it, on this CPU.
+/// One more of it, on this CPU: how many that makes.
 #[inline(always)]
-fn count(index: u32) {
-    if let Some(counter) = SHIELD_COUNTS.get_ptr_mut(index) {
-        // SAFETY: the counter is this CPU's, and receiving is not interrupted by receiving.
-        unsafe { *counter = (*counter).wrapping_add(1) };
+fn count(index: u32) -> u64 {
+    let Some(counter) = SHIELD_COUNTS.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: the counter is this CPU's, and receiving is not interrupted by receiving.
+    unsafe {
+        *counter = (*counter).wrapping_add(1);
+        *counter
     }
 }

@@ -14,9 +14,11 @@ use nix::unistd::Pid;
 /// The receiving end and the sending one.
 pub(crate) const RECEIVER: &str = "rwbench0";
 pub(crate) const SENDER: &str = "rwbench1";
-/// Cores: one for each side, so that neither takes the other's time.
-const RECEIVING_CORE: usize = 1;
-pub(crate) const SENDING_CORE: usize = 0;
+/// Both sides take turns on one core, so that no time goes into waking another one.
+pub(crate) const CORE: usize = 1;
+
+const ETHTOOL_STSO: u32 = 0x1f;
+const ETHTOOL_SGRO: u32 = 0x2c;
 
 pub(crate) struct Network {
     receiving: File,
@@ -24,20 +26,29 @@ pub(crate) struct Network {
     pub(crate) pins: PathBuf,
 }
 
-/// The thread that polls the receiving end.
-pub(crate) struct Receiver(i32);
+/// The threads that poll the receiving end.
+pub(crate) struct Receiver(Vec<i32>);
 
 impl Network {
     pub(crate) fn new() -> Self {
         let sending = apart(|| ());
         let other = format!("/proc/{}/fd/{}", std::process::id(), sending.as_raw_fd());
         let receiving = apart(move || {
-            run(&["ip", "link", "add", RECEIVER, "type", "veth", "peer", "name", SENDER]);
+            run(&[
+                "ip", "link", "add", RECEIVER, "type", "veth", "peer", "name", SENDER,
+            ]);
             run(&["ip", "link", "set", SENDER, "netns", &other]);
             run(&["ip", "addr", "add", "10.200.0.1/24", "dev", RECEIVER]);
-            run(&["ip", "link", "set", RECEIVER, "address", "02:00:00:00:00:01"]);
+            run(&[
+                "ip",
+                "link",
+                "set",
+                RECEIVER,
+                "address",
+                "02:00:00:00:00:01",
+            ]);
             // Without a program of its own, a veth polls where it merges segments.
-            merge_segments(RECEIVER);
+            set_feature(RECEIVER, ETHTOOL_SGRO, true);
             // Any source is plausible: the list decides, not the route back.
             for name in ["all", RECEIVER] {
                 fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0").unwrap();
@@ -49,7 +60,11 @@ impl Network {
             sending,
             pins: Path::new("/sys/fs/bpf").join(format!("ringwall-bench-{}", std::process::id())),
         };
-        network.sending(|| run(&["ip", "link", "set", SENDER, "up"]));
+        network.sending(|| {
+            // What a socket sends is polled too, where the sending end leaves segments to nobody.
+            set_feature(SENDER, ETHTOOL_STSO, false);
+            run(&["ip", "link", "set", SENDER, "up"]);
+        });
         network
     }
 
@@ -68,7 +83,7 @@ impl Network {
     }
 
     /// Makes the receiving end's polling a thread, and finds that. Attaching a program makes new ones.
-    pub(crate) fn receiver(&self) -> Receiver {
+    pub(crate) fn receiver(&self, at_once: bool) -> Receiver {
         let own = self.receiving.try_clone().unwrap();
         std::thread::spawn(move || {
             setns(own, CloneFlags::CLONE_NEWNET).unwrap();
@@ -86,25 +101,30 @@ impl Network {
         .unwrap();
         // The name of a thread holds 15 bytes.
         let start = format!("napi/{RECEIVER}");
+        let mut found = Vec::new();
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             if let Ok(id) = entry.file_name().to_string_lossy().parse()
                 && name.starts_with(&start)
             {
-                pin(id, RECEIVING_CORE);
-                return Receiver(id);
+                place(id, at_once);
+                found.push(id);
             }
         }
-        panic!("no thread is called {start}");
+        assert!(!found.is_empty(), "no thread is called {start}");
+        Receiver(found)
     }
 }
 
 impl Receiver {
-    /// How long it has run.
+    /// How long they have run.
     pub(crate) fn time(&self) -> Duration {
-        let text = fs::read_to_string(format!("/proc/{}/schedstat", self.0)).unwrap();
-        let nanoseconds = text.split(' ').next().unwrap();
-        Duration::from_nanos(nanoseconds.parse().unwrap())
+        let of = |id: &i32| {
+            let text = fs::read_to_string(format!("/proc/{id}/schedstat")).unwrap();
+            let nanoseconds = text.split(' ').next().unwrap();
+            Duration::from_nanos(nanoseconds.parse().unwrap())
+        };
+        self.0.iter().map(of).sum()
     }
 }
 
@@ -112,6 +132,20 @@ impl Drop for Network {
     fn drop(&mut self) {
         let _ = ringwall_ebpf_loader::Kernel::remove(&self.pins);
     }
+}
+
+/// Runs a thread of the kernel on the core; at once, or when it is its turn.
+fn place(id: i32, at_once: bool) {
+    pin(id, CORE);
+    let (policy, sched_priority) = if at_once {
+        (libc::SCHED_FIFO, 1)
+    } else {
+        (libc::SCHED_OTHER, 0)
+    };
+    let parameters = libc::sched_param { sched_priority };
+    // SAFETY: the parameters outlive the call.
+    let set = unsafe { libc::sched_setscheduler(id, policy, &raw const parameters) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Binds a thread to one core; 0 is the calling one.
@@ -147,10 +181,10 @@ fn within<T: Send>(network: &File, act: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// `ETHTOOL_SGRO`.
-fn merge_segments(interface: &str) {
+/// Turns a feature of an interface on or off.
+fn set_feature(interface: &str, feature: u32, on: bool) {
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
-    let mut value = [0x2c_u32, 1];
+    let mut value = [feature, u32::from(on)];
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     // SAFETY: integers, pointers and arrays of them, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

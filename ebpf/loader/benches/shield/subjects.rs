@@ -1,6 +1,5 @@
 //! Who drops: the shield in its modes, and nftables with a set of the same addresses at the places that people use.
 
-use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -84,12 +83,17 @@ fn shield(network: &Network, object: &[u8], mode: Mode) -> Shield {
 fn rules(chain: &Chain, flags: &str) -> String {
     let (family, hook) = match chain {
         Chain::Prerouting => ("inet", "hook prerouting priority raw;".to_owned()),
-        Chain::Ingress => ("netdev", format!("hook ingress device {RECEIVER} priority 0;")),
+        Chain::Ingress => (
+            "netdev",
+            format!("hook ingress device {RECEIVER} priority 0;"),
+        ),
     };
-    let listed: Vec<String> = (0..ENTRIES).map(|number| source(number).to_string()).collect();
+    let listed: Vec<String> = (0..ENTRIES)
+        .map(|number| source(number).to_string())
+        .collect();
     format!(
         "table {family} bench {{\n counter dropped {{ }}\n set denied {{ type ipv4_addr; {flags} elements = {{ {} }} }}\n \
-         chain first {{ type filter {hook} policy accept;\n ip saddr @denied counter name dropped drop }}\n}}\n",
+         chain first {{ type filter {hook} policy accept;\n ip saddr @denied counter name dropped drop\n }}\n}}\n",
         listed.join(", ")
     )
 }
@@ -101,12 +105,28 @@ fn nft(network: &Network, rules: &str) {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("nft: {error}; apt-get install nftables"));
-        child.stdin.take().unwrap().write_all(rules.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(rules.as_bytes())
+            .unwrap();
         assert!(child.wait().unwrap().success(), "nft");
     });
 }
 
 impl Dropping<'_> {
+    pub(crate) const fn learns(&self) -> bool {
+        self.shield.is_some()
+    }
+
+    /// What the agent does every few seconds.
+    pub(crate) fn settle(&mut self) {
+        if let Some(shield) = &mut self.shield {
+            shield.sweep().unwrap();
+        }
+    }
+
     /// Packets that were dropped so far.
     pub(crate) fn drops(&self) -> u64 {
         if let Some(shield) = &self.shield {
@@ -131,7 +151,6 @@ impl Drop for Dropping<'_> {
     fn drop(&mut self) {
         if self.shield.take().is_some() {
             Kernel::remove(&self.network.pins).unwrap();
-            let _ = fs::metadata(&self.network.pins);
             return;
         }
         self.network.receiving(|| run(&["nft", "flush", "ruleset"]));

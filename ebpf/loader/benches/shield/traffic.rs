@@ -13,10 +13,10 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
 use crate::ENTRIES;
-use crate::network::{Network, SENDER, SENDING_CORE, pin};
+use crate::network::{CORE, Network, SENDER, pin};
 
 /// Frames in one call.
-const BATCH: usize = 64;
+const BATCH: usize = 256;
 /// Frames that are prepared.
 const PREPARED: usize = 64 * 1024;
 const LENGTH: usize = 60;
@@ -45,12 +45,18 @@ impl Traffic {
         }
     }
 
+    /// Batches are received as soon as they are sent. A socket's frames come one by one: received at once, each would cost a
+    /// change of threads, which is no part of dropping.
+    pub(crate) const fn in_batches(self) -> bool {
+        matches!(self, Self::Card)
+    }
+
     /// Sends for so long; how many frames it were.
     pub(crate) fn start(self, network: &Network, lasts: Duration) -> JoinHandle<u64> {
         let sender = network.sender();
         std::thread::spawn(move || {
             setns(sender, CloneFlags::CLONE_NEWNET).unwrap();
-            pin(0, SENDING_CORE);
+            pin(0, CORE);
             match self {
                 Self::Socket => from_socket(Instant::now() + lasts),
                 Self::Card => from_card(Instant::now() + lasts),
@@ -77,7 +83,9 @@ fn frame(source: Ipv4Addr) -> [u8; LENGTH] {
     let sum = (sum & 0xffff) + (sum >> 16);
     frame[18..20].copy_from_slice(&(0xffff - sum as u16).to_be_bytes());
     let words = frame[14..34].chunks(2);
-    let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
+    let sum: u32 = words
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+        .sum();
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
@@ -127,9 +135,8 @@ fn from_socket(end: Instant) -> u64 {
     while Instant::now() < end {
         for batch in messages.chunks_mut(BATCH) {
             // SAFETY: the messages, their pieces and the frames outlive the call.
-            let done = unsafe {
-                libc::sendmmsg(socket.as_raw_fd(), batch.as_mut_ptr(), BATCH as u32, 0)
-            };
+            let done =
+                unsafe { libc::sendmmsg(socket.as_raw_fd(), batch.as_mut_ptr(), BATCH as u32, 0) };
             sent += u64::try_from(done).unwrap_or(0);
             if Instant::now() >= end {
                 break;
@@ -211,7 +218,11 @@ fn bpf<T>(command: libc::c_long, attribute: &T) -> u32 {
     let (at, size) = (std::ptr::from_ref(attribute), size_of::<T>());
     // SAFETY: the attribute is a plain structure of the given size, and what it points to outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, at, size) };
-    assert!(result >= 0, "{command}: {}", std::io::Error::last_os_error());
+    assert!(
+        result >= 0,
+        "{command}: {}",
+        std::io::Error::last_os_error()
+    );
     result as u32
 }
 
@@ -224,31 +235,31 @@ fn redirection(interface: u32) -> Vec<u64> {
             | u64::from(value as u32) << 32
     };
     vec![
-        op(0xbf, 6, 1, 0, 0),                       // r6 = context
-        op(0x85, 0, 0, 0, 7),                       // r0 = bpf_get_prandom_u32()
-        op(0xbf, 7, 0, 0, 0),                       // r7 = r0
-        op(0x97, 7, 0, 0, ENTRIES as i32),          // r7 %= ENTRIES
-        op(0x27, 7, 0, 0, STRIDE as i32),           // r7 *= STRIDE
-        op(0x07, 7, 0, 0, FIRST as i32),            // r7 += FIRST
-        op(0x61, 2, 6, 0, 0),                       // r2 = data
-        op(0x61, 3, 6, 4, 0),                       // r3 = data_end
-        op(0xbf, 4, 2, 0, 0),                       // r4 = r2
-        op(0x07, 4, 0, 0, LENGTH as i32),           // r4 += LENGTH
-        op(0x2d, 4, 3, 14, 0),                      // if r4 > r3: the end
-        op(0xbf, 5, 7, 0, 0),                       // r5 = r7
-        op(0x77, 5, 0, 0, 16),                      // r5 >>= 16
-        op(0xbf, 4, 7, 0, 0),                       // r4 = r7
-        op(0x57, 4, 0, 0, 0xffff),                  // r4 &= 0xffff
-        op(0x0f, 5, 4, 0, 0),                       // r5 += r4; it fits 16 bits here
-        op(0xb7, 4, 0, 0, 0xffff),                  // r4 = 0xffff
-        op(0x1f, 4, 5, 0, 0),                       // r4 -= r5
-        op(0xdc, 4, 0, 0, 16),                      // r4 = be16(r4)
-        op(0x6b, 2, 4, 18, 0),                      // identification
-        op(0xdc, 7, 0, 0, 32),                      // r7 = be32(r7)
-        op(0x63, 2, 7, 26, 0),                      // source
-        op(0xb7, 1, 0, 0, interface as i32),        // r1 = interface
-        op(0xb7, 2, 0, 0, 0),                       // r2 = 0
-        op(0x85, 0, 0, 0, 23),                      // r0 = bpf_redirect()
-        op(0x95, 0, 0, 0, 0),                       // return r0
+        op(0xbf, 6, 1, 0, 0),                // r6 = context
+        op(0x85, 0, 0, 0, 7),                // r0 = bpf_get_prandom_u32()
+        op(0xbf, 7, 0, 0, 0),                // r7 = r0
+        op(0x97, 7, 0, 0, ENTRIES as i32),   // r7 %= ENTRIES
+        op(0x27, 7, 0, 0, STRIDE as i32),    // r7 *= STRIDE
+        op(0x07, 7, 0, 0, FIRST as i32),     // r7 += FIRST
+        op(0x61, 2, 6, 0, 0),                // r2 = data
+        op(0x61, 3, 6, 4, 0),                // r3 = data_end
+        op(0xbf, 4, 2, 0, 0),                // r4 = r2
+        op(0x07, 4, 0, 0, LENGTH as i32),    // r4 += LENGTH
+        op(0x2d, 4, 3, 14, 0),               // if r4 > r3: the end
+        op(0xbf, 5, 7, 0, 0),                // r5 = r7
+        op(0x77, 5, 0, 0, 16),               // r5 >>= 16
+        op(0xbf, 4, 7, 0, 0),                // r4 = r7
+        op(0x57, 4, 0, 0, 0xffff),           // r4 &= 0xffff
+        op(0x0f, 5, 4, 0, 0),                // r5 += r4; it fits 16 bits here
+        op(0xb7, 4, 0, 0, 0xffff),           // r4 = 0xffff
+        op(0x1f, 4, 5, 0, 0),                // r4 -= r5
+        op(0xdc, 4, 0, 0, 16),               // r4 = be16(r4)
+        op(0x6b, 2, 4, 18, 0),               // identification
+        op(0xdc, 7, 0, 0, 32),               // r7 = be32(r7)
+        op(0x63, 2, 7, 26, 0),               // source
+        op(0xb7, 1, 0, 0, interface as i32), // r1 = interface
+        op(0xb7, 2, 0, 0, 0),                // r2 = 0
+        op(0x85, 0, 0, 0, 23),               // r0 = bpf_redirect()
+        op(0x95, 0, 0, 0, 0),                // return r0
     ]
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{MapData, MapError};
 use nix::libc;
-use ringwall_ebpf_common::shield::{Cause, Denial, Key4, Key6};
+use ringwall_ebpf_common::shield::{Cause, Denial, FRONT_AFTER, Host6, Key4, Key6};
 use ringwall_ebpf_common::{Address, Prefix};
 
 use super::Shield;
@@ -34,6 +34,61 @@ pub struct Talker {
     /// Why it is denied; none where it only opens connections too fast.
     pub cause: Option<Cause>,
     pub dropped: u64,
+}
+
+/// One of the tables that denials stand in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum List {
+    /// Addresses of IPv4.
+    Hosts4 = 0,
+    /// Addresses of IPv6, and its /64s.
+    Hosts6 = 1,
+    /// Of other lengths.
+    Networks4 = 2,
+    Networks6 = 3,
+}
+
+/// How full a list is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    pub used: u32,
+    pub capacity: u32,
+}
+
+impl List {
+    pub(super) const ALL: [Self; 4] =
+        [Self::Hosts4, Self::Hosts6, Self::Networks4, Self::Networks6];
+
+    /// Where a network stands.
+    #[must_use]
+    pub fn of(prefix: Prefix) -> Self {
+        match (prefix.address(), prefix.length()) {
+            (IpAddr::V4(_), 32) => Self::Hosts4,
+            (IpAddr::V4(_), _) => Self::Networks4,
+            (IpAddr::V6(_), 64 | 128) => Self::Hosts6,
+            (IpAddr::V6(_), _) => Self::Networks6,
+        }
+    }
+
+    /// For people and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hosts4 => "hosts of IPv4",
+            Self::Hosts6 => "hosts of IPv6",
+            Self::Networks4 => "networks of IPv4",
+            Self::Networks6 => "networks of IPv6",
+        }
+    }
+
+    const fn map(self) -> &'static str {
+        match self {
+            Self::Hosts4 => "SHIELD_HOSTS_4",
+            Self::Hosts6 => "SHIELD_HOSTS_6",
+            Self::Networks4 => "SHIELD_DENY_4",
+            Self::Networks6 => "SHIELD_DENY_6",
+        }
+    }
 }
 
 /// What became of a denial.
@@ -89,16 +144,16 @@ impl Shield {
         cause: Cause,
         lasts: Option<Duration>,
     ) -> Result<()> {
-        for (six, (used, capacity)) in [false, true].into_iter().zip(self.fill()) {
+        for (list, fill) in self.fill() {
             let more = prefixes
                 .iter()
-                .filter(|prefix| prefix.address().is_ipv6() == six)
+                .filter(|prefix| List::of(**prefix) == list)
                 .filter(|prefix| self.entry(**prefix).is_none())
                 .collect::<std::collections::HashSet<_>>()
                 .len();
             let more = u32::try_from(more).unwrap_or(u32::MAX);
-            if used.saturating_add(more) > capacity {
-                return Err(full(six, used, capacity, more));
+            if fill.used.saturating_add(more) > fill.capacity {
+                return Err(full(list, fill, more));
             }
         }
         for prefix in prefixes {
@@ -109,19 +164,23 @@ impl Shield {
 
     /// Lets exactly this network in again. False where it was not denied (a wider one may be).
     pub fn forgive(&mut self, prefix: Prefix) -> Result<bool> {
+        self.leave_front(prefix)?;
+        let list = List::of(prefix);
         let (bits, tables) = (u32::from(prefix.length()), &mut self.tables);
-        let removed = match prefix.address() {
-            IpAddr::V4(_) => tables.deny_4.remove(&Key::new(bits, key_4(prefix))),
-            IpAddr::V6(_) => tables.deny_6.remove(&Key::new(bits, key_6(prefix))),
+        let removed = match list {
+            List::Hosts4 => tables.hosts_4.remove(&host_4(prefix)),
+            List::Hosts6 => tables.hosts_6.remove(&host_6(prefix)),
+            List::Networks4 => tables.deny_4.remove(&Key::new(bits, key_4(prefix))),
+            List::Networks6 => tables.deny_6.remove(&Key::new(bits, key_6(prefix))),
         };
         match removed {
             Ok(()) => {
-                let used = self.used_of(prefix);
+                let used = self.used_of(list);
                 *used = used.saturating_sub(1);
                 Ok(true)
             }
             Err(error) if is_absent(&error) => Ok(false),
-            Err(error) => Err(Error::map(name_of(prefix), error)),
+            Err(error) => Err(Error::map(list.map(), error)),
         }
     }
 
@@ -168,28 +227,38 @@ impl Shield {
         Ok(rows)
     }
 
-    /// Removes what has expired: it drops nothing any more, and makes room. How many these were.
+    /// Removes what has expired: it drops nothing any more, and makes room. How many these were. Hosts that were dropped
+    /// many times get into the front; to be called at least every `Shield::LEASE` / 2, or all goes the slower way.
     pub fn sweep(&mut self) -> Result<usize> {
         let now = now();
         let mut swept = 0;
+        let mut busy = Vec::new();
         for (prefix, denial) in self.entries()? {
-            if !denial.holds(now) && self.forgive(prefix)? {
-                swept += 1;
+            if !denial.holds(now) {
+                swept += usize::from(self.forgive(prefix)?);
+            } else if denial.hits >= FRONT_AFTER && List::of(prefix) == List::Hosts4 {
+                busy.push((host_4(prefix), denial.expires));
             }
         }
+        self.renew_front(&busy, now)?;
         Ok(swept)
     }
 
     /// Counts what is there.
     pub(super) fn recount(&mut self) -> Result<()> {
-        let entries = self.entries()?;
-        let six = entries
-            .iter()
-            .filter(|(prefix, _)| prefix.address().is_ipv6())
-            .count();
-        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        self.used = [number(entries.len() - six), number(six)];
+        self.used = [0; 4];
+        for (prefix, _) in self.entries()? {
+            *self.used_of(List::of(prefix)) += 1;
+        }
         Ok(())
+    }
+
+    pub(super) fn fill_of(&self, list: List) -> Fill {
+        let of = |numbers: &[u32; 4]| numbers.get(list as usize).copied().unwrap_or(0);
+        Fill {
+            used: of(&self.used),
+            capacity: of(&self.capacity),
+        }
     }
 
     /// These are on the allow list, and no others.
@@ -211,51 +280,69 @@ impl Shield {
 
     /// The denial of exactly this network. A trie answers with the longest prefix, which may be a shorter one.
     fn entry(&self, prefix: Prefix) -> Option<Denial> {
-        let bits = u32::from(prefix.length());
-        let found = match prefix.address() {
-            IpAddr::V4(_) => self.tables.deny_4.get(&Key::new(bits, key_4(prefix)), 0),
-            IpAddr::V6(_) => self.tables.deny_6.get(&Key::new(bits, key_6(prefix)), 0),
+        let (bits, tables) = (u32::from(prefix.length()), &self.tables);
+        let found = match List::of(prefix) {
+            List::Hosts4 => tables.hosts_4.get(&host_4(prefix), 0),
+            List::Hosts6 => tables.hosts_6.get(&host_6(prefix), 0),
+            List::Networks4 => tables.deny_4.get(&Key::new(bits, key_4(prefix)), 0),
+            List::Networks6 => tables.deny_6.get(&Key::new(bits, key_6(prefix)), 0),
         };
         let Raw(denial) = found.ok()?;
         (denial.length == bits).then_some(denial)
     }
 
     fn write(&mut self, prefix: Prefix, denial: Denial, new: bool) -> Result<()> {
+        self.leave_front(prefix)?;
+        let list = List::of(prefix);
         let (bits, tables) = (u32::from(prefix.length()), &mut self.tables);
-        let written = match prefix.address() {
-            IpAddr::V4(_) => tables
+        let denial = Raw(denial);
+        let written = match list {
+            List::Hosts4 => tables.hosts_4.insert(host_4(prefix), denial, 0),
+            List::Hosts6 => tables.hosts_6.insert(host_6(prefix), denial, 0),
+            List::Networks4 => tables
                 .deny_4
-                .insert(&Key::new(bits, key_4(prefix)), Raw(denial), 0),
-            IpAddr::V6(_) => tables
+                .insert(&Key::new(bits, key_4(prefix)), denial, 0),
+            List::Networks6 => tables
                 .deny_6
-                .insert(&Key::new(bits, key_6(prefix)), Raw(denial), 0),
+                .insert(&Key::new(bits, key_6(prefix)), denial, 0),
         };
-        let six = prefix.address().is_ipv6();
         match written {
             Ok(()) => {
-                *self.used_of(prefix) += u32::from(new);
+                *self.used_of(list) += u32::from(new);
                 Ok(())
             }
-            Err(error) if code(&error) == Some(libc::ENOSPC) => {
-                let [four, other] = self.fill();
-                let (used, capacity) = if six { other } else { four };
-                Err(full(six, used, capacity, 1))
+            // A full trie says the one, a full table the other.
+            Err(error) if matches!(code(&error), Some(libc::ENOSPC | libc::E2BIG)) => {
+                Err(full(list, self.fill_of(list), 1))
             }
-            Err(error) => Err(Error::map(name_of(prefix), error)),
+            Err(error) => Err(Error::map(list.map(), error)),
         }
     }
 
-    fn used_of(&mut self, prefix: Prefix) -> &mut u32 {
-        let [four, six] = &mut self.used;
-        if prefix.address().is_ipv6() {
-            six
-        } else {
-            four
+    fn used_of(&mut self, list: List) -> &mut u32 {
+        let [hosts_4, hosts_6, networks_4, networks_6] = &mut self.used;
+        match list {
+            List::Hosts4 => hosts_4,
+            List::Hosts6 => hosts_6,
+            List::Networks4 => networks_4,
+            List::Networks6 => networks_6,
         }
     }
 
     fn entries(&self) -> Result<Vec<(Prefix, Denial)>> {
         let mut found = Vec::new();
+        for entry in self.tables.hosts_4.iter() {
+            let (word, Raw(denial)) =
+                entry.map_err(|error| Error::map(List::Hosts4.map(), error))?;
+            let address = IpAddr::V4(u32::from_be(word).into());
+            found.push((Prefix::host(address), denial));
+        }
+        for entry in self.tables.hosts_6.iter() {
+            let ([first, second, third, fourth, bits], Raw(denial)) =
+                entry.map_err(|error| Error::map(List::Hosts6.map(), error))?;
+            let address = address_6([first, second, third, fourth]);
+            found.extend(network(address, bits).map(|prefix| (prefix, denial)));
+        }
         for entry in self.tables.deny_4.iter() {
             let (key, Raw(denial)) = entry.map_err(|error| Error::map("SHIELD_DENY_4", error))?;
             let [word, _] = key.data();
@@ -321,19 +408,21 @@ fn key_6(prefix: Prefix) -> Key6 {
     words
 }
 
-fn name_of(prefix: Prefix) -> &'static str {
-    if prefix.address().is_ipv6() {
-        "SHIELD_DENY_6"
-    } else {
-        "SHIELD_DENY_4"
-    }
+pub(super) fn host_4(prefix: Prefix) -> u32 {
+    let [word, _] = key_4(prefix);
+    word
 }
 
-fn full(six: bool, used: u32, capacity: u32, more: u32) -> Error {
+fn host_6(prefix: Prefix) -> Host6 {
+    let [first, second, third, fourth] = key_6(prefix);
+    [first, second, third, fourth, prefix.length().into()]
+}
+
+fn full(list: List, fill: Fill, more: u32) -> Error {
     Error::ShieldFull {
-        family: if six { "IPv6" } else { "IPv4" },
-        used,
-        capacity,
+        list: list.as_str(),
+        used: fill.used,
+        capacity: fill.capacity,
         more,
     }
 }
