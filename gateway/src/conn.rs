@@ -5,7 +5,7 @@
 //! request); in `ringwall_data_path`, `guard` (what bytes may come) and `watch` (how long they may take).
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::abuse::Offence;
 use crate::config::ConnectionLimits;
 use crate::pipeline;
 use crate::worker::Worker;
@@ -39,6 +40,7 @@ const H2_RESETS: usize = 20;
 pub(crate) struct Connection {
     pub(crate) worker: Arc<Worker>,
     pub(crate) watch: Arc<Watch>,
+    pub(crate) peer: IpAddr,
     pub(crate) peer_text: Box<str>,
     /// For limits by address: IPv6 clients own a /64.
     pub(crate) address_hash: u128,
@@ -115,6 +117,9 @@ async fn serve_tls(accepted: Accepted, acceptor: TlsAcceptor) {
         Ok(stream) => stream,
         Err(error) => {
             worker.shared.metrics.handshake_failed();
+            if let Some(offence) = Offence::in_handshake(&error) {
+                worker.offended(peer.ip(), offence);
+            }
             tracing::debug!(%peer, %error, "TLS handshake refused");
             return;
         }
@@ -152,6 +157,7 @@ fn describe(
         forwarded_for: HeaderValue::from_str(&peer_text)
             .unwrap_or(HeaderValue::from_static("unknown")),
         body_idle: worker.shared.connections.body_timeout,
+        peer: ip,
         peer_text,
         worker,
         watch,
@@ -246,6 +252,7 @@ fn is_protocol_error(error: &hyper::Error) -> bool {
 fn refused(connection: &Connection, why: &'static str) {
     let worker = &connection.worker;
     worker.shared.metrics.malformed();
+    worker.offended(connection.peer, Offence::MALFORMED);
     worker.log.write(|buffer, stamp| {
         let mut line = crate::access_log::line(buffer, stamp);
         line.number("status", 400);

@@ -31,6 +31,6 @@ pub use ringwall_ebpf_common::shield::{Cause, Count};
 pub use ringwall_ebpf_common::{Hook, Prefix, PrefixError, Reason, Role};
 pub use shield::{
     Added, Attached, ConnectionRate, Denied, Fill, Guard, List, Mode, SHIELD, Shield,
-    ShieldOptions, Talker, Want,
+    ShieldOptions, Swept, Talker, Want,
 };
 pub use tier::Tier;

@@ -25,7 +25,7 @@ use crate::{bpffs, programs, tier};
 
 pub use attach::{Attached, Mode, Want};
 use front::Front;
-pub use list::{Added, Denied, Fill, List, Talker};
+pub use list::{Added, Denied, Fill, List, Swept, Talker};
 
 /// The programs of the shield: one for the driver, one for the stack.
 pub const SHIELD: [&str; 2] = ["rw_shield_xdp", "rw_shield_tc"];

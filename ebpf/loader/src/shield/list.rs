@@ -36,6 +36,15 @@ pub struct Talker {
     pub dropped: u64,
 }
 
+/// What a sweep has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Denials that had ended, and are gone.
+    pub ended: usize,
+    /// Those that stand, and that no operator has said.
+    pub reported: usize,
+}
+
 /// One of the tables that denials stand in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum List {
@@ -227,16 +236,19 @@ impl Shield {
         Ok(rows)
     }
 
-    /// Removes what has expired: it drops nothing any more, and makes room. How many these were. Hosts that were dropped
+    /// Removes what has expired: it drops nothing any more, and makes room. Hosts that were dropped
     /// many times get into the front; to be called at least every `Shield::LEASE` / 2, or all goes the slower way.
-    pub fn sweep(&mut self) -> Result<usize> {
+    pub fn sweep(&mut self) -> Result<Swept> {
         let now = now();
-        let mut swept = 0;
+        let mut swept = Swept::default();
         let mut busy = Vec::new();
         for (prefix, denial) in self.entries()? {
             if !denial.holds(now) {
-                swept += usize::from(self.forgive(prefix)?);
-            } else if denial.hits >= FRONT_AFTER && List::of(prefix) == List::Hosts4 {
+                swept.ended += usize::from(self.forgive(prefix)?);
+                continue;
+            }
+            swept.reported += usize::from(denial.cause != Cause::Operator as u8);
+            if denial.hits >= FRONT_AFTER && List::of(prefix) == List::Hosts4 {
                 busy.push((host_4(prefix), denial.expires));
             }
         }

@@ -195,7 +195,7 @@ fn attack_shield_expired_denial_hides_no_wider_one() {
         shield.deny(prefix(wide), Cause::Operator, None).unwrap();
         assert!(!shield.rehearse(&frame).unwrap(), "{wide} holds");
     }
-    assert_eq!(shield.sweep().unwrap(), 6);
+    assert_eq!(shield.sweep().unwrap().ended, 6);
     assert_eq!(shield.list().unwrap().len(), 2);
 }
 
@@ -372,7 +372,7 @@ fn shield_denial_ends_by_itself_and_is_swept() {
     let row = shield.list().unwrap()[0];
     assert!(row.left.unwrap() <= lasts);
     assert_eq!(row.cause, Cause::Handshake);
-    assert_eq!(shield.sweep().unwrap(), 0);
+    assert_eq!(shield.sweep().unwrap().ended, 0);
     std::thread::sleep(lasts.saturating_sub(begun.elapsed()) + Duration::from_millis(20));
     place.reaches("10.77.0.1");
     assert!(of(&shield, Count::Expired) >= 1);
@@ -381,7 +381,7 @@ fn shield_denial_ends_by_itself_and_is_swept() {
         "what has expired is not listed"
     );
     assert_eq!(fill(&shield, List::Hosts4).used, 1);
-    assert_eq!(shield.sweep().unwrap(), 1);
+    assert_eq!(shield.sweep().unwrap().ended, 1);
     assert_eq!(fill(&shield, List::Hosts4).used, 0);
 }
 

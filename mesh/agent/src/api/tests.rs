@@ -69,7 +69,7 @@ impl Node {
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            serve(socket, shared, stopped).await.unwrap();
+            serve(socket, shared, None, stopped).await.unwrap();
         });
         let node = Self {
             wall,

@@ -1,0 +1,63 @@
+use ringwall_service::Metrics as Registry;
+
+use super::*;
+
+fn edge(allow: &[&str]) -> Edge {
+    Edge {
+        state: Mutex::new(State::Off("no such interface".to_owned())),
+        feeders: vec!["gateway".to_owned()],
+        allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+        max_reported: 10,
+        metrics: Metrics::register(&Registry::default()),
+    }
+}
+
+fn report(edge: &Edge, address: &str) -> Result<Outcome, EdgeError> {
+    edge.report(
+        address.parse().unwrap(),
+        Cause::Malformed,
+        Duration::from_secs(60),
+    )
+}
+
+#[test]
+fn a_gateway_denies_nobody_who_is_allowed_or_no_client() {
+    let edge = edge(&["10.0.0.0/8", "2001:db8:1::7"]);
+    for address in [
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",
+        "224.0.0.1",
+        "255.255.255.255",
+        "fe80::1",
+        "10.1.2.3",
+        "::ffff:10.1.2.3",
+        "2001:db8:1::7",
+        // Its /64 is the allowed one's.
+        "2001:db8:1::8",
+    ] {
+        assert!(
+            matches!(report(&edge, address), Ok(Outcome::Exempt)),
+            "{address}"
+        );
+    }
+}
+
+#[test]
+fn without_the_shield_everything_says_why() {
+    let edge = edge(&[]);
+    let said = report(&edge, "192.0.2.7").unwrap_err().to_string();
+    assert_eq!(said, "the shield is off: no such interface");
+    assert!(edge.deny("192.0.2.0/24".parse().unwrap(), None).is_err());
+    assert!(edge.top(1).is_err());
+    assert!(edge.standing().is_err());
+    edge.sweep();
+}
+
+#[test]
+fn only_named_workloads_feed_it() {
+    let edge = edge(&[]);
+    assert!(edge.is_feeder("gateway"));
+    assert!(!edge.is_feeder("orders") && !edge.is_feeder(""));
+}
