@@ -118,6 +118,18 @@ impl Edge {
         })
     }
 
+    /// One that is off, for tests.
+    #[cfg(test)]
+    pub(crate) fn off(why: &str, allow: &[&str]) -> Self {
+        Self {
+            state: Mutex::new(State::Off(why.to_owned())),
+            feeders: vec!["gateway".to_owned()],
+            allow: allow.iter().filter_map(|text| text.parse().ok()).collect(),
+            max_reported: 10,
+            metrics: Metrics::register(&ringwall_service::Metrics::default()),
+        }
+    }
+
     /// Adds what keeps it going.
     pub(crate) fn join(self: &Arc<Self>, app: App) -> App {
         app.background("edge shield", sweep(Arc::clone(self)))

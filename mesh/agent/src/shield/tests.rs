@@ -1,15 +1,7 @@
-use ringwall_service::Metrics as Registry;
-
 use super::*;
 
 fn edge(allow: &[&str]) -> Edge {
-    Edge {
-        state: Mutex::new(State::Off("no such interface".to_owned())),
-        feeders: vec!["gateway".to_owned()],
-        allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
-        max_reported: 10,
-        metrics: Metrics::register(&Registry::default()),
-    }
+    Edge::off("no such interface", allow)
 }
 
 fn report(edge: &Edge, address: &str) -> Result<Outcome, EdgeError> {
