@@ -438,4 +438,6 @@ mod mesh_tests;
 #[cfg(test)]
 mod replicas_tests;
 #[cfg(test)]
+mod shield_tests;
+#[cfg(test)]
 mod tests;
