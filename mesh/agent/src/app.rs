@@ -63,10 +63,7 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
     let socket = Socket::bind(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), node = config.node, "the Workload API is served");
 
-    let kernel = config.kernel.as_ref();
-    let edge = kernel
-        .and_then(|kernel| Some((kernel, kernel.shield.as_ref()?)))
-        .map(|(kernel, shield)| Edge::open(kernel, shield, &shell));
+    let edge = shield(&config, &shell);
     let mut app = App::custom(serve(socket, shared, edge.clone(), shell.clone()))
         .background(
             "own identity",
@@ -86,6 +83,16 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
         app = app.background("delivery", keeping);
     }
     Ok(ready_checks(app, &own.source, clock, trust, &config))
+}
+
+/// The edge shield, where it is configured; else nothing is left of one.
+fn shield(config: &Config, shell: &Shell) -> Option<Arc<Edge>> {
+    let kernel = config.kernel.as_ref()?;
+    let Some(shield) = &kernel.shield else {
+        Edge::remove(kernel);
+        return None;
+    };
+    Some(Edge::open(kernel, shield, shell))
 }
 
 /// The second attestor, where it is configured.

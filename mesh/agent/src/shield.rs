@@ -118,6 +118,13 @@ impl Edge {
         })
     }
 
+    /// A predecessor's shield that nobody asks for any more.
+    pub(crate) fn remove(config: &KernelConfig) {
+        if let Err(error) = Shield::remove(&config.pins) {
+            tracing::warn!(%error, "an earlier shield may still be at work");
+        }
+    }
+
     /// One that is off, for tests.
     #[cfg(test)]
     pub(crate) fn off(why: &str, allow: &[&str]) -> Self {

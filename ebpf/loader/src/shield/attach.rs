@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 
@@ -87,20 +87,32 @@ impl Shield {
         };
         let number = number(interface).map_err(failed)?;
         let mut reason = None;
+        if want == Want::Best
+            && let Some((_, mode, _)) = self.pinned()?.into_iter().find(|(.., at)| *at == number)
+        {
+            return Ok(Attached {
+                interface: interface.to_owned(),
+                mode,
+                reason,
+            });
+        }
         for mode in Mode::ALL {
             let attached = |reason| Attached {
                 interface: interface.to_owned(),
                 mode,
                 reason,
             };
-            if self.pin(mode, number).exists() {
-                return Ok(attached(None));
-            }
             if want != Want::Best && want != Want::Only(mode) {
                 continue;
             }
+            if self.pin(mode, number).exists() {
+                return Ok(attached(None));
+            }
             match self.attach_as(mode, number) {
-                Ok(()) => return Ok(attached(reason)),
+                Ok(()) => {
+                    self.detach_others(mode, number)?;
+                    return Ok(attached(reason));
+                }
                 Err(Error::Refused(error)) => {
                     reason.get_or_insert(format!("{}: {error}", mode.as_str()));
                 }
@@ -111,6 +123,17 @@ impl Shield {
         Err(failed(io::Error::other(reason)))
     }
 
+    /// Detaches the shield of a platform everywhere, and forgets its list. That there is none is fine.
+    pub fn remove(pins: &Path) -> Result<()> {
+        let path = pins.join("shield");
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Error::Pins { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Detaches it everywhere but at these interfaces.
     pub fn retain(&self, interfaces: &[&str]) -> Result<()> {
         let kept: Vec<u32> = interfaces
@@ -119,6 +142,16 @@ impl Shield {
             .collect();
         for (path, _, number) in self.pinned()? {
             if !kept.contains(&number) {
+                fs::remove_file(&path).map_err(|source| Error::Pins { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Another mode was wanted before: no packet passes unseen, as both were there for a moment.
+    fn detach_others(&self, kept: Mode, number: u32) -> Result<()> {
+        for (path, mode, other) in self.pinned()? {
+            if other == number && mode != kept {
                 fs::remove_file(&path).map_err(|source| Error::Pins { path, source })?;
             }
         }

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         wire::TESTS,
         equivalence::TESTS,
         shield::TESTS,
+        shield::lists::TESTS,
     ] {
         for (name, test) in tests {
             trials.push(Trial::test(*name, move || {
