@@ -220,13 +220,13 @@ pub(super) fn supervisor_log(state: &StateDir) -> PathBuf {
     state.log("supervisor")
 }
 
+/// Why there is no shield, although one is asked for.
+pub(super) const NEEDS_KERNEL: &str = "it needs the kernel, which takes no part here (see tier)";
+
 /// Why no shield stands before the public listener.
 fn without_shield(composition: &Composition, interception: &Choice) -> Option<&'static str> {
     if composition.public.shield.is_none() {
         return Some("`public.shield` in ringwall.yaml names no interface");
     }
-    interception
-        .reason
-        .is_some()
-        .then_some("it needs the kernel, which takes no part here (see tier)")
+    interception.reason.is_some().then_some(NEEDS_KERNEL)
 }

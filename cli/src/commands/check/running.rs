@@ -14,6 +14,7 @@ use super::finding::{Category, Finding};
 use crate::cgroups::Tier;
 use crate::commands::runtime;
 use crate::commands::shield::Desk;
+use crate::commands::up::NEEDS_KERNEL;
 use crate::composition::OPERATOR;
 use crate::error::CliError;
 use crate::plane::Plane;
@@ -81,9 +82,10 @@ fn operator(state: &StateDir, now: OffsetDateTime) -> Finding {
 async fn shield(plane: &Plane) -> Option<Finding> {
     const CATEGORY: Category = Category::Interception;
     const SUBJECT: &str = "shield";
-    plane.record.interception.as_ref()?;
-    let asked = plane.record.shield.as_deref();
-    if let Some(why) = asked {
+    let tier = plane.record.interception.as_ref()?;
+    let without = plane.record.shield.as_deref();
+    let without = without.or_else(|| (!tier.starts_with("full")).then_some(NEEDS_KERNEL));
+    if let Some(why) = without {
         return Some(Finding::good(CATEGORY, SUBJECT, format!("off: {why}")));
     }
     let desk = Desk::of(plane).ok()?;
