@@ -54,7 +54,7 @@ pub(super) fn measure(config: &Config, rounds: u32) -> Result<Report> {
         .context("starting the benchmark of the shield")?;
     if !output.status.success() {
         bail!(
-            "the benchmark of the shield ended with {}; it needs root, and nft (apt-get install nftables)",
+            "the benchmark of the shield ended with {}; it needs root, and its messages say what was missing",
             output.status
         );
     }

@@ -79,6 +79,11 @@ const BENCH: &[Need] = &[
         met: |config| config.tool("iperf3").is_some(),
     },
     Need {
+        what: "nft",
+        packages: &["nftables"],
+        met: |config| config.tool("nft").is_some(),
+    },
+    Need {
         what: "wrk",
         packages: &["wrk"],
         met: |config| config.tool("wrk").is_some(),
