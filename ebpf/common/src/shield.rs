@@ -19,9 +19,9 @@ pub const NESTED: u32 = 8;
 /// Words of the front: four tags each. 512 KiB, so that it stays in a core's own cache.
 pub const FRONT_WORDS: usize = 65_536;
 /// A host of IPv4 gets into the front when so many of its packets were dropped.
-pub const FRONT_AFTER: u64 = 8;
+pub const FRONT_AFTER: u64 = 4;
 /// Of packets that the front drops, one in so many goes on to the host's entry, and counts for all of them.
-pub const FRONT_SAMPLE: u64 = 32;
+pub const FRONT_SAMPLE: u64 = 128;
 
 /// An IPv4 network in a trie: the address in network byte order, and padding that aligns the value behind it.
 pub type Key4 = [u32; 2];

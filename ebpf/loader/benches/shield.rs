@@ -52,7 +52,8 @@ fn main() {
             for subject in SUBJECTS {
                 let rate = measure(&network, &object, subject, traffic);
                 eprintln!(
-                    "round {round}: {}, {}: {rate:.0}",
+                    "round {}: {}, {}: {rate:.0} packets in a CPU second",
+                    round + 1,
                     traffic.name(),
                     subject.name()
                 );
@@ -69,6 +70,23 @@ fn main() {
 
 /// Packets dropped in one second of the receiving thread's time.
 fn measure(network: &Network, object: &[u8], subject: &Subject, traffic: Traffic) -> f64 {
+    /// A thread that has just begun to poll may miss its first call, and then sleeps on.
+    const ATTEMPTS: usize = 5;
+    for _ in 0..ATTEMPTS {
+        let (drops, time) = measure_once(network, object, subject, traffic);
+        if drops > 1000 {
+            return drops as f64 / time.as_secs_f64();
+        }
+    }
+    panic!("{}: nothing is dropped", subject.name());
+}
+
+fn measure_once(
+    network: &Network,
+    object: &[u8],
+    subject: &Subject,
+    traffic: Traffic,
+) -> (u64, Duration) {
     let mut dropping = subject.start(network, object);
     let receiver = network.receiver(traffic.in_batches());
     if dropping.learns() {
@@ -81,11 +99,6 @@ fn measure(network: &Network, object: &[u8], subject: &Subject, traffic: Traffic
     let (drops, time) = (dropping.drops(), receiver.time());
     std::thread::sleep(MEASURED);
     let (drops, time) = (dropping.drops() - drops, receiver.time() - time);
-    let sent = sending.join().unwrap();
-    assert!(
-        drops > 1000,
-        "{}: {drops} dropped of {sent}",
-        subject.name()
-    );
-    drops as f64 / time.as_secs_f64()
+    sending.join().unwrap();
+    (drops, time)
 }

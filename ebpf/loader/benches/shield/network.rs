@@ -140,7 +140,8 @@ fn place(id: i32, at_once: bool) {
     let (policy, sched_priority) = if at_once {
         (libc::SCHED_FIFO, 1)
     } else {
-        (libc::SCHED_OTHER, 0)
+        // Which waits for its turn, also when it wakes up.
+        (libc::SCHED_BATCH, 0)
     };
     let parameters = libc::sched_param { sched_priority };
     // SAFETY: the parameters outlive the call.

@@ -54,16 +54,13 @@ fn attack_shield_front_drops_no_longer_than_its_denials() {
     }
     assert_eq!(of(&shield, Count::Front), 0);
     shield.sweep().unwrap();
-    for _ in 0..64 {
+    for _ in 0..128 {
         assert_eq!(try_all(&shield), [false; 3]);
     }
-    assert_eq!(of(&shield, Count::Front), 3 * 64);
+    assert_eq!(of(&shield, Count::Front), 3 * 128);
     let hits: u64 = shield.list().unwrap().iter().map(|row| row.hits).sum();
-    assert_eq!(
-        hits,
-        3 * (10 + 64),
-        "each of the sampled ones counts for all"
-    );
+    // One in 128 on each CPU counts for all: two CPUs may have begun.
+    assert!((30 + 128..=30 + 3 * 128).contains(&hits), "{hits}");
     // Forgiven, and allowed.
     assert!(shield.forgive(prefix(hosts[1])).unwrap());
     assert_eq!(try_all(&shield), [false, true, false]);
@@ -76,7 +73,7 @@ fn attack_shield_front_drops_no_longer_than_its_denials() {
     assert_eq!(try_all(&shield), [false, true, true]);
     // Nobody sweeps any more: first the front is left alone, then the denial ends.
     let before = of(&shield, Count::Front);
-    assert!(before > 3 * 64);
+    assert!(before > 3 * 128);
     std::thread::sleep(Duration::from_millis(350));
     assert_eq!(try_all(&shield), [false, true, true]);
     assert_eq!(of(&shield, Count::Front), before);
