@@ -12,8 +12,8 @@ use crate::traffic::{PORT, source};
 /// One way of dropping.
 pub(crate) enum Subject {
     Shield(&'static str, Mode),
-    /// Name, the chain's family and hook, and the set's flags.
-    Nft(&'static str, Chain, &'static str),
+    /// Name, and where its chain is.
+    Nft(&'static str, Chain),
 }
 
 pub(crate) enum Chain {
@@ -25,19 +25,9 @@ pub(crate) enum Chain {
 
 pub(crate) const SUBJECTS: &[Subject] = &[
     Subject::Shield("shield, driver", Mode::Driver),
-    Subject::Nft("nftables, hash set, prerouting", Chain::Prerouting, ""),
+    Subject::Nft("nftables, hash set, prerouting", Chain::Prerouting),
     Subject::Shield("shield, ingress", Mode::Ingress),
-    Subject::Nft("nftables, hash set, ingress", Chain::Ingress, ""),
-    Subject::Nft(
-        "nftables, interval set, prerouting",
-        Chain::Prerouting,
-        "flags interval;",
-    ),
-    Subject::Nft(
-        "nftables, interval set, ingress",
-        Chain::Ingress,
-        "flags interval;",
-    ),
+    Subject::Nft("nftables, hash set, ingress", Chain::Ingress),
 ];
 
 /// A subject at work.
@@ -56,8 +46,8 @@ impl Subject {
     pub(crate) fn start<'a>(&self, network: &'a Network, object: &[u8]) -> Dropping<'a> {
         let shield = match self {
             Self::Shield(_, mode) => Some(shield(network, object, *mode)),
-            Self::Nft(_, chain, flags) => {
-                nft(network, &rules(chain, flags));
+            Self::Nft(_, chain) => {
+                nft(network, &rules(chain));
                 None
             }
         };
@@ -80,7 +70,7 @@ fn shield(network: &Network, object: &[u8], mode: Mode) -> Shield {
     shield
 }
 
-fn rules(chain: &Chain, flags: &str) -> String {
+fn rules(chain: &Chain) -> String {
     let (family, hook) = match chain {
         Chain::Prerouting => ("inet", "hook prerouting priority raw;".to_owned()),
         Chain::Ingress => (
@@ -92,7 +82,7 @@ fn rules(chain: &Chain, flags: &str) -> String {
         .map(|number| source(number).to_string())
         .collect();
     format!(
-        "table {family} bench {{\n counter dropped {{ }}\n set denied {{ type ipv4_addr; {flags} elements = {{ {} }} }}\n \
+        "table {family} bench {{\n counter dropped {{ }}\n set denied {{ type ipv4_addr; elements = {{ {} }} }}\n \
          chain first {{ type filter {hook} policy accept;\n ip saddr @denied counter name dropped drop\n }}\n}}\n",
         listed.join(", ")
     )
@@ -151,6 +141,8 @@ impl Drop for Dropping<'_> {
     fn drop(&mut self) {
         if self.shield.take().is_some() {
             Kernel::remove(&self.network.pins).unwrap();
+            // The kernel lets go of a link a little later.
+            std::thread::sleep(std::time::Duration::from_millis(300));
             return;
         }
         self.network.receiving(|| run(&["nft", "flush", "ruleset"]));
