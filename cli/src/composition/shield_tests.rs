@@ -78,7 +78,7 @@ fn without_the_kernel_or_an_interface_there_is_no_shield() {
 
 #[test]
 fn an_unknown_key_is_refused_with_its_line() {
-    let text = shielded().replacen("interfaces:", "interface:", 1);
+    let text = shielded().replacen("shield: { interfaces:", "shield: { interface:", 1);
     let refused = Composition::read(&Source {
         name: "ringwall.yaml".into(),
         text,
