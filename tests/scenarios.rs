@@ -260,6 +260,7 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
         attack_a_component_cannot_leave_its_group,
         attack_nobody_but_its_proxy_reaches_a_component,
         attack_what_has_no_edge_is_refused_by_the_kernel,
+        r25_names_are_what_a_component_may_call,
         r25_the_kernel_leads_a_component_to_its_proxy,
     );
     scenarios!(list, Alone, Native, SHOP, kernel:

@@ -98,6 +98,7 @@ impl Plane {
         let tls = mesh_client_config(&self.identity, id)
             .map_err(|error| CliError::internal("dialling the control plane", error))?;
         let limits = ClientLimits {
+            connect_timeout: PATIENCE,
             max_body: LONGEST_ANSWER,
             ..ClientLimits::default()
         };

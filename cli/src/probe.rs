@@ -12,8 +12,8 @@ use crate::composition::OPERATOR;
 use crate::error::CliError;
 use crate::state::StateDir;
 
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one question may take: as long as our servers grant a handshake, for machines that have much to do.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is shown.
 const LONGEST_ANSWER: usize = 4096;
 
@@ -61,7 +61,11 @@ impl Prober {
         let id =
             SpiffeId::workload(&self.trust_domain, workload).map_err(|error| error.to_string())?;
         let config = mesh_client_config(&self.identity, id).map_err(|error| error.to_string())?;
-        Ok(Client::mesh(admin.clone(), config, ClientLimits::default()))
+        let limits = ClientLimits {
+            connect_timeout: PATIENCE,
+            ..ClientLimits::default()
+        };
+        Ok(Client::mesh(admin.clone(), config, limits))
     }
 
     async fn ask(&self, workload: &str, admin: &Address, pid: Option<i32>) -> Result<(), String> {

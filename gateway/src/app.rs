@@ -23,6 +23,7 @@ use crate::config::{Config, ListenerConfig};
 use crate::conn::Transport;
 use crate::limiter::Limiter;
 use crate::metrics::GatewayMetrics;
+use crate::plugins::Plugins;
 use crate::reload::Reloader;
 use crate::snapshot::compile;
 use crate::tokens::Tokens;
@@ -93,8 +94,14 @@ impl Running {
             .as_ref()
             .map(|tokens| Tokens::new(shell, tokens, &Handle::current()))
             .transpose()?;
+        let plugins = Plugins::new(config.service.state.clone());
+        let loaded = plugins
+            .prepare(config)
+            .and_then(|changes| plugins.serve(changes));
+        let loaded = loaded.map_err(|error| StartError::config(format!("plugins: {error}")))?;
         let shared = Arc::new(Shared::new(SharedParts {
-            snapshot: compile(config, 1).map_err(StartError::config)?,
+            snapshot: compile(config, 1, &loaded).map_err(StartError::config)?,
+            plugins,
             tokens,
             limiter: Limiter::new(LIMITER_KEYS),
             user_context: Arc::new(UserContextIssuer::new(shell.spiffe_id())?),
@@ -104,6 +111,8 @@ impl Running {
             telemetry: config.service.telemetry.is_some(),
         }));
         let count = config.workers.unwrap_or_else(cores);
+        let shown = Arc::clone(&shared);
+        shell.metrics.show_others(move || shown.plugins.metrics());
         let (addresses, mut sockets) = listen(&config.listeners, count)?;
         let logged = !config.access_log.disabled;
         let buffers: Vec<Arc<LogBuffer>> = (0..count)

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ringwall_plugin_host::config::PluginConfig;
 use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
 use ringwall_tls::EdgeCertificate;
 use schemars::JsonSchema;
@@ -40,6 +41,12 @@ pub(crate) struct Config {
     pub(crate) actions: BTreeMap<String, ActionClass>,
     /// Cedar policies by name; every route names one.
     pub(crate) policies: BTreeMap<String, String>,
+    /// Plugins that routes may name under `filters` (docs/running-plugins.md).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) plugins: Vec<PluginConfig>,
+    /// Files of ed25519 public keys: with any, each plugin must be signed by one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) plugin_keys: Vec<PathBuf>,
     /// Where requests go.
     pub(crate) clusters: BTreeMap<String, ClusterConfig>,
     /// Hosts and their routes; any other host is refused.
@@ -248,6 +255,9 @@ pub(crate) struct RouteConfig {
     pub(crate) action: String,
     #[serde(default)]
     pub(crate) limits: Vec<LimitConfig>,
+    /// Names in `plugins`: requests pass them in this order, responses in the reverse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) filters: Vec<String>,
     /// Leave the client's access token in the request; otherwise the upstream never sees it.
     #[serde(default)]
     pub(crate) forward_access_token: bool,
@@ -357,6 +367,20 @@ impl ComponentConfig for Config {
                 "declare it under `service.upstreams` and name it as `upstream`",
             )
         });
-        listeners.chain(clusters).collect()
+        let unsigned = self.plugins.iter().filter(|plugin| {
+            let pinned = plugin
+                .canary
+                .as_ref()
+                .is_none_or(|canary| canary.sha256.is_some());
+            self.plugin_keys.is_empty() && (plugin.sha256.is_none() || !pinned)
+        });
+        let unsigned = unsigned.map(|plugin| {
+            Refusal::new(
+                format!("plugin {} neither signed nor pinned", plugin.name),
+                "whoever can write the file runs code in the request path",
+                "declare `plugin_keys`, or the module's `sha256`",
+            )
+        });
+        listeners.chain(clusters).chain(unsigned).collect()
     }
 }

@@ -5,8 +5,8 @@
 //! request); in `ringwall_data_path`, `guard` (what bytes may come) and `watch` (how long they may take).
 
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,6 +17,7 @@ use ringwall_data_path::gulp::Gulped;
 use ringwall_data_path::io::{GuardedStream, IoLimits};
 use ringwall_data_path::permit::Permit;
 use ringwall_data_path::watch::Watch;
+use ringwall_plugin_host::ConnectionInfo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -40,13 +41,16 @@ const H2_RESETS: usize = 20;
 pub(crate) struct Connection {
     pub(crate) worker: Arc<Worker>,
     pub(crate) watch: Arc<Watch>,
-    pub(crate) peer: IpAddr,
     pub(crate) peer_text: Box<str>,
     /// For limits by address: IPv6 clients own a /64.
     pub(crate) address_hash: u128,
     pub(crate) forwarded_for: HeaderValue,
     /// The host that the handshake named; `None` without TLS.
     pub(crate) sni: Option<Box<str>>,
+    /// An address of IPv4 is written as such.
+    pub(crate) peer: SocketAddr,
+    /// For plugins; made for the first of them.
+    facts: OnceLock<Arc<ConnectionInfo>>,
     http2: bool,
     body_idle: Duration,
     _permit: Permit,
@@ -63,6 +67,19 @@ impl Connection {
 
     pub(crate) fn forwarded_proto(&self) -> HeaderValue {
         HeaderValue::from_static(if self.is_tls() { "https" } else { "http" })
+    }
+
+    /// What plugins may ask about it.
+    pub(crate) fn facts(&self) -> Arc<ConnectionInfo> {
+        let facts = self.facts.get_or_init(|| {
+            Arc::new(ConnectionInfo {
+                id: self.worker.next_id(),
+                source: Some(self.peer),
+                server_name: self.sni.as_deref().map(Arc::from),
+                ..ConnectionInfo::default()
+            })
+        });
+        Arc::clone(facts)
     }
 
     /// The idle limit of request bodies that the connection's own watch cannot see.
@@ -157,8 +174,9 @@ fn describe(
         forwarded_for: HeaderValue::from_str(&peer_text)
             .unwrap_or(HeaderValue::from_static("unknown")),
         body_idle: worker.shared.connections.body_timeout,
-        peer: ip,
         peer_text,
+        peer: SocketAddr::new(ip, peer.port()),
+        facts: OnceLock::new(),
         worker,
         watch,
         sni,
@@ -252,7 +270,7 @@ fn is_protocol_error(error: &hyper::Error) -> bool {
 fn refused(connection: &Connection, why: &'static str) {
     let worker = &connection.worker;
     worker.shared.metrics.malformed();
-    worker.offended(connection.peer, Offence::MALFORMED);
+    worker.offended(connection.peer.ip(), Offence::MALFORMED);
     worker.log.write(|buffer, stamp| {
         let mut line = crate::access_log::line(buffer, stamp);
         line.number("status", 400);

@@ -63,6 +63,8 @@ pub(crate) enum GatewayError {
     AccessLog(#[from] LogError),
     #[error("authorization server: {0}")]
     Tokens(String),
+    #[error("plugin: {0}")]
+    Plugin(#[from] ringwall_plugin_host::Error),
     #[error("start worker thread: {0}")]
     Worker(std::io::Error),
 }

@@ -11,6 +11,7 @@ mod error;
 mod limiter;
 mod metrics;
 mod pipeline;
+mod plugins;
 mod refusal;
 mod reload;
 mod snapshot;

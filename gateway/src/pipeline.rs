@@ -10,6 +10,7 @@ pub(crate) mod authenticate;
 pub(crate) mod authorize;
 pub(crate) mod body;
 pub(crate) mod contextualise;
+pub(crate) mod filter;
 pub(crate) mod forward;
 pub(crate) mod limit;
 pub(crate) mod respond;
@@ -17,6 +18,7 @@ pub(crate) mod route;
 pub(crate) mod strip;
 pub(crate) mod upgrade;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::{Request, Response};
@@ -51,6 +53,10 @@ async fn proxy(
     let authorized = authorize::authorize(authenticated)?;
     limit::limit(&connection, &authorized, exchange)?;
     let stripped = strip::strip(admitted, authorized.route());
-    let outgoing = contextualise::contextualise(&connection, &authorized, stripped, exchange)?;
+    let filtered = match filter::filter(&connection, &authorized, stripped, exchange).await? {
+        ControlFlow::Continue(filtered) => filtered,
+        ControlFlow::Break(answer) => return Ok(answer),
+    };
+    let outgoing = contextualise::contextualise(&connection, &authorized, filtered, exchange)?;
     forward::forward(&connection, authorized, outgoing, exchange).await
 }

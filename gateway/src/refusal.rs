@@ -39,6 +39,8 @@ pub(crate) enum Refusal {
     },
     /// The authorization server cannot be asked: denied, not waved through.
     AuthUnavailable(Arc<str>),
+    /// A plugin has ended the request without an answer, or sent it out of its route.
+    Filter(&'static str),
     UpstreamBusy,
     UpstreamConnect(Arc<str>),
     UpstreamFailed(Arc<str>),
@@ -51,7 +53,10 @@ impl Refusal {
     /// The word of the access log.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Malformed(what) | Self::Misdirected(what) | Self::TokenInvalid(what) => what,
+            Self::Malformed(what)
+            | Self::Misdirected(what)
+            | Self::TokenInvalid(what)
+            | Self::Filter(what) => what,
             Self::NoRoute => "no-route",
             Self::MethodNotAllowed(_) => "method-not-declared",
             Self::Upgrade => "upgrade-not-declared",
@@ -95,7 +100,7 @@ impl Refusal {
             Self::AuthUnavailable(_) | Self::UpstreamBusy => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamConnect(_) | Self::UpstreamFailed(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Filter(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -116,6 +121,7 @@ impl Refusal {
             Self::AuthUnavailable(_) => {
                 ("authorization-unavailable", "Tokens cannot be checked now")
             }
+            Self::Filter(_) => ("filter-failed", "A filter has ended the request"),
             Self::UpstreamBusy => ("upstream-busy", "The service is busy"),
             Self::UpstreamConnect(_) | Self::UpstreamFailed(_) => {
                 ("upstream-failed", "The service did not answer")

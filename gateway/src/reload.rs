@@ -70,7 +70,7 @@ impl Reloader {
         }
     }
 
-    fn reload(&mut self) {
+    pub(crate) fn reload(&mut self) {
         let file = self.file.display().to_string();
         match self.take_over() {
             Ok(snapshot) => {
@@ -96,12 +96,15 @@ impl Reloader {
             return Err(GatewayError::Production(refusal.to_string()));
         }
         let version = self.shared.snapshot.load().version + 1;
-        let snapshot = Arc::new(compile(&config, version).map_err(GatewayError::Compile)?);
+        let plugins = self.shared.plugins.prepare(&config)?;
         let tokens = (config.tokens != self.current.tokens)
             .then(|| self.tokens(&config))
             .transpose()?;
         self.warn_of_fixed_parts(&config);
-        // Nothing fails from here on.
+        // All of it was tried before: nothing is expected to fail from here on.
+        let loaded = self.shared.plugins.serve(plugins)?;
+        let snapshot = compile(&config, version, &loaded).map_err(GatewayError::Compile)?;
+        let snapshot = Arc::new(snapshot);
         if let Some(tokens) = tokens {
             self.shared.tokens.store(tokens.map(Arc::new));
         }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use ringwall_http_io::Address;
 use ringwall_identity::SpiffeId;
+use ringwall_plugin_host::Chain;
 use ringwall_policy::PolicyEngine;
 
 pub(crate) use self::compile::{check, compile};
@@ -28,6 +29,8 @@ use crate::snapshot::tree::PathTree;
 pub(crate) struct Snapshot {
     pub(crate) version: u64,
     pub(crate) hosts: HashMap<Box<str>, HostRoutes, RandomState>,
+    /// By name, for plugins' calls.
+    pub(crate) clusters: HashMap<Box<str>, Arc<Cluster>, RandomState>,
 }
 
 /// The routes of one host.
@@ -56,6 +59,7 @@ pub(crate) struct Route {
     pub(crate) policy: Arc<PolicyEngine>,
     pub(crate) action: Box<str>,
     pub(crate) limits: Vec<LimitRule>,
+    pub(crate) filters: Chain,
     pub(crate) forward_access_token: bool,
     pub(crate) websocket: bool,
     pub(crate) timeout: Duration,

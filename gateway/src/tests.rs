@@ -6,6 +6,7 @@ mod auth;
 mod edge;
 mod harness;
 mod lifecycle;
+mod plugins;
 mod smuggling;
 mod streaming;
 mod trust;

@@ -20,7 +20,7 @@ use ringwall_tls::{IdentitySource, LiveServers};
 
 use self::dial::Dialled;
 pub(crate) use self::dial::{DialError, Dialer};
-use crate::pipeline::body::RequestBody;
+use crate::pipeline::body::UpstreamBody;
 use crate::snapshot::Cluster;
 
 /// The pools of one worker, by where they lead.
@@ -46,7 +46,7 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    sender: SendRequest<RequestBody>,
+    sender: SendRequest<UpstreamBody>,
     since: u64,
     until: u64,
 }
@@ -54,7 +54,7 @@ struct Idle {
 /// One upstream connection in use by one request.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pub(crate) sender: SendRequest<RequestBody>,
+    pub(crate) sender: SendRequest<UpstreamBody>,
     pool: Arc<Pool>,
     /// It served another request before, so that the upstream may have closed it meanwhile.
     pub(crate) reused: bool,

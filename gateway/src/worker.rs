@@ -5,8 +5,8 @@
 
 use std::hash::{BuildHasher as _, Hash};
 use std::net::{IpAddr, TcpListener as StdListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use ringwall_data_path::log::LogBuffer;
 use ringwall_data_path::permit::Permit;
 use ringwall_data_path::random::Random;
 use ringwall_data_path::watch::{CoarseClock, SWEEP, Watch, Watches};
+use ringwall_plugin_host::Chain;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -26,6 +27,7 @@ use crate::conn::{Accepted, Transport, serve};
 use crate::error::GatewayError;
 use crate::limiter::Limiter;
 use crate::metrics::GatewayMetrics;
+use crate::plugins::Plugins;
 use crate::snapshot::Snapshot;
 use crate::token_cache::TokenCache;
 use crate::tokens::Tokens;
@@ -50,6 +52,7 @@ pub(crate) struct Shared {
     /// None where no shield is fed.
     pub(crate) abuse: Option<Abuse>,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) plugins: Plugins,
     pub(crate) connections: ConnectionLimits,
     /// Spans are made only where somebody collects them.
     pub(crate) telemetry: bool,
@@ -67,6 +70,7 @@ pub(crate) struct SharedParts {
     pub(crate) user_context: Arc<UserContextIssuer>,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) abuse: Option<Abuse>,
+    pub(crate) plugins: Plugins,
     pub(crate) connections: ConnectionLimits,
     pub(crate) telemetry: bool,
 }
@@ -81,6 +85,7 @@ impl Shared {
             user_context: parts.user_context,
             metrics: parts.metrics,
             abuse: parts.abuse,
+            plugins: parts.plugins,
             connections: parts.connections,
             telemetry: parts.telemetry,
             open: Arc::default(),
@@ -141,6 +146,8 @@ pub(crate) struct Worker {
     pub(crate) random: Random,
     clock: Arc<CoarseClock>,
     ids: AtomicU64,
+    /// Made for the first request that passes any.
+    plugins: OnceLock<ringwall_plugin_host::Worker>,
 }
 
 /// A bound address and how it speaks.
@@ -166,6 +173,7 @@ impl Worker {
             random: Random::default(),
             clock,
             ids: AtomicU64::new(0),
+            plugins: OnceLock::new(),
         })
     }
 
@@ -174,6 +182,23 @@ impl Worker {
         if let Some(abuse) = &self.shared.abuse {
             abuse.note(&self.scores, peer, offence, self.shared.began.elapsed());
         }
+    }
+
+    /// Who runs the plugins of a route, if it has any. To be called on the worker's own thread.
+    pub(crate) fn plugins(
+        self: &Arc<Self>,
+        filters: &Chain,
+    ) -> Option<&ringwall_plugin_host::Worker> {
+        if filters.is_empty() {
+            return None;
+        }
+        if self.plugins.get().is_none()
+            && let Some(worker) = self.shared.plugins.worker(self)
+        {
+            // Another request of this thread cannot have come between.
+            let _ = self.plugins.set(worker);
+        }
+        self.plugins.get()
     }
 
     pub(crate) fn next_id(&self) -> u64 {

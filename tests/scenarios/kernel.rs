@@ -132,6 +132,32 @@ pub(super) async fn r25_the_kernel_leads_a_component_to_its_proxy(
     Ok(())
 }
 
+/// R25: whichever name server a component asks, its proxy answers: with the services that it may call, and nothing else.
+pub(super) async fn r25_names_are_what_a_component_may_call(stack: Arc<StackInfo>) -> Result<()> {
+    let orders = Enrolled::of(&stack, "orders")?;
+    let inventory = stack.component("inventory")?.address.ip().to_string();
+    let known = ["inventory", "inventory.ringwall.local"];
+    // It is no caller of notifications, and goes nowhere outside.
+    let unknown = ["notifications", "example.org", "metadata.google.internal"];
+    let names = known.iter().chain(&unknown).map(|&name| name.to_owned());
+    let task = Task {
+        names: names.collect(),
+        ..Task::default()
+    };
+    let found = orders.asked(task).await?.names;
+    for name in known {
+        ensure!(
+            found[name] == [inventory.clone()],
+            "{name}: {:?}",
+            found[name]
+        );
+    }
+    for name in unknown {
+        ensure!(found[name].is_empty(), "{name}: {:?}", found[name]);
+    }
+    Ok(())
+}
+
 /// Lateral movement and egress: what has no edge is refused before a packet leaves, by IPv4, IPv6 and mapped addresses.
 pub(super) async fn attack_what_has_no_edge_is_refused_by_the_kernel(
     stack: Arc<StackInfo>,

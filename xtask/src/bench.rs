@@ -4,6 +4,7 @@
 //! dispatches and prints. Exit code 1 with `--check` where a target is missed.
 
 mod containers;
+mod ebpf;
 mod gateway;
 mod material;
 mod mesh;
@@ -52,6 +53,7 @@ type Measure = fn(&Config, u32) -> Result<Report>;
 /// The measurements by name.
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
+    ("ebpf", ebpf::measure),
     ("gateway", gateway::measure),
     ("layers", mesh::layers::measure),
     ("mesh", mesh::measure),

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::images::{self, ImagesArgs};
-use crate::{bench, build, ebpf, engine, layers, lint, setup, soak, test};
+use crate::{bench, build, ebpf, engine, layers, lint, setup, soak, test, wasm};
 
 #[derive(Parser)]
 #[command(
@@ -30,6 +30,8 @@ enum Command {
     Down(PassedOn),
     /// Build the kernel programs; prints where the object is
     Ebpf,
+    /// Build the Wasm plugins; prints the folder that holds them
+    Wasm,
     /// Everything that CI runs: format, lints, layers, licences, all tests, the end-to-end suite
     Test,
     /// Format Rust sources
@@ -84,6 +86,8 @@ pub(crate) enum Purpose {
     Bench,
     /// Build the kernel programs
     Ebpf,
+    /// Build the Wasm plugins
+    Wasm,
     /// Start containers
     Engine,
     /// Make base images where no registry is reachable
@@ -140,6 +144,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Down(passed) => build::down(&config, &passed.arguments),
         Command::Ebpf => ebpf::command(&config).map(|()| ExitCode::SUCCESS),
+        Command::Wasm => wasm::command(&config).map(|()| ExitCode::SUCCESS),
         Command::Test => test::run(&config),
         Command::Fmt { check } => lint::fmt(&config, check).map(|()| ExitCode::SUCCESS),
         Command::Lint => Ok(lint::run_lint(&config)),

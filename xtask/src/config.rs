@@ -96,6 +96,11 @@ impl Config {
         self.tools_called(name).next()
     }
 
+    /// Where executables are looked for, as `PATH` has it.
+    pub(crate) fn search_path(&self) -> &std::ffi::OsStr {
+        &self.path
+    }
+
     /// Every executable of that name on the search path, in its order.
     pub(crate) fn tools_called(&self, name: &str) -> impl Iterator<Item = PathBuf> {
         std::env::split_paths(&self.path)

@@ -12,20 +12,38 @@ use crate::plan::{Plan, Step};
 use crate::process::{output, run, say};
 use crate::setup::tools::{self, Tool};
 use crate::setup::wheels;
+use crate::wasm;
+
+/// What is compiled for other machines than this one has lock files, thus workspaces, of its own.
+const OWN_WORKSPACES: [&str; 3] = ["ebpf/programs", wasm::WORKSPACES[0], wasm::WORKSPACES[1]];
 
 /// Formats the sources, or only checks them.
 pub(crate) fn fmt(config: &Config, check: bool) -> Result<()> {
     run(&mut fmt_command(config, check))?;
-    run(&mut fmt_of_programs(config, check))
+    for folder in OWN_WORKSPACES {
+        run(&mut fmt_of(config, folder, check))?;
+    }
+    Ok(())
 }
 
 /// Runs every lint, even after one has failed, and says which did.
 pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
     plan.step(Step::command("format", || Ok(fmt_command(config, true))));
-    plan.step(Step::command("format, kernel programs", || {
-        Ok(fmt_of_programs(config, true))
+    plan.step(Step::check("format, own workspaces", || {
+        let formatted = OWN_WORKSPACES
+            .iter()
+            .map(|folder| run(&mut fmt_of(config, folder, true)));
+        let complaints = formatted.filter_map(Result::err);
+        Ok(complaints.map(|error| format!("{error:#}")).collect())
     }));
     plan.step(Step::command("clippy", || Ok(clippy(config))));
+    plan.step(Step::check("clippy, wasm filters", || {
+        let linted = wasm::WORKSPACES
+            .iter()
+            .map(|folder| run(&mut clippy_of(config, folder)));
+        let complaints = linted.filter_map(Result::err);
+        Ok(complaints.map(|error| format!("{error:#}")).collect())
+    }));
     plan.step(Step::check("layers", || crate::layers::check(config)));
     plan.step(Step::command("licences and bans", || {
         deny(config, &["bans", "licenses", "sources"])
@@ -93,10 +111,18 @@ fn fmt_command(config: &Config, check: bool) -> Command {
     command
 }
 
-/// They are a workspace of their own.
-fn fmt_of_programs(config: &Config, check: bool) -> Command {
+fn fmt_of(config: &Config, folder: &str, check: bool) -> Command {
     let mut command = fmt_command(config, check);
-    command.current_dir(config.root.join("ebpf/programs"));
+    command.current_dir(config.root.join(folder));
+    command
+}
+
+/// For this machine, with the sources that are for guests alone left out by the compiler.
+fn clippy_of(config: &Config, folder: &str) -> Command {
+    let mut command = clippy(config);
+    command
+        .current_dir(config.root.join(folder))
+        .env("CARGO_TARGET_DIR", wasm::target(config));
     command
 }
 

@@ -8,6 +8,7 @@ mod bench;
 mod build;
 mod commands;
 mod config;
+mod digest;
 mod ebpf;
 mod engine;
 mod images;
@@ -18,6 +19,7 @@ mod process;
 mod setup;
 mod soak;
 mod test;
+mod wasm;
 
 use std::process::ExitCode;
 

@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::images::{self, Component};
 use crate::plan::{Plan, Step};
 use crate::process::print;
-use crate::{ebpf, lint, setup};
+use crate::{ebpf, lint, setup, wasm};
 
 /// Runs everything.
 pub(crate) fn run(config: &Config) -> Result<ExitCode> {
@@ -31,6 +31,13 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
     // Before the tests: those of the loader take the object from the build output.
     plan.step(Step::check("kernel programs", || {
         ebpf::build(config).map(|_| Vec::new())
+    }));
+    // Likewise: those of the plugins take the modules from there.
+    plan.step(Step::check("wasm filters", || {
+        wasm::build(config).map(|_| Vec::new())
+    }));
+    plan.step(Step::tests("wasm filters, natively", || {
+        Ok(wasm::native_tests(config))
     }));
     let built = plan.step(Step::command("build", || Ok(build::workspace(config))));
     plan.step(Step::tests("tests", || {
@@ -94,6 +101,7 @@ fn containers(config: &Config, plan: &mut Plan) {
 pub(crate) fn e2e(config: &Config, args: &E2eArgs) -> Result<ExitCode> {
     setup::run(config, Purpose::Test)?;
     ebpf::build(config)?;
+    wasm::build(config)?;
     crate::process::run(&mut build::workspace(config))?;
     let command = e2e_command(config, args.stack, args.scenario.as_deref());
     let success = match args.stack {

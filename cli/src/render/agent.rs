@@ -70,6 +70,15 @@ impl Rendering<'_> {
         };
         let sidecars = self.composition.sidecars();
         let captured = sidecars.filter(|(_, sidecar)| sidecar.captured.is_some());
+        let egress = self
+            .composition
+            .mesh
+            .as_ref()
+            .and_then(|mesh| mesh.egress.as_ref());
+        let goes_out = |component: &Component| {
+            let mut calls = component.calls.iter();
+            egress.is_some_and(|egress| calls.any(|callee| callee.value == egress.value))
+        };
         let workloads = captured.map(|(component, sidecar)| {
             let mut direct = vec![super::loopback(sidecar.outbound.value)];
             direct.extend(
@@ -87,7 +96,10 @@ impl Rendering<'_> {
                 "app": group(component, Side::App),
                 "proxy": group(component, Side::Proxy),
                 "capture": super::captured(sidecar, Some(kernel)),
+                // The same ports, over UDP.
+                "names": super::captured(sidecar, Some(kernel)),
                 "direct": direct,
+                "egress": goes_out(component),
                 "ports": [sidecar.app.value, sidecar.app_admin.value],
             })
         });

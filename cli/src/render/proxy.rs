@@ -52,8 +52,7 @@ impl Rendering<'_> {
             document.insert("weight".into(), json!(weight.value));
         }
         let captured = captured(sidecar, self.kernel);
-        let outbound =
-            json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp, "captured": captured });
+        let outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp, "captured": captured, "names": captured });
         document.insert("outbound".into(), outbound);
         document.insert("loopback_token".into(), json!("loopback-token"));
         self.add_telemetry(&mut document, component);

@@ -15,8 +15,8 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-/// TCP connect and TLS handshake together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// TCP connect and TLS handshake together: as long as our servers grant a handshake. Who dials here is in no hurry.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that is gone without a word is noticed after this and [`KEEP_ALIVE_TIMEOUT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);

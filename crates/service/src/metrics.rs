@@ -27,10 +27,20 @@ const SECONDS: [f64; 12] = [
 
 type Histograms<L> = Family<L, Histogram, Buckets>;
 
+/// Metrics that are kept elsewhere.
+struct Others(Box<dyn Fn() -> String + Send + Sync>);
+
+impl std::fmt::Debug for Others {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Others")
+    }
+}
+
 /// The process's metrics. Clones share the registry.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
+    others: Arc<Mutex<Vec<Others>>>,
     server: Histograms<ServerLabels>,
     client: Histograms<ClientLabels>,
     pub(crate) handshake_failures: Counter,
@@ -67,6 +77,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
             registry: Arc::default(),
+            others: Arc::default(),
             server: Family::new_with_constructor(Buckets),
             client: Family::new_with_constructor(Buckets),
             handshake_failures: Counter::default(),
@@ -172,10 +183,20 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
+    /// Shows metrics that are kept elsewhere, such as those of plugins: complete families in OpenMetrics text, without the
+    /// line that ends it.
+    pub fn show_others(&self, others: impl Fn() -> String + Send + Sync + 'static) {
+        self.others.lock().push(Others(Box::new(others)));
+    }
+
     /// The whole registry in OpenMetrics text.
     pub(crate) fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        text::encode(&mut text, &self.registry.lock())?;
+        text::encode_registry(&mut text, &self.registry.lock())?;
+        for others in self.others.lock().iter() {
+            text.push_str(&(others.0)());
+        }
+        text::encode_eof(&mut text)?;
         Ok(text)
     }
 }

@@ -16,6 +16,8 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 /// The kernel's answer, whatever it is, stands.
 const AS_IT_IS: i32 = 1;
+/// EPERM.
+const REFUSED: i32 = 0;
 
 #[cgroup_sockopt(getsockopt)]
 pub fn rw_getsockopt(context: SockoptContext) -> i32 {
@@ -40,8 +42,12 @@ pub fn rw_getsockopt(context: SockoptContext) -> i32 {
         return AS_IT_IS;
     }
     let original = connection.original;
+    if level == SOL_IP && !original.address.is_v4() {
+        // It has no form there. Where connections are tracked, the kernel would answer with the listener's own address.
+        return REFUSED;
+    }
     let answered = if level == SOL_IP {
-        original.address.is_v4() && answer_4(raw, original)
+        answer_4(raw, original)
     } else {
         answer_6(raw, original)
     };

@@ -1,7 +1,7 @@
 //! The two bodies of a proxied request, streamed under a limit.
 //!
-//! Owns: [`RequestBody`] (counted against the route's limit) and [`ProxyBody`] (returns the upstream connection
-//! to its pool and completes the access log at its end). Trailers end here: both sides would have to agree on
+//! Owns: [`RequestBody`] (counted against the route's limit), [`UpstreamBody`] (the same, perhaps past plugins) and
+//! [`ProxyBody`] (returns the upstream connection to its pool and completes the access log at its end). Trailers end here: both sides would have to agree on
 //! which of them are trusted. Must not: buffer.
 
 use std::pin::Pin;
@@ -11,12 +11,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header;
+use http::request::Parts;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
+use ringwall_plugin_host::{BoxError, CalloutBody, Filtered};
 use thiserror::Error;
 use tokio::time::{Sleep, sleep};
 
 use crate::access_log::Exchange;
+use crate::refusal::Refusal;
 use crate::upstream::Lease;
 
 /// Why a body ended early.
@@ -55,6 +60,25 @@ impl RequestBody {
             sent,
             idle,
         }
+    }
+
+    /// The same for a request whose length, if it has one, is within the limit: beyond it, it is refused before a byte of
+    /// the body is read.
+    pub(crate) fn within(
+        parts: &Parts,
+        inner: Incoming,
+        limit: u64,
+        idle: Option<Duration>,
+    ) -> Result<Self, Refusal> {
+        if let Some(length) = parts.headers.get(header::CONTENT_LENGTH) {
+            let length = length.to_str().ok().and_then(|text| text.parse().ok());
+            match length {
+                Some(length) if limit >= length => {}
+                Some(_) => return Err(Refusal::BodyTooLarge),
+                None => return Err(Refusal::Malformed("invalid-content-length")),
+            }
+        }
+        Ok(Self::new(inner, limit, idle))
     }
 
     pub(crate) fn empty() -> Self {
@@ -135,6 +159,65 @@ impl Body for RequestBody {
     }
 }
 
+/// What an upstream receives.
+#[derive(Debug)]
+pub(crate) enum UpstreamBody {
+    Client(RequestBody),
+    /// Past the plugins of the route.
+    Filtered(Box<Filtered<RequestBody>>),
+    /// Of a plugin's own call.
+    Call(CalloutBody),
+}
+
+impl UpstreamBody {
+    pub(crate) fn empty() -> Self {
+        Self::Client(RequestBody::empty())
+    }
+
+    /// Whether there is none, so that the request can be sent twice.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_empty(),
+            Self::Filtered(_) | Self::Call(_) => false,
+        }
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Client(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Filtered(body) => Pin::new(body).poll_frame(cx),
+            Self::Call(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(body) => body.is_end_stream(),
+            Self::Filtered(body) => body.is_end_stream(),
+            Self::Call(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(body) => body.size_hint(),
+            Self::Filtered(body) => body.size_hint(),
+            Self::Call(body) => body.size_hint(),
+        }
+    }
+}
+
 /// What the client receives.
 #[derive(Debug)]
 pub(crate) struct ProxyBody {
@@ -149,6 +232,10 @@ enum Kind {
         inner: Incoming,
         lease: Option<Lease>,
     },
+    /// Past the plugins of the route.
+    Filtered(Box<Filtered<ProxyBody>>),
+    /// What a plugin answers.
+    Local(Box<Filtered<Full<Bytes>>>),
 }
 
 impl ProxyBody {
@@ -181,6 +268,20 @@ impl ProxyBody {
         }
     }
 
+    pub(crate) fn filtered(body: Filtered<Self>) -> Self {
+        Self {
+            kind: Kind::Filtered(Box::new(body)),
+            exchange: None,
+        }
+    }
+
+    pub(crate) fn local(body: Filtered<Full<Bytes>>) -> Self {
+        Self {
+            kind: Kind::Local(Box::new(body)),
+            exchange: None,
+        }
+    }
+
     /// Ties the record of the request to this body: it is written when the body ends.
     /// `headless`: the response to HEAD, whose body nobody reads.
     pub(crate) fn record(&mut self, mut exchange: Box<Exchange>, headless: bool) {
@@ -199,12 +300,12 @@ impl ProxyBody {
 
 impl Body for ProxyBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let data = match &mut this.kind {
             Kind::Full(bytes) => bytes.take(),
@@ -217,6 +318,8 @@ impl Body for ProxyBody {
                 }
                 data
             }
+            Kind::Filtered(body) => data(ready!(Pin::new(body).poll_frame(cx)))?,
+            Kind::Local(body) => data(ready!(Pin::new(body).poll_frame(cx)))?,
         };
         if let (Some(data), Some(exchange)) = (&data, &mut this.exchange) {
             exchange.bytes_out += data.len() as u64;
@@ -231,6 +334,8 @@ impl Body for ProxyBody {
         match &self.kind {
             Kind::Full(bytes) => bytes.is_none(),
             Kind::Upstream { inner, .. } => inner.is_end_stream(),
+            Kind::Filtered(body) => body.is_end_stream(),
+            Kind::Local(body) => body.is_end_stream(),
         }
     }
 
@@ -238,6 +343,13 @@ impl Body for ProxyBody {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Upstream { inner, .. } => inner.size_hint(),
+            Kind::Filtered(body) => body.size_hint(),
+            Kind::Local(body) => body.size_hint(),
         }
     }
+}
+
+/// The bytes of a frame; trailers are none.
+fn data(frame: Option<Result<Frame<Bytes>, BoxError>>) -> Result<Option<Bytes>, BoxError> {
+    Ok(frame.transpose()?.and_then(|frame| frame.into_data().ok()))
 }

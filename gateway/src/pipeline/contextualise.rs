@@ -1,4 +1,4 @@
-//! Step 7: what the gateway says about the request.
+//! Step 8: what the gateway says about the request.
 //!
 //! Owns: the user-context token (R14), the trace context, the forwarding fields, and the target in origin form.
 //! Everything here was stripped from the client's own fields before.
@@ -7,12 +7,12 @@ use http::header::{self, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, Version};
-use hyper::body::Incoming;
 use ringwall_data_path::trace::TRACEPARENT;
 use ringwall_http_io::headers::X_USER_CONTEXT;
 
 use super::authorize::Authorized;
-use super::strip::Stripped;
+use super::body::UpstreamBody;
+use super::filter::{Filtered, Plugins};
 use crate::access_log::Exchange;
 use crate::conn::Connection;
 use crate::refusal::Refusal;
@@ -27,22 +27,24 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) parts: Parts,
-    pub(crate) body: Incoming,
+    pub(crate) body: UpstreamBody,
     pub(crate) websocket: bool,
+    pub(crate) plugins: Plugins,
 }
 
 pub(crate) fn contextualise(
     connection: &Connection,
     authorized: &Authorized,
-    stripped: Stripped,
+    filtered: Filtered,
     exchange: &Exchange,
 ) -> Result<Outgoing, Refusal> {
-    let Stripped {
+    let Filtered {
         mut parts,
         body,
         host,
         websocket,
-    } = stripped;
+        plugins,
+    } = filtered;
     if parts.version != Version::HTTP_11 || parts.uri.authority().is_some() {
         origin_form(&mut parts, &host)?;
     }
@@ -65,6 +67,7 @@ pub(crate) fn contextualise(
         parts,
         body,
         websocket,
+        plugins,
     })
 }
 

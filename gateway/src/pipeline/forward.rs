@@ -1,4 +1,4 @@
-//! Step 8: to the upstream and back.
+//! Step 9: to the upstream and back.
 //!
 //! Owns: the choice of a connection, the one retry that is safe, and the wait for a response head. Takes an
 //! [`Authorized`], so that nothing else can be forwarded. Must not: buffer bodies.
@@ -7,20 +7,19 @@ use std::error::Error as _;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::authorize::Authorized;
-use super::body::{BodyError, ProxyBody, RequestBody};
+use super::body::{BodyError, ProxyBody, UpstreamBody};
 use super::contextualise::Outgoing;
+use super::filter;
 use super::strip::strip_response;
 use super::upgrade;
 use crate::access_log::Exchange;
 use crate::conn::Connection;
 use crate::refusal::Refusal;
-use crate::snapshot::Route;
 use crate::upstream::{Lease, NoLease, Pool};
 
 pub(crate) async fn forward(
@@ -30,7 +29,6 @@ pub(crate) async fn forward(
     exchange: &mut Exchange,
 ) -> Result<Response<ProxyBody>, Refusal> {
     let route = authorized.route();
-    check_length(&outgoing.parts, route)?;
     let pool = connection
         .worker
         .pools
@@ -42,33 +40,26 @@ pub(crate) async fn forward(
         ))
         .await;
     }
-    let body = RequestBody::new(outgoing.body, route.max_body, connection.body_timer());
-    exchange.count_request_bytes(body.counter());
-    let request = Request::from_parts(outgoing.parts, body);
-    let (response, lease) = match timeout(route.timeout, send(&pool, request)).await {
+    let Outgoing {
+        parts,
+        body,
+        plugins,
+        ..
+    } = outgoing;
+    let request = Request::from_parts(parts, body);
+    let sent = tokio::select! {
+        sent = timeout(route.timeout, send(&pool, request)) => sent,
+        refused = plugins.interrupted() => return filter::answer(refused, exchange),
+    };
+    let (response, lease) = match sent {
         Ok(sent) => sent?,
         Err(_elapsed) => return Err(Refusal::UpstreamTimeout),
     };
     exchange.upstream_answered();
     let (mut parts, body) = response.into_parts();
     strip_response(&mut parts.headers);
-    Ok(Response::from_parts(
-        parts,
-        ProxyBody::upstream(body, lease),
-    ))
-}
-
-/// A length beyond the limit is refused before a byte of the body is read.
-fn check_length(parts: &Parts, route: &Route) -> Result<(), Refusal> {
-    let Some(length) = parts.headers.get(header::CONTENT_LENGTH) else {
-        return Ok(());
-    };
-    let length: Option<u64> = length.to_str().ok().and_then(|text| text.parse().ok());
-    match length {
-        Some(length) if length <= route.max_body => Ok(()),
-        Some(_) => Err(Refusal::BodyTooLarge),
-        None => Err(Refusal::Malformed("invalid-content-length")),
-    }
+    let response = Response::from_parts(parts, ProxyBody::upstream(body, lease));
+    plugins.response(response, exchange).await
 }
 
 /// Sends on a pooled connection; where that one turns out to be stale, once more on a new one.
@@ -77,7 +68,7 @@ fn check_length(parts: &Parts, route: &Route) -> Result<(), Refusal> {
 /// body and no byte of a response has come (RFC 9110 §9.2.2).
 async fn send(
     pool: &Arc<Pool>,
-    request: Request<RequestBody>,
+    request: Request<UpstreamBody>,
 ) -> Result<(Response<Incoming>, Lease), Refusal> {
     let mut lease = pool.lease().await.map_err(no_lease)?;
     let spare = (lease.reused && is_repeatable(&request)).then(|| copy_of(&request));
@@ -115,7 +106,7 @@ fn closed_without_answer(error: &hyper::Error) -> bool {
     error.is_incomplete_message() || error.is_closed() || error.is_canceled() || reset
 }
 
-fn is_repeatable(request: &Request<RequestBody>) -> bool {
+fn is_repeatable(request: &Request<UpstreamBody>) -> bool {
     let idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
@@ -123,8 +114,8 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
     idempotent && request.body().is_empty()
 }
 
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
+fn copy_of(request: &Request<UpstreamBody>) -> Request<UpstreamBody> {
+    let mut copy = Request::new(UpstreamBody::empty());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();

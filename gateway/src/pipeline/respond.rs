@@ -1,4 +1,4 @@
-//! Step 9: the response leaves, and the record of the exchange with it.
+//! Step 10: the response leaves, and the record of the exchange with it.
 //!
 //! Owns: the fields that the gateway adds to every response. Must not: change a status.
 
@@ -31,7 +31,7 @@ pub(crate) fn refuse(refusal: &Refusal, mut exchange: Box<Exchange>) -> Response
     exchange.reason = refusal.reason();
     if let Some(offence) = Offence::in_refusal(refusal) {
         let connection = &exchange.connection;
-        connection.worker.offended(connection.peer, offence);
+        connection.worker.offended(connection.peer.ip(), offence);
     }
     finish(&mut response, exchange);
     response

@@ -41,7 +41,7 @@ pub(crate) fn strip(admitted: Admitted, route: &Route) -> Stripped {
     }
 }
 
-fn ends_here(name: &HeaderName) -> bool {
+pub(super) fn ends_here(name: &HeaderName) -> bool {
     let text = name.as_str();
     match text.as_bytes().first() {
         Some(b'x' | b'f' | b'v') => is_trusted_header(text),

@@ -11,7 +11,7 @@ use hyper::upgrade::{OnUpgrade, on};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
-use super::body::{ProxyBody, RequestBody};
+use super::body::{ProxyBody, UpstreamBody};
 use super::contextualise::Outgoing;
 use super::forward::{failed, no_lease};
 use super::strip::strip_response;
@@ -35,7 +35,7 @@ pub(super) async fn forward(
     if !route.websocket {
         return Err(Refusal::Upgrade);
     }
-    let mut request = Request::from_parts(outgoing.parts, RequestBody::empty());
+    let mut request = Request::from_parts(outgoing.parts, UpstreamBody::empty());
     let client = on(&mut request);
     announce(request.headers_mut());
     // Never a pooled connection: this one does not come back.

@@ -13,9 +13,12 @@ use std::sync::Arc;
 use foldhash::fast::{FixedState, RandomState};
 use http::Method;
 use ringwall_data_path::path;
+use ringwall_plugin_host::Chain;
 use ringwall_policy::PolicyEngine;
 
-use self::checks::{check_auth, check_listeners, check_tokens, refuse_closed_anonymous};
+use self::checks::{
+    check_auth, check_listeners, check_plugins, check_tokens, refuse_closed_anonymous,
+};
 use self::parts::{clusters, policies};
 use super::tree::{PathTree, Pattern, is_parameter};
 use super::{Cluster, HostRoutes, LimitRule, Route, RouteEntry, Snapshot};
@@ -24,22 +27,25 @@ use crate::error::Fault;
 use crate::limiter::Quota;
 use crate::metrics::RouteSeries;
 use crate::pipeline::authorize;
+use crate::plugins::Loaded;
 
 /// Compiles and forgets: for `--check` and the start.
 pub(crate) fn check(config: &Config) -> Result<(), Fault> {
-    compile(config, 0).map(|_| ())
+    compile(config, 0, &Loaded::default()).map(|_| ())
 }
 
-/// Compiles `config` into snapshot number `version`.
-pub(crate) fn compile(config: &Config, version: u64) -> Result<Snapshot, Fault> {
+/// Compiles `config` into snapshot number `version`, whose routes pass the plugins that are `loaded`.
+pub(crate) fn compile(config: &Config, version: u64, loaded: &Loaded) -> Result<Snapshot, Fault> {
     check_listeners(config)?;
     check_tokens(config)?;
+    check_plugins(config)?;
     let clusters = clusters(config)?;
     let policies = policies(config)?;
     let mut compiler = Compiler {
         config,
         clusters,
         policies,
+        loaded,
         version,
         next_key: 0,
     };
@@ -78,13 +84,20 @@ pub(crate) fn compile(config: &Config, version: u64) -> Result<Snapshot, Fault> 
             "declare the hosts to serve",
         ));
     }
-    Ok(Snapshot { version, hosts })
+    let clusters = compiler.clusters.into_iter();
+    let clusters = clusters.map(|(name, cluster)| (name.into(), cluster));
+    Ok(Snapshot {
+        version,
+        hosts,
+        clusters: clusters.collect(),
+    })
 }
 
 struct Compiler<'config> {
     config: &'config Config,
     clusters: BTreeMap<&'config str, Arc<Cluster>>,
     policies: BTreeMap<&'config str, Arc<PolicyEngine>>,
+    loaded: &'config Loaded,
     version: u64,
     next_key: u32,
 }
@@ -177,6 +190,7 @@ impl Compiler<'_> {
             policy: Arc::clone(policy),
             action: config.action.as_str().into(),
             limits,
+            filters: self.filters(key, config)?,
             forward_access_token: config.forward_access_token,
             websocket: config.websocket,
             timeout: config.timeout,
@@ -184,6 +198,32 @@ impl Compiler<'_> {
             cluster: Arc::clone(cluster),
             series: RouteSeries::default(),
         })
+    }
+}
+
+impl Compiler<'_> {
+    /// The plugins of a route, in order. One that is declared and not loaded is none: then it is only checked.
+    fn filters(&self, key: &str, config: &RouteConfig) -> Result<Chain, Fault> {
+        let declared = || {
+            self.config
+                .plugins
+                .iter()
+                .map(|plugin| plugin.name.as_str())
+        };
+        if let Some(unknown) = config
+            .filters
+            .iter()
+            .find(|name| declared().all(|known| known != name.as_str()))
+        {
+            return Err(Fault::new(
+                format!("{key}.filters"),
+                quoted(unknown),
+                list(declared()),
+                "declare it under `plugins`",
+            ));
+        }
+        let named = config.filters.iter();
+        Ok(Chain::new(named.filter_map(|name| self.loaded.get(name))))
     }
 }
 

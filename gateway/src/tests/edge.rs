@@ -204,7 +204,8 @@ async fn r15_only_the_declared_identity_is_believed_and_ours_is_shown() {
     );
     let config: crate::config::Config =
         ringwall_service::config::parse_yaml(&text, &world.config_file).expect("parse");
-    let snapshot = crate::snapshot::compile(&config, 2).expect("compile");
+    let snapshot =
+        crate::snapshot::compile(&config, 2, &crate::plugins::Loaded::default()).expect("compile");
     world.running().shared.snapshot.store(snapshot.into());
     let answer = world
         .send("GET /open HTTP/1.1\r\nHost: api.localhost\r\n\r\n")

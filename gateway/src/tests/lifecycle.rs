@@ -47,7 +47,7 @@ fn the_demo_configuration_is_valid() {
 fn fault(change: impl FnOnce(&mut Config)) -> (String, String) {
     let mut config = demo();
     change(&mut config);
-    let fault = compile(&config, 1).expect_err("a fault");
+    let fault = compile(&config, 1, &crate::plugins::Loaded::default()).expect_err("a fault");
     (fault.key, fault.seen)
 }
 

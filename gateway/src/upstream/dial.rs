@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::pipeline::body::RequestBody;
+use crate::pipeline::body::UpstreamBody;
 use crate::snapshot::Target;
 
 /// Response heads beyond this are refused: the upstream is ours, but not beyond error.
@@ -47,7 +47,7 @@ pub(crate) struct Dialer {
 
 /// An open connection.
 pub(crate) struct Dialled {
-    pub(crate) sender: SendRequest<RequestBody>,
+    pub(crate) sender: SendRequest<UpstreamBody>,
     /// For how long it should be given new requests, where its certificate says so.
     pub(crate) usable_for: Option<Duration>,
 }
@@ -126,7 +126,7 @@ impl Dialer {
     }
 }
 
-async fn handshake<S>(stream: S, open: Open) -> Result<SendRequest<RequestBody>, DialError>
+async fn handshake<S>(stream: S, open: Open) -> Result<SendRequest<UpstreamBody>, DialError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

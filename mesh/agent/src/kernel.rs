@@ -101,20 +101,23 @@ fn enrolled(object: &[u8], config: &KernelConfig) -> Result<Kernel, Error> {
 }
 
 fn application(workload: &CapturedWorkload) -> Enrolment<'_> {
-    let of_family = |six: bool| -> Option<SocketAddr> {
-        let mut addresses = workload.capture.iter();
-        addresses.find(|at| at.is_ipv6() == six).copied()
-    };
     Enrolment {
-        capture: Listener {
-            v4: of_family(false),
-            v6: of_family(true),
-        },
+        capture: listener(&workload.capture),
+        dns: listener(&workload.names),
         direct: &workload.direct,
         ports: &workload.ports,
         bind: Bind::Refuse,
         egress: workload.egress,
         ..Enrolment::app(&workload.workload, &workload.app)
+    }
+}
+
+/// The address of each family.
+fn listener(addresses: &[SocketAddr]) -> Listener {
+    let of_family = |six: bool| addresses.iter().find(|at| at.is_ipv6() == six).copied();
+    Listener {
+        v4: of_family(false),
+        v6: of_family(true),
     }
 }
 

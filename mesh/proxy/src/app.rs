@@ -21,6 +21,7 @@ use crate::egress::Egress;
 use crate::inbound::{Inbound, Users};
 use crate::listen::{self, Role};
 use crate::metrics::ProxyMetrics;
+use crate::names;
 use crate::outbound::{OutboundMetrics, TcpTarget};
 use crate::pipeline::loopback::LoopbackToken;
 use crate::resilience::Callees;
@@ -47,6 +48,11 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
         app = app.admin_socket(socket);
     }
     app = app.background("control", control.run(shell.shutdown()));
+    for address in &config.outbound.names {
+        let socket = names::bind(*address).map_err(|error| StartError::bind(*address, &error))?;
+        let domain = shell.config.trust_domain.to_string().into();
+        app = app.background("names", names::serve(socket, Arc::clone(&state), domain));
+    }
     app = app.ready_check("policy", move || {
         let ready = state.ready();
         async move { ready }

@@ -164,6 +164,9 @@ pub(crate) struct OutboundConfig {
     /// The original destination is the socket's `SO_ORIGINAL_DST`; a connection without one is refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) captured: Vec<SocketAddr>,
+    /// Where the kernel leads the application's questions for names (UDP), whichever server it asks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) names: Vec<SocketAddr>,
 }
 
 /// One listener whose bytes go to one service.

@@ -13,6 +13,7 @@ mod error;
 mod inbound;
 mod listen;
 mod metrics;
+mod names;
 mod outbound;
 mod pipeline;
 mod refusal;

@@ -30,6 +30,7 @@ use http::{Request, Response};
 use parking_lot::Mutex;
 
 pub(crate) use self::captured::{Led, Way, captured};
+pub(crate) use self::destine::EGRESS;
 use self::exchange::Exchange;
 pub(crate) use self::metrics::OutboundMetrics;
 pub(crate) use self::tcp::{TcpTarget, tcp};

@@ -51,10 +51,12 @@ pub(super) fn check(metadata: &Metadata) -> Vec<String> {
 
 fn layer(folder: &str) -> Layer {
     match folder {
-        "cli" | "xtask" | "tests" => Layer::Tools,
+        "cli" | "xtask" | "tests" | "plugins/envoy" => Layer::Tools,
         "plugins/host" | "ebpf/loader" => Layer::Engines,
         // Decides for whoever asks, in the kernel and out of it, and needs nothing.
         "ebpf/common" => Layer::Crates,
+        // The form of cases and the way to build guests: for whoever tests or builds plugins.
+        "plugins/cases" | "plugins/toolchain" => Layer::Crates,
         other if other.starts_with("crates/") => Layer::Crates,
         _ => Layer::Deployables,
     }

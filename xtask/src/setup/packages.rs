@@ -79,9 +79,14 @@ const BENCH: &[Need] = &[
         met: |config| config.tool("iperf3").is_some(),
     },
     Need {
-        what: "nft",
+        what: "nft (what interception and the shield are measured beside)",
         packages: &["nftables"],
         met: |config| config.tool("nft").is_some(),
+    },
+    Need {
+        what: "ip (network namespaces)",
+        packages: &["iproute2"],
+        met: |config| config.tool("ip").is_some(),
     },
     Need {
         what: "wrk",
@@ -100,6 +105,19 @@ const EBPF: &[Need] = &[
         what: "LLVM 22 (for bpf-linker, which is built once)",
         packages: &["llvm-22-dev"],
         met: crate::ebpf::can_link,
+    },
+];
+
+const WASM: &[Need] = &[
+    Need {
+        what: "a Rust compiler for Wasm guests",
+        packages: &ringwall_plugin_toolchain::DEBIAN_PACKAGES,
+        met: crate::wasm::can_build,
+    },
+    Need {
+        what: "clang with a linker for Wasm (for the guest in C)",
+        packages: &["clang-22", "lld-22"],
+        met: crate::wasm::can_build_c,
     },
 ];
 
@@ -182,9 +200,10 @@ pub(crate) fn ensure(config: &Config, purpose: Purpose) -> Result<()> {
 fn missing(config: &Config, purpose: Purpose) -> Vec<&'static Need> {
     let lists: &[&'static [Need]] = match purpose {
         Purpose::Run => &[RUN],
-        Purpose::Test => &[RUN, TEST, EBPF],
+        Purpose::Test => &[RUN, TEST, EBPF, WASM],
         Purpose::Bench => &[BENCH],
         Purpose::Ebpf => &[EBPF],
+        Purpose::Wasm => &[WASM],
         Purpose::Wheels => &[WHEELS],
         Purpose::Engine => &[ENGINE],
         Purpose::BaseImages => &[BASE_IMAGES],

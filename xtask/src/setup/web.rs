@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use crate::config::Config;
+use crate::digest;
 use crate::process::{run, say};
 
 /// Inside node_modules, which git ignores: what the last installation and build were made of.
@@ -18,7 +19,7 @@ const BUILT: &str = "node_modules/.ringwall-built";
 pub(crate) fn ensure(config: &Config) -> Result<()> {
     let web = config.web();
     install(config, &web)?;
-    let sources = digest(&web)?;
+    let sources = digest::of_folders(&[&web])?;
     if stamp(&web, BUILT) == sources && web.join("dist/index.html").is_file() {
         return Ok(());
     }
@@ -54,38 +55,6 @@ fn npm(config: &Config, web: &Path) -> Command {
     let mut command = Command::new(config.tool("npm").unwrap_or_else(|| "npm".into()));
     command.current_dir(web);
     command
-}
-
-/// Hash over the path and content of every source file.
-fn digest(web: &Path) -> Result<String> {
-    let mut files = Vec::new();
-    list(web, &mut files)?;
-    files.sort();
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        file.hash(&mut hasher);
-        fs::read(&file)
-            .with_context(|| format!("reading {}", file.display()))?
-            .hash(&mut hasher);
-    }
-    Ok(format!("{:016x}", hasher.finish()))
-}
-
-fn list(folder: &Path, files: &mut Vec<std::path::PathBuf>) -> Result<()> {
-    let context = || format!("listing {}", folder.display());
-    for entry in fs::read_dir(folder).with_context(context)? {
-        let entry = entry.with_context(context)?;
-        let made = entry.file_name() == "node_modules" || entry.file_name() == "dist";
-        if made {
-            continue;
-        }
-        if entry.file_type().with_context(context)?.is_dir() {
-            list(&entry.path(), files)?;
-        } else {
-            files.push(entry.path());
-        }
-    }
-    Ok(())
 }
 
 fn hash(text: &str) -> String {

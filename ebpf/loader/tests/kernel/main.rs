@@ -13,6 +13,7 @@
 
 mod bind;
 mod capture;
+mod envoy;
 mod equivalence;
 mod escape;
 mod helper;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for tests in [
         capture::TESTS,
+        envoy::TESTS,
         inbound::TESTS,
         names::TESTS,
         bind::TESTS,

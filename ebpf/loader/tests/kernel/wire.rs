@@ -2,14 +2,19 @@
 
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use socket2::Socket;
 
 use crate::world::tests;
-use crate::world::{Helper, World};
+use crate::world::{Helper, World, listener};
 
-tests!(escape_matrix_leaves_no_cleartext_on_the_wire);
+tests!(
+    escape_matrix_leaves_no_cleartext_on_the_wire,
+    escape_kill_of_agent_and_proxy_at_random_moments_leaves_nothing_on_the_wire,
+);
 
 /// In every payload.
 const MARKER: &str = "cleartext-marker";
@@ -85,6 +90,8 @@ fn network() -> (Helper, String) {
     ] {
         network.ok(&format!("run {command}"));
     }
+    // How long it waits for a last frame, whenever it counts.
+    network.ok("patience 50");
     let sniffer = network.ok("sniff v1").remove(0);
     (network, sniffer)
 }
@@ -139,7 +146,6 @@ fn escape_matrix_leaves_no_cleartext_on_the_wire() {
     let mut world = World::new();
     let mut pair = world.pair_in("orders", &id, |_| {});
     let count = format!("count {sniffer} {MARKER}");
-    network.ok("patience 200");
     network.ask(&count);
     pair.app.ok("patience 200");
     try_everything(&mut pair.app);
@@ -161,4 +167,72 @@ fn escape_matrix_leaves_no_cleartext_on_the_wire() {
         seen[1].parse::<usize>().unwrap() >= 4 * MARKER.len(),
         "{seen:?}"
     );
+}
+
+/// Under load: connections through capture, and attempts around it, while both that could stop them are killed.
+fn escape_kill_of_agent_and_proxy_at_random_moments_leaves_nothing_on_the_wire() {
+    const KILLS: u64 = 200;
+    let (mut network, sniffer) = network();
+    let id = network.id().to_string();
+    let mut world = World::new();
+    let mut pair = world.pair_in("orders", &id, |app| app.egress = true);
+    world.services(&[("inventory", "10.99.0.1:8080")]);
+    world.kernel = None;
+    let count = format!("count {sniffer} {MARKER}");
+    network.ask(&count);
+    pair.app.ok("patience 100");
+    let (proxy_group, capture) = (pair.proxy_group.clone(), pair.capture.1);
+    let mut served = 0;
+    for kill in 0..KILLS {
+        let mut agent = Helper::start_as("-", "-");
+        let (pins, slice) = (world.pins.display(), world.slice.display());
+        agent.say(&format!("open {pins} {slice}"));
+        let both = [kill % 3 != 1, kill % 3 != 2];
+        // Spread over a take-over and a connection, in an order that does not follow it.
+        let after = Duration::from_micros(kill * 7919 % KILLS * 200);
+        thread::scope(|scope| {
+            let (app, proxy, listener) = (&mut pair.app, &mut pair.proxy, &pair.capture.0);
+            let client = scope.spawn(move || {
+                let mut served = 0;
+                let end = Instant::now() + after + Duration::from_millis(5);
+                while Instant::now() < end {
+                    // Whatever comes of it.
+                    let answer = app.ask("connect 10.99.0.1:8080");
+                    if let Some(words) = answer.strip_prefix("ok ") {
+                        let socket = words.split(' ').next().unwrap_or_default().to_owned();
+                        app.ask(&format!("send {socket} {MARKER}"));
+                        app.ok(&format!("close {socket}"));
+                        served += 1;
+                    }
+                    app.ask(&format!("fastopen 10.99.0.1:80 {MARKER}"));
+                    app.ask("socket 2 3 255");
+                }
+                served
+            });
+            if both[0] {
+                proxy.say(&format!("accept {listener}"));
+            }
+            thread::sleep(after);
+            if both[0] {
+                proxy.kill();
+            }
+            if both[1] {
+                agent.kill();
+            }
+            served += client.join().unwrap();
+        });
+        if both[0] {
+            pair.proxy = Helper::start(&proxy_group, &id);
+            pair.capture = listener(&mut pair.proxy, &capture.to_string());
+        }
+        if kill % 10 == 9 {
+            let seen = network.ok(&count);
+            assert_eq!(seen, ["0", "0"], "frames, bytes after kill {kill}");
+        }
+    }
+    assert!(served >= KILLS, "only {served} connections were captured");
+    world.remove_all(&mut pair);
+    pair.app.ask(&format!("fastopen 10.99.0.1:80 {MARKER}"));
+    let seen = network.ok(&count);
+    assert_ne!(seen[0], "0", "the sniffer sees what leaves: {seen:?}");
 }

@@ -65,6 +65,7 @@ pub(crate) struct Pair {
     pub(crate) app: Helper,
     pub(crate) proxy: Helper,
     pub(crate) app_group: PathBuf,
+    pub(crate) proxy_group: PathBuf,
     /// The proxy's listeners: number of the socket, address.
     pub(crate) capture: (String, SocketAddr),
     pub(crate) capture_6: (String, SocketAddr),
@@ -157,6 +158,7 @@ impl World {
             app: Helper::start(&app_group, network),
             proxy,
             app_group,
+            proxy_group,
             capture,
             capture_6,
         }

@@ -53,6 +53,45 @@ pub(super) fn refuse_closed_anonymous(
     }
 }
 
+/// Names of plugins are theirs alone, and have a form that metrics can show.
+pub(super) fn check_plugins(config: &Config) -> Result<(), Fault> {
+    let mut names = std::collections::BTreeSet::new();
+    for plugin in &config.plugins {
+        let key = format!("plugins[{}]", plugin.name);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if plugin.name.is_empty() || !plugin.name.bytes().all(plain) {
+            return Err(Fault::new(
+                key,
+                quoted(&plugin.name),
+                "letters, digits, `-`, `_` and `.`",
+                "give it another name",
+            ));
+        }
+        if !names.insert(&plugin.name) {
+            return Err(Fault::new(
+                key,
+                "the name twice",
+                "each name once",
+                "rename one of the two",
+            ));
+        }
+        if let Some(unknown) = plugin
+            .capabilities
+            .clusters
+            .iter()
+            .find(|name| !name.ends_with('*') && !config.clusters.contains_key(*name))
+        {
+            return Err(Fault::new(
+                format!("{key}.capabilities.clusters"),
+                quoted(unknown),
+                list(config.clusters.keys()),
+                "declare it under `clusters`",
+            ));
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn check_listeners(config: &Config) -> Result<(), Fault> {
     if config.listeners.is_empty() {
         return Err(Fault::new(

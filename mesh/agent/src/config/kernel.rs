@@ -43,6 +43,9 @@ pub(crate) struct CapturedWorkload {
     pub(crate) proxy: PathBuf,
     /// The proxy's capture listeners on loopback: one, or one for each family of addresses.
     pub(crate) capture: Vec<SocketAddr>,
+    /// Where its questions for names go (UDP, port 53): one address, or one for each family. None: it has no names.
+    #[serde(default)]
+    pub(crate) names: Vec<SocketAddr>,
     /// TCP past the capture, such as the proxy's explicit listeners.
     #[serde(default)]
     pub(crate) direct: Vec<SocketAddr>,

@@ -209,8 +209,11 @@ fn plaintext(config: &Config) -> Result<(), ConfigError> {
     let apps = apps.map(|(index, inbound)| (format!("inbound[{index}].app"), inbound.app));
     let health = config.health.as_ref();
     let health = health.map(|health| ("health.address".to_owned(), health.address));
+    let names = config.outbound.names.iter().enumerate();
+    let names = names.map(|(index, at)| (format!("outbound.names[{index}]"), *at));
     let open = apps
         .chain(outbound(config))
+        .chain(names)
         .chain(health)
         .find(|(_, address)| !address.ip().is_loopback());
     open.map_or(Ok(()), |(key, address)| {

@@ -68,19 +68,23 @@ pub(crate) fn captured(worker: &Worker, socket: &TcpStream, peer: SocketAddr) ->
 /// Where the application wanted to go.
 fn original(socket: &TcpStream) -> Result<SocketAddr, Stray> {
     let local = socket.local_addr().map_err(|_| Stray::NotCaptured)?;
+    let four = || {
+        let found = getsockopt(socket, sockopt::OriginalDst).ok()?;
+        let address = u32::from_be(found.sin_addr.s_addr);
+        Some(SocketAddr::new(
+            IpAddr::V4(address.into()),
+            u16::from_be(found.sin_port),
+        ))
+    };
+    let six = || {
+        let found = getsockopt(socket, sockopt::Ip6tOriginalDst).ok()?;
+        let address = folded(IpAddr::V6(found.sin6_addr.s6_addr.into()));
+        Some(SocketAddr::new(address, u16::from_be(found.sin6_port)))
+    };
     let original = match local.ip() {
-        IpAddr::V4(_) => getsockopt(socket, sockopt::OriginalDst).ok().map(|found| {
-            let address = u32::from_be(found.sin_addr.s_addr);
-            SocketAddr::new(IpAddr::V4(address.into()), u16::from_be(found.sin_port))
-        }),
-        IpAddr::V6(_) => getsockopt(socket, sockopt::Ip6tOriginalDst)
-            .ok()
-            .map(|found| {
-                SocketAddr::new(
-                    folded(IpAddr::V6(found.sin6_addr.s6_addr.into())),
-                    u16::from_be(found.sin6_port),
-                )
-            }),
+        // It takes those of IPv6 as well where there is no listener for them.
+        IpAddr::V4(_) => four().or_else(six),
+        IpAddr::V6(_) => six(),
     };
     // Connection tracking answers with our own address where nothing was rewritten.
     original

@@ -16,7 +16,7 @@ use crate::serve::Session;
 use crate::snapshot::{Port, Protocol, Service, Snapshot};
 
 /// Name of the egress gateway's workload.
-pub(super) const EGRESS: &str = "egress";
+pub(crate) const EGRESS: &str = "egress";
 
 /// Evidence: the call has a destination that this proxy knows.
 #[derive(Debug)]
