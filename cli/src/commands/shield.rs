@@ -142,6 +142,9 @@ fn tell(standing: &Standing) {
     for place in &standing.attached {
         say(&format!("at {} ({})", place.interface, place.mode));
     }
+    for missing in &standing.missing {
+        say(&format!("not at {}: {}", missing.interface, missing.why));
+    }
     let rows = standing.denied.len();
     if standing.total > rows {
         say(&format!(
@@ -261,6 +264,7 @@ mod tests {
     fn rows_say_who_why_and_how_long() {
         let standing: Standing = serde_json::from_value(serde_json::json!({
             "attached": [{ "interface": "eth0", "mode": "driver", "reason": null }],
+            "missing": [],
             "lists": [{ "list": "hosts of IPv4", "used": 1, "capacity": 100_000 }],
             "total": 2,
             "denied": [

@@ -1,8 +1,8 @@
 //! The edge shield of this node: whom the kernel drops at the gateway's interface, and on whose word.
 //!
 //! Owns: the shield's life (it outlives this process), what ends by itself, and the limits of what a gateway may say: single
-//! sources, for at most a day, so many at once, and never who is on the allow list. Must not: keep the agent from starting:
-//! where the shield cannot be, the node goes on without it and says so.
+//! sources, for at most a day, so many at once, and never who is on the allow list, nor this machine itself. Must not: keep
+//! the agent from starting: where the shield cannot be, the node goes on without it and says so.
 //! Read next: `shield/feed.rs` (the gateway's word), `shield/routes.rs` (the operator's).
 
 mod feed;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use ringwall_ebpf_loader::{
-    Added, Attached, Cause, Denied, Error, Fill, List, Prefix, Shield, Talker,
+    Added, Attached, Cause, Denied, Error, Fill, List, Prefix, Shield, Talker, Want,
 };
 use ringwall_service::{App, Shell};
 use tokio::time::{MissedTickBehavior, interval};
@@ -34,6 +34,8 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The shield, or why there is none. No lock is held across an await.
 pub(crate) struct Edge {
     state: Mutex<State>,
+    interfaces: Vec<String>,
+    want: Want,
     feeders: Vec<String>,
     /// Beside loopback.
     allow: Vec<Prefix>,
@@ -44,11 +46,25 @@ pub(crate) struct Edge {
 enum State {
     On {
         shield: Box<Shield>,
-        attached: Vec<Attached>,
+        places: Places,
         /// Denials that stand on a gateway's word.
         reported: usize,
     },
     Off(String),
+}
+
+/// Where it is at work, and where it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) attached: Vec<Attached>,
+    pub(crate) missing: Vec<Missing>,
+}
+
+/// An interface that it could not be attached to. An interface that comes later is found by the next sweep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) interface: String,
+    pub(crate) why: String,
 }
 
 /// What came of a gateway's word.
@@ -82,7 +98,7 @@ pub(crate) enum EdgeError {
 
 /// Everything that is at work.
 pub(crate) struct Standing {
-    pub(crate) attached: Vec<Attached>,
+    pub(crate) places: Places,
     pub(crate) fill: Vec<(List, Fill)>,
     pub(crate) denied: Vec<Denied>,
 }
@@ -98,19 +114,13 @@ impl Edge {
                 State::Off(why)
             }
         };
-        if let State::On { attached, .. } = &state {
-            for one in attached {
-                tracing::info!(
-                    interface = one.interface,
-                    mode = one.mode.as_str(),
-                    reason = one.reason,
-                    "the edge shield is on"
-                );
-                metrics.attached(one);
-            }
+        if let State::On { places, .. } = &state {
+            tell(&Places::default(), places, &metrics);
         }
         Arc::new(Self {
             state: Mutex::new(state),
+            interfaces: shield.interfaces.clone(),
+            want: shield.want(),
             feeders: shield.feeders.clone(),
             allow: shield.allow.iter().map(|Network(prefix)| *prefix).collect(),
             max_reported: shield.max_reported,
@@ -130,6 +140,8 @@ impl Edge {
     pub(crate) fn off(why: &str, allow: &[&str]) -> Self {
         Self {
             state: Mutex::new(State::Off(why.to_owned())),
+            interfaces: Vec::new(),
+            want: Want::Best,
             feeders: vec!["gateway".to_owned()],
             allow: allow.iter().filter_map(|text| text.parse().ok()).collect(),
             max_reported: 10,
@@ -173,7 +185,7 @@ impl Edge {
         let prefix = Prefix::party(address);
         // A source that shares a /64 with somebody who is allowed is not denied either: that would deny both.
         let allowed = |one: &Prefix| one.covers(prefix) || prefix.covers(*one);
-        if !is_a_clients(address) || self.allow.iter().any(allowed) {
+        if !is_a_clients(address) || self.allow.iter().any(allowed) || is_own(prefix) {
             return Ok(Outcome::Exempt);
         }
         let mut state = self.state.lock();
@@ -215,10 +227,8 @@ impl Edge {
     pub(crate) fn standing(&self) -> Result<Standing, EdgeError> {
         let state = self.state.lock();
         match &*state {
-            State::On {
-                shield, attached, ..
-            } => Ok(Standing {
-                attached: attached.clone(),
+            State::On { shield, places, .. } => Ok(Standing {
+                places: places.clone(),
                 fill: shield.fill().to_vec(),
                 denied: shield.list()?,
             }),
@@ -236,11 +246,16 @@ impl Edge {
     fn sweep(&self) {
         let mut state = self.state.lock();
         let State::On {
-            shield, reported, ..
+            shield,
+            reported,
+            places,
         } = &mut *state
         else {
             return;
         };
+        let now = place(shield, &self.interfaces, self.want);
+        tell(places, &now, &self.metrics);
+        *places = now;
         match shield.sweep() {
             Ok(swept) => *reported = swept.reported,
             Err(error) => tracing::warn!(%error, "the shield cannot be swept"),
@@ -262,22 +277,74 @@ fn is_a_clients(address: IpAddr) -> bool {
     !(address.is_loopback() || address.is_unspecified() || address.is_multicast() || link_local)
 }
 
+/// Is an address of this machine in it? Its own calls to its public address have such a source: nobody's report ends them.
+fn is_own(prefix: Prefix) -> bool {
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
+        tracing::error!("this machine's addresses cannot be read: nobody is denied on a gateway's word");
+        return true;
+    };
+    addresses
+        .filter_map(|one| {
+            let address = one.address?;
+            let four = address.as_sockaddr_in().map(|four| IpAddr::V4(four.ip()));
+            four.or_else(|| address.as_sockaddr_in6().map(|six| IpAddr::V6(six.ip())))
+        })
+        .any(|own| prefix.contains(own))
+}
+
 fn attach(config: &KernelConfig, shield: &ShieldConfig) -> Result<State, String> {
     let object = std::fs::read(&config.object)
         .map_err(|error| format!("{}: {error}", config.object.display()))?;
-    let opened = || -> Result<State, Error> {
-        let open = Shield::open(&object, &config.pins, &shield.guard())?;
-        let names: Vec<&str> = shield.interfaces.iter().map(String::as_str).collect();
-        let attached = names.iter().map(|name| open.attach(name, shield.want()));
-        let attached = attached.collect::<Result<Vec<_>, _>>()?;
-        open.retain(&names)?;
-        Ok(State::On {
-            shield: Box::new(open),
-            attached,
-            reported: 0,
-        })
-    };
-    opened().map_err(|error| error.to_string())
+    let open = Shield::open(&object, &config.pins, &shield.guard());
+    let open = open.map_err(|error| error.to_string())?;
+    let places = place(&open, &shield.interfaces, shield.want());
+    Ok(State::On {
+        shield: Box::new(open),
+        places,
+        reported: 0,
+    })
+}
+
+/// Attaches it wherever it should be and is not, and detaches it everywhere else. One interface that cannot be guarded keeps
+/// no other one from it.
+fn place(shield: &Shield, interfaces: &[String], want: Want) -> Places {
+    let mut places = Places::default();
+    for interface in interfaces {
+        match shield.attach(interface, want) {
+            Ok(attached) => places.attached.push(attached),
+            Err(error) => places.missing.push(Missing {
+                interface: interface.clone(),
+                why: error.to_string(),
+            }),
+        }
+    }
+    let names: Vec<&str> = interfaces.iter().map(String::as_str).collect();
+    if let Err(error) = shield.retain(&names) {
+        tracing::warn!(%error, "the shield may still be at an interface that it was at before");
+    }
+    places
+}
+
+/// Says what has changed.
+fn tell(before: &Places, now: &Places, metrics: &Metrics) {
+    metrics.attached(&now.attached);
+    let was = |interface: &str| before.attached.iter().any(|one| one.interface == interface);
+    for one in now.attached.iter().filter(|one| !was(&one.interface)) {
+        tracing::info!(
+            interface = one.interface,
+            mode = one.mode.as_str(),
+            reason = one.reason,
+            "the edge shield is on"
+        );
+    }
+    let missing = now.missing.iter().filter(|one| !before.missing.contains(one));
+    for Missing { interface, why } in missing {
+        tracing::error!(
+            interface,
+            why,
+            "the edge shield is not at this interface: the gateway's own limits hold"
+        );
+    }
 }
 
 async fn sweep(edge: Arc<Edge>) {

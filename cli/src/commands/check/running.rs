@@ -78,19 +78,25 @@ fn operator(state: &StateDir, now: OffsetDateTime) -> Finding {
     )
 }
 
-/// Whether the shield is at work, and why not.
+/// Whether the shield is at work, and why not. Off is good only where nobody has asked for it.
 async fn shield(plane: &Plane) -> Option<Finding> {
     const CATEGORY: Category = Category::Interception;
     const SUBJECT: &str = "shield";
-    let tier = plane.record.interception.as_ref()?;
-    let without = plane.record.shield.as_deref();
-    let without = without.or_else(|| (!tier.starts_with("full")).then_some(NEEDS_KERNEL));
-    if let Some(why) = without {
-        return Some(Finding::good(CATEGORY, SUBJECT, format!("off: {why}")));
+    plane.record.interception.as_ref()?;
+    if let Some(why) = plane.record.shield.as_deref() {
+        let said = format!("off: {why}");
+        return Some(if why == NEEDS_KERNEL {
+            Finding::bad(CATEGORY, SUBJECT, said)
+        } else {
+            Finding::good(CATEGORY, SUBJECT, said)
+        });
     }
     let desk = Desk::of(plane).ok()?;
     Some(match desk.list(1).await {
-        Ok(standing) => Finding::good(CATEGORY, SUBJECT, standing.to_string()),
+        Ok(standing) if standing.missing.is_empty() => {
+            Finding::good(CATEGORY, SUBJECT, standing.to_string())
+        }
+        Ok(standing) => Finding::bad(CATEGORY, SUBJECT, standing.to_string()),
         Err(error) => Finding::bad(CATEGORY, SUBJECT, error.to_string()),
     })
 }

@@ -27,6 +27,8 @@ pub(in crate::commands) struct Desk(Client);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::commands) struct Standing {
     pub(in crate::commands) attached: Vec<Place>,
+    /// Interfaces that it should be at, and is not.
+    pub(in crate::commands) missing: Vec<Missing>,
     pub(in crate::commands) lists: Vec<Fill>,
     /// Denied networks in all.
     pub(in crate::commands) total: usize,
@@ -39,6 +41,12 @@ pub(in crate::commands) struct Place {
     pub(in crate::commands) mode: String,
     /// Why not in the driver.
     pub(in crate::commands) reason: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(in crate::commands) struct Missing {
+    pub(in crate::commands) interface: String,
+    pub(in crate::commands) why: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -71,11 +79,15 @@ struct Talkers {
 
 impl std::fmt::Display for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("on")?;
+        f.write_str(if self.attached.is_empty() { "off" } else { "on" })?;
         for place in &self.attached {
             write!(f, " at {} ({})", place.interface, place.mode)?;
         }
-        write!(f, ": {} denied", self.total)
+        write!(f, ": {} denied", self.total)?;
+        for missing in &self.missing {
+            write!(f, "; not at {}: {}", missing.interface, missing.why)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,8 @@
 //! What the shield counts, for Prometheus. Labels are our own words and names of interfaces.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -30,6 +33,8 @@ struct Place {
 #[derive(Clone, Default)]
 pub(super) struct Metrics {
     attached: Family<Place, Gauge>,
+    /// Where it was at work once; interfaces are configured, so that they are few.
+    places: Arc<Mutex<Vec<Place>>>,
     dropped: Family<Reason, Counter>,
     passed: Family<Reason, Counter>,
     entries: Family<Entries, Gauge>,
@@ -73,12 +78,24 @@ impl Metrics {
         own
     }
 
-    pub(super) fn attached(&self, place: &Attached) {
-        let place = Place {
-            interface: place.interface.clone(),
-            mode: place.mode.as_str(),
-        };
-        self.attached.get_or_create(&place).set(1);
+    /// Where it is at work now; what was before is 0 from then on.
+    pub(super) fn attached(&self, places: &[Attached]) {
+        let mut known = self.places.lock();
+        for place in places {
+            let place = Place {
+                interface: place.interface.clone(),
+                mode: place.mode.as_str(),
+            };
+            if !known.contains(&place) {
+                known.push(place);
+            }
+        }
+        for place in &*known {
+            let at_work = places.iter().any(|one| {
+                one.interface == place.interface && one.mode.as_str() == place.mode
+            });
+            self.attached.get_or_create(place).set(at_work.into());
+        }
     }
 
     pub(super) fn reported(&self, outcome: &'static str) {

@@ -139,9 +139,11 @@ async fn forgive(
 }
 
 fn shown(standing: &Standing, most: usize) -> Value {
-    let attached = standing.attached.iter().map(|place| {
+    let attached = standing.places.attached.iter().map(|place| {
         json!({ "interface": place.interface, "mode": place.mode.as_str(), "reason": place.reason })
     });
+    let missing = standing.places.missing.iter();
+    let missing = missing.map(|one| json!({ "interface": one.interface, "why": one.why }));
     let lists = standing.fill.iter().map(|(list, fill)| {
         json!({ "list": list.as_str(), "used": fill.used, "capacity": fill.capacity })
     });
@@ -156,6 +158,7 @@ fn shown(standing: &Standing, most: usize) -> Value {
     });
     json!({
         "attached": attached.collect::<Vec<_>>(),
+        "missing": missing.collect::<Vec<_>>(),
         "lists": lists.collect::<Vec<_>>(),
         "total": standing.denied.len(),
         "denied": denied.collect::<Vec<_>>(),

@@ -53,3 +53,22 @@ fn only_named_workloads_feed_it() {
     assert!(edge.is_feeder("gateway"));
     assert!(!edge.is_feeder("orders") && !edge.is_feeder(""));
 }
+
+/// Its own calls to its public address come from there.
+#[test]
+fn attack_a_report_denies_no_address_of_this_machine() {
+    let own: Vec<IpAddr> = nix::ifaddrs::getifaddrs()
+        .unwrap()
+        .filter_map(|one| one.address?.as_sockaddr_in().map(|four| four.ip().into()))
+        .collect();
+    assert!(own.contains(&IpAddr::from([127, 0, 0, 1])), "{own:?}");
+    let edge = edge(&[]);
+    for address in own {
+        assert!(is_own(Prefix::host(address)), "{address}");
+        let said = report(&edge, &address.to_string());
+        assert!(matches!(said, Ok(Outcome::Exempt)), "{address}");
+    }
+    assert!(is_own("127.0.0.0/8".parse().unwrap()), "one in a network");
+    assert!(!is_own("203.0.113.9/32".parse().unwrap()));
+    assert!(report(&edge, "203.0.113.9").is_err(), "it is off, not exempt");
+}
