@@ -31,7 +31,7 @@ const ENTRIES: u32 = 100_000;
 /// Before each measurement, so that caches and the processor's clock have settled.
 const WARM: Duration = Duration::from_millis(200);
 /// How long the shield learns who sends.
-const FLOOD: Duration = Duration::from_millis(3000);
+const FLOOD: Duration = Duration::from_millis(1500);
 const MEASURED: Duration = Duration::from_millis(1000);
 
 fn main() {
@@ -40,8 +40,8 @@ fn main() {
         .iter()
         .filter(|word| !word.starts_with("--"))
         .collect();
-    let [object, rounds] = numbers.as_slice() else {
-        panic!("OBJECT ROUNDS");
+    let [object, rounds, only @ ..] = numbers.as_slice() else {
+        panic!("OBJECT ROUNDS [WORD OF A SUBJECT]");
     };
     let object = std::fs::read(object).unwrap();
     let rounds: u32 = rounds.parse().unwrap();
@@ -49,18 +49,21 @@ fn main() {
     let mut rows = Vec::new();
     for round in 0..rounds {
         for traffic in Traffic::ALL {
-            for subject in SUBJECTS {
+            let chosen = SUBJECTS
+                .iter()
+                .filter(|subject| only.iter().all(|word| subject.name.contains(word.as_str())));
+            for subject in chosen {
                 let rate = measure(&network, &object, subject, traffic);
                 eprintln!(
                     "round {}: {}, {}: {rate:.0} packets in a CPU second",
                     round + 1,
                     traffic.name(),
-                    subject.name()
+                    subject.name
                 );
                 rows.push(format!(
                     "{{\"traffic\":\"{}\",\"subject\":\"{}\",\"rate\":{rate:.0}}}",
                     traffic.name(),
-                    subject.name()
+                    subject.name
                 ));
             }
         }
@@ -79,7 +82,7 @@ fn measure(network: &Network, object: &[u8], subject: &Subject, traffic: Traffic
             return drops as f64 / time.as_secs_f64();
         }
     }
-    panic!("{}: nothing is dropped", subject.name());
+    panic!("{}: nothing is dropped", subject.name);
 }
 
 fn measure_once(

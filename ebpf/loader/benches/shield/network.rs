@@ -82,6 +82,14 @@ impl Network {
         self.sending.try_clone().unwrap()
     }
 
+    /// Frames that its XDP has seen.
+    pub(crate) fn received(&self) -> u64 {
+        let devices = self.receiving(|| fs::read_to_string("/proc/thread-self/net/dev").unwrap());
+        let mut lines = devices.lines().filter_map(|line| line.split_once(':'));
+        let (_, numbers) = lines.find(|(name, _)| name.trim() == RECEIVER).unwrap();
+        numbers.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
     /// Makes the receiving end's polling a thread, and finds that. Attaching a program makes new ones.
     pub(crate) fn receiver(&self, at_once: bool) -> Receiver {
         let own = self.receiving.try_clone().unwrap();

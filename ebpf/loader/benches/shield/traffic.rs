@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
 use crate::ENTRIES;
-use crate::network::{CORE, Network, SENDER, pin};
+use crate::network::{CORE, Network, RECEIVER, SENDER, pin};
 
 /// Frames in one call.
 const BATCH: usize = 256;
@@ -180,11 +180,44 @@ struct TestRun {
     padding: u32,
 }
 
-fn from_card(end: Instant) -> u64 {
-    /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
-    const LIVE: u32 = 1 << 1;
-    const REPEAT: u32 = 16 * 1024;
-    let code = redirection(nix::net::if_::if_nametoindex(SENDER).unwrap());
+/// `struct bpf_attr` for `BPF_LINK_CREATE`.
+#[repr(C)]
+#[derive(Default)]
+struct Link {
+    program: u32,
+    interface: u32,
+    kind: u32,
+    flags: u32,
+    rest: [u64; 8],
+}
+
+/// A program that drops everything, in the receiving end's driver. Both descriptors close with it.
+pub(crate) struct Drops(Vec<u32>);
+
+impl Drops {
+    pub(crate) fn attach() -> Self {
+        // return XDP_DROP
+        let program = load(&[0x0000_0001_0000_00b7, 0x95]);
+        let link = Link {
+            program,
+            interface: nix::net::if_::if_nametoindex(RECEIVER).unwrap(),
+            // `BPF_XDP`, `XDP_FLAGS_DRV_MODE`.
+            kind: 37,
+            flags: 1 << 2,
+            ..Link::default()
+        };
+        Self(vec![bpf(28, &link), program])
+    }
+
+    pub(crate) fn detach(&mut self) {
+        for descriptor in self.0.drain(..) {
+            // SAFETY: the descriptor is ours, and nobody else has it.
+            unsafe { libc::close(descriptor as i32) };
+        }
+    }
+}
+
+fn load(code: &[u64]) -> u32 {
     let load = Load {
         // `BPF_PROG_TYPE_XDP`.
         kind: 6,
@@ -193,7 +226,15 @@ fn from_card(end: Instant) -> u64 {
         license: c"GPL".as_ptr() as u64,
         ..Load::default()
     };
-    let program = bpf(5, &load);
+    bpf(5, &load)
+}
+
+fn from_card(end: Instant) -> u64 {
+    /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
+    const LIVE: u32 = 1 << 1;
+    const REPEAT: u32 = 16 * 1024;
+    let code = redirection(nix::net::if_::if_nametoindex(SENDER).unwrap());
+    let program = load(&code);
     let data = frame(source(0));
     let run = TestRun {
         program,
