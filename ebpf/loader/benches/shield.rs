@@ -31,7 +31,7 @@ const ENTRIES: u32 = 100_000;
 /// Before each measurement, so that caches and the processor's clock have settled.
 const WARM: Duration = Duration::from_millis(200);
 /// How long the shield learns who sends.
-const FLOOD: Duration = Duration::from_millis(1500);
+const FLOOD: Duration = Duration::from_millis(3000);
 const MEASURED: Duration = Duration::from_millis(1000);
 
 fn main() {

@@ -28,6 +28,7 @@ tests!(
     attack_shield_extension_headers_do_not_hide_a_source,
     attack_shield_fragments_do_not_hide_a_source,
     attack_shield_connection_flood_is_limited_and_established_ones_go_on,
+    attack_shield_connection_flood_is_seen_behind_headers_and_at_its_ports_alone,
     attack_shield_loopback_is_guarded_at_its_ports_alone,
     shield_allow_list_comes_first,
     shield_other_ports_are_touched_only_where_asked,
@@ -35,6 +36,7 @@ tests!(
     shield_killed_agent_leaves_the_list_in_force,
     shield_upgrade_has_no_gap,
     shield_mode_can_be_changed_and_all_of_it_removed,
+    shield_interface_that_comes_back_is_guarded_again,
     shield_errors_name_the_interface,
 );
 
@@ -278,6 +280,38 @@ fn attack_shield_connection_flood_is_limited_and_established_ones_go_on() {
     assert_eq!(top[0].cause, None);
 }
 
+fn attack_shield_connection_flood_is_seen_behind_headers_and_at_its_ports_alone() {
+    let place = Place::new();
+    let limited = Guard {
+        rate: rate(1, 1),
+        ..guard()
+    };
+    let shield = place.open_apart(&limited);
+    let frame = |from: &str, port| Frame::tcp(from, port, frames::SYN);
+    let dropped = |frame: &[u8]| {
+        let tried = (0..10).map(|_| !shield.rehearse(frame).unwrap());
+        tried.filter(|dropped| *dropped).count()
+    };
+    let six = |host: &str| frame(&format!("2001:db8:{host}::1"), PORT);
+    for (name, hidden) in [
+        ("options", frame("192.0.2.1", PORT).with_options()),
+        ("tags", frame("192.0.2.2", PORT).tagged(&[0x88a8, 0x8100])),
+        ("one header", six("1").behind(&[60])),
+        ("five headers", six("2").behind(&[0, 60, 43, 51, 44])),
+    ] {
+        // A second may pass meanwhile.
+        let dropped = dropped(&hidden);
+        assert!((8..=9).contains(&dropped), "{name}: {dropped}");
+    }
+    for (name, other) in [
+        ("another port", frame("192.0.2.3", 22).bytes()),
+        ("a datagram", Frame::udp("192.0.2.4", PORT).bytes()),
+        ("another port of IPv6", frame("2001:db8:3::1", 22).bytes()),
+    ] {
+        assert_eq!(dropped(&other), 0, "{name}");
+    }
+}
+
 /// The loopback of a network of its own: its XDP is the stack's, so that it is guarded at ingress.
 fn attack_shield_loopback_is_guarded_at_its_ports_alone() {
     let mut place = Place::new();
@@ -428,6 +462,30 @@ fn shield_mode_can_be_changed_and_all_of_it_removed() {
     Shield::remove(place.pins()).unwrap();
 }
 
+fn shield_interface_that_comes_back_is_guarded_again() {
+    let mut place = Place::new();
+    let mut shield = place.open(&guard(), Want::Best);
+    shield
+        .deny(prefix("10.77.0.2"), Cause::Operator, None)
+        .unwrap();
+    place.is_dropped("10.77.0.1");
+    place.unplug();
+    let gone = place.within(|| shield.attach("v0", Want::Best));
+    let said = gone.unwrap_err().to_string();
+    assert!(said.contains("interface v0: "), "{said}");
+    place.plug();
+    place.reaches("10.77.0.1");
+    let back = place.within(|| {
+        let attached = shield.attach("v0", Want::Best).unwrap();
+        shield.retain(&["v0"]).unwrap();
+        attached
+    });
+    assert_eq!(back.mode, Mode::Driver);
+    place.is_dropped("10.77.0.1");
+    let links = std::fs::read_dir(place.pins().join("shield/links")).unwrap();
+    assert_eq!(links.count(), 1, "the old one stands for nothing");
+}
+
 fn shield_errors_name_the_interface() {
     let place = Place::new();
     let shield = place.open_apart(&guard());
@@ -440,6 +498,26 @@ fn shield_errors_name_the_interface() {
     assert!(
         said.starts_with("the shield at interface nowhere0: "),
         "{said}"
+    );
+    for (interface, want, reason) in [
+        ("", Want::Best, "no name"),
+        ("a-name-that-is-too-long", Want::Best, "no name"),
+        ("lo", Want::Only(Mode::Driver), "driver: "),
+        ("t0", Want::Best, "does not carry Ethernet"),
+    ] {
+        let said = place.within(|| {
+            if interface == "t0" {
+                place::ip("tuntap add t0 mode tun");
+            }
+            shield.attach(interface, want).unwrap_err().to_string()
+        });
+        assert!(said.contains(reason), "{interface}: {said}");
+    }
+    // Why not in the driver is told where it works otherwise.
+    let told = place.within(|| shield.attach("lo", Want::Best).unwrap());
+    assert!(
+        told.reason
+            .is_some_and(|reason| reason.contains("driver: "))
     );
     let said = Shield::open(b"no object", place.pins(), &guard());
     assert!(said.err().unwrap().to_string().contains("cargo xtask ebpf"));

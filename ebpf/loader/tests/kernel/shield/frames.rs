@@ -76,6 +76,14 @@ impl Frame {
         self.framed(&[], self.protocol, 0x2000 | place, &self.transport)
     }
 
+    /// With four bytes of options in the header of IPv4, which mean nothing.
+    pub(super) fn with_options(&self) -> Vec<u8> {
+        let mut bytes = self.bytes();
+        bytes[14] = 0x46;
+        bytes.splice(34..34, [1; 4]);
+        bytes
+    }
+
     /// The first eight bytes of the transport, and more fragments to come.
     pub(super) fn tiny_fragment(&self) -> Vec<u8> {
         self.framed(&[], self.protocol, 0x2000, &self.transport[..8])

@@ -13,6 +13,7 @@ use crate::world::tests;
 
 tests!(
     attack_shield_front_drops_no_longer_than_its_denials,
+    attack_shield_front_drops_every_shape_of_a_packet_and_nothing_else,
     shield_denial_ends_by_itself_and_is_swept,
     shield_a_hundred_thousand_of_each_list,
     shield_full_list_says_so_and_loses_nothing,
@@ -79,6 +80,67 @@ fn attack_shield_front_drops_no_longer_than_its_denials() {
     assert_eq!(of(&shield, Count::Front), before);
     std::thread::sleep(Duration::from_millis(1010).saturating_sub(begun.elapsed()));
     assert_eq!(try_all(&shield), [true; 3]);
+}
+
+/// It reads most packets at a glance, and the others as everybody does.
+fn attack_shield_front_drops_every_shape_of_a_packet_and_nothing_else() {
+    let place = Place::new();
+    let mut shield = place.open_apart(&guard());
+    let denied = "192.0.2.7";
+    shield.deny(prefix(denied), Cause::Operator, None).unwrap();
+    let syn = |from: &str, port: u16| Frame::tcp(from, port, frames::SYN);
+    let usual = syn(denied, PORT);
+    for _ in 0..10 {
+        assert!(!shield.rehearse(&usual.bytes()).unwrap());
+    }
+    shield.sweep().unwrap();
+    let mut listed = 10;
+    for (name, frame) in [
+        ("usual", usual.bytes()),
+        ("established", Frame::tcp(denied, PORT, frames::ACK).bytes()),
+        ("a datagram", Frame::udp(denied, PORT).bytes()),
+        ("a tag", usual.tagged(&[0x8100])),
+        ("two tags", usual.tagged(&[0x88a8, 0x8100])),
+        ("options", usual.with_options()),
+        ("a first fragment", usual.fragment(0)),
+        ("cut off behind the ports", usual.bytes()[..38].to_vec()),
+    ] {
+        let before = of(&shield, Count::Front);
+        for _ in 0..3 {
+            assert!(!shield.rehearse(&frame).unwrap(), "{name}");
+        }
+        let seen = of(&shield, Count::Front) - before;
+        assert_eq!(seen, 3, "{name}: by the front");
+        listed += seen;
+    }
+    for (name, frame) in [
+        ("another port", syn(denied, 22).bytes()),
+        ("no port", Frame::other(denied, 1).bytes()),
+        ("a later fragment", usual.fragment(185)),
+        ("cut off before the ports", usual.bytes()[..37].to_vec()),
+        ("a neighbour", syn("192.0.2.8", PORT).bytes()),
+        ("its bytes turned", syn("7.2.0.192", PORT).bytes()),
+        ("nobody's tag", syn("0.0.0.0", PORT).bytes()),
+    ] {
+        for _ in 0..3 {
+            assert!(shield.rehearse(&frame).unwrap(), "{name}");
+        }
+    }
+    assert_eq!(of(&shield, Count::Front), listed - 10);
+    // Where all ports are guarded, the others as well.
+    let everything = Guard {
+        everything: true,
+        ..guard()
+    };
+    shield.set(&everything).unwrap();
+    shield.sweep().unwrap();
+    for frame in [
+        syn(denied, 22).bytes(),
+        Frame::other(denied, 1).bytes(),
+        usual.bytes(),
+    ] {
+        assert!(!shield.rehearse(&frame).unwrap());
+    }
 }
 
 fn shield_denial_ends_by_itself_and_is_swept() {

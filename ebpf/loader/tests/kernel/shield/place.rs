@@ -45,23 +45,8 @@ impl Place {
         let mut client = Helper::start_as("-", "-");
         gateway.ok("new-network");
         client.ok("new-network");
-        let peer = client.id();
-        for command in [
-            "ip link set lo up".to_owned(),
-            format!("ip link add v0 type veth peer name v1 netns {peer}"),
-            "ip addr add 10.77.0.1/24 dev v0".to_owned(),
-            "ip -6 addr add fd77::1/64 dev v0 nodad".to_owned(),
-            "ip link set v0 up".to_owned(),
-        ] {
-            gateway.ok(&format!("run {command}"));
-        }
-        for command in [
-            "ip addr add 10.77.0.2/24 dev v1",
-            "ip -6 addr add fd77::2/64 dev v1 nodad",
-            "ip link set v1 up",
-        ] {
-            client.ok(&format!("run {command}"));
-        }
+        gateway.ok("run ip link set lo up");
+        connect(&mut gateway, &mut client);
         let listener = gateway.ok(&format!("listen [::]:{PORT}")).remove(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ringwall-shield-test-{}-{number}", std::process::id());
@@ -72,6 +57,16 @@ impl Place {
             pins: Path::new("/sys/fs/bpf").join(name),
             mode: None,
         }
+    }
+
+    /// Both ends of the veth go.
+    pub(super) fn unplug(&mut self) {
+        self.gateway.ok("run ip link delete v0");
+    }
+
+    /// Others come, with the same names and addresses.
+    pub(super) fn plug(&mut self) {
+        connect(&mut self.gateway, &mut self.client);
     }
 
     pub(super) fn pins(&self) -> &Path {
@@ -232,6 +227,33 @@ impl Flood {
     pub(super) fn join(self) -> (u32, u32) {
         (self.sender.join().unwrap(), self.receiver.join().unwrap())
     }
+}
+
+fn connect(gateway: &mut Helper, client: &mut Helper) {
+    let peer = client.id();
+    for command in [
+        format!("ip link add v0 type veth peer name v1 netns {peer}"),
+        "ip addr add 10.77.0.1/24 dev v0".to_owned(),
+        "ip -6 addr add fd77::1/64 dev v0 nodad".to_owned(),
+        "ip link set v0 up".to_owned(),
+    ] {
+        gateway.ok(&format!("run {command}"));
+    }
+    for command in [
+        "ip addr add 10.77.0.2/24 dev v1",
+        "ip -6 addr add fd77::2/64 dev v1 nodad",
+        "ip link set v1 up",
+    ] {
+        client.ok(&format!("run {command}"));
+    }
+}
+
+/// In the network of the calling thread.
+pub(super) fn ip(words: &str) {
+    let status = std::process::Command::new("ip")
+        .args(words.split(' '))
+        .status();
+    assert!(status.unwrap().success(), "ip {words}");
 }
 
 /// The calling thread joins the network of a process.
