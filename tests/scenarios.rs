@@ -26,6 +26,7 @@ mod plugins;
 mod revocation;
 mod rotation;
 mod sessions;
+mod shield;
 mod web;
 
 use std::future::Future;
@@ -56,6 +57,8 @@ pub(crate) enum Company {
     OwnStack,
     /// It is about what protects where the kernel takes no part: a platform of that kind is started for it.
     Userspace,
+    /// It is about the edge shield: a platform with a network outside, and the shield there, is started for it.
+    Shielded,
 }
 
 /// Where a scenario can be played.
@@ -260,7 +263,10 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
     );
     // It speaks to a proxy on its loopback.
     scenarios!(list, Userspace, Native, SHOP, loopback: r31_an_edge_to_the_ingress_ends_within_a_second);
-    // In containers the agent does not load programs yet.
+    // In containers the agent does not load programs yet; the same holds for the two lists below.
+    scenarios!(list, Shielded, Native, SIGN_IN, shield:
+        attack_abuse_ends_at_the_interface_until_it_is_forgiven,
+    );
     scenarios!(list, Others, Native, SHOP, kernel:
         attack_a_component_cannot_leave_its_group,
         attack_nobody_but_its_proxy_reaches_a_component,

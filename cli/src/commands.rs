@@ -17,6 +17,7 @@ mod observe;
 mod plugin;
 mod policy;
 mod provision;
+mod shield;
 mod status;
 mod tap;
 mod token;
@@ -59,6 +60,8 @@ enum Command {
     Tap(tap::TapArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Whom the kernel drops at the gateway's interface
+    Shield(shield::ShieldArgs),
     /// Certificates in use, and taking them out of use
     Cert(cert::CertArgs),
     /// Who may ask what of whom: show, check, apply, roll back, explain
@@ -165,6 +168,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Observe(args) => observe::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Shield(args) => shield::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Policy(args) => policy::run(&args),
         Command::Plugin(args) => plugin::run(&args),

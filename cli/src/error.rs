@@ -46,6 +46,13 @@ pub(crate) enum CliError {
         said: String,
         fix: &'static str,
     },
+    /// The node's agent does not answer, or refuses.
+    #[error("{what}: the agent says: {said}\n  fix: {fix}")]
+    Agent {
+        what: &'static str,
+        said: String,
+        fix: &'static str,
+    },
     /// A policy is not good: what is wrong with it, each with its place.
     #[error("{}\n  fix: {fix}", .lines.join("\n"))]
     PolicyRefused {
@@ -136,6 +143,7 @@ impl CliError {
             Self::ToolMissing { .. }
             | Self::Component { .. }
             | Self::Engine { .. }
+            | Self::Agent { .. }
             | Self::Plane { .. } => 69,
             Self::Internal { .. } | Self::Identity(_) => 70,
             Self::PortsTaken(_) => 71,

@@ -89,7 +89,22 @@ impl<'a> Rendering<'a> {
             }
         };
         self.own(component, &mut document)?;
+        if self.feeds_shield(component) {
+            // What the composition says of it itself stands.
+            let abuse = document.entry("abuse").or_insert_with(|| json!({}));
+            if let Some(fields) = abuse.as_object_mut() {
+                fields.insert("agent".into(), json!(self.site.agent_socket()));
+            }
+        }
         yaml(document)
+    }
+
+    /// Whether the kernel drops, for this component, sources that it says.
+    fn feeds_shield(&self, component: &Component) -> bool {
+        let public = &self.composition.public;
+        self.kernel.is_some()
+            && public.shield.is_some()
+            && public.component.value == component.name.value
     }
 
     /// The component's own keys, with `${…}` filled in.

@@ -14,6 +14,8 @@ use ringwall_tls::EdgeCertificate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::abuse::AbuseConfig;
+
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -28,6 +30,9 @@ pub(crate) struct Config {
     pub(crate) connections: ConnectionLimits,
     #[serde(default)]
     pub(crate) access_log: AccessLogConfig,
+    /// Sources that go on although they are refused are dropped by the kernel; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) abuse: Option<AbuseConfig>,
     /// Where bearer tokens come from; needed as soon as one route says `auth: bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<TokensConfig>,
@@ -331,6 +336,9 @@ impl ComponentConfig for Config {
 
     /// Everything that can be said without starting: the routes are compiled once for their faults.
     fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(abuse) = &self.abuse {
+            abuse.validate()?;
+        }
         crate::snapshot::check(self).map_err(|fault| {
             ConfigError::invalid(&fault.key, &fault.seen, &fault.expected, &fault.fix)
         })

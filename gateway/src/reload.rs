@@ -129,6 +129,7 @@ impl Reloader {
         for (part, changed) in [
             ("service", text_of(&config.service) != text_of(&old.service)),
             ("listeners", config.listeners != old.listeners),
+            ("abuse", config.abuse != old.abuse),
             ("workers", config.workers != old.workers),
             ("connections", config.connections != old.connections),
             ("access_log", config.access_log != old.access_log),

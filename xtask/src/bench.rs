@@ -14,6 +14,7 @@ mod plugins;
 mod propagation;
 pub(crate) mod report;
 mod running;
+mod shield;
 mod wrk;
 
 use std::process::ExitCode;
@@ -63,6 +64,7 @@ const MEASUREMENTS: &[(&str, Measure)] = &[
     ("order", order::measure),
     ("plugins", plugins::measure),
     ("propagation", propagation::measure),
+    ("shield", shield::measure),
 ];
 
 /// Measures, prints, and says by the exit code whether the targets are met.

@@ -119,11 +119,23 @@ impl Rendering<'_> {
                 };
                 json!({ "workload": component.name.value, "group": group(component, side) })
             });
-        json!({
+        let mut document = json!({
             "object": kernel.object, "slice": kernel.slice, "pins": kernel.pins,
             "workloads": workloads.collect::<Vec<_>>(),
             "uncaptured": uncaptured.collect::<Vec<_>>(),
-        })
+        });
+        let public = &self.composition.public;
+        if let (Some(shield), Some(fields)) = (&public.shield, document.as_object_mut()) {
+            let shield = json!({
+                "interfaces": shield.interfaces,
+                "ports": [public.port.value],
+                "connections": shield.connections,
+                "allow": shield.allow,
+                "feeders": [public.component.value],
+            });
+            fields.insert("shield".into(), shield);
+        }
+        document
     }
 
     /// Certificates for those that read files.

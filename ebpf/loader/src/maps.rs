@@ -5,8 +5,9 @@ use std::path::Path;
 
 use aya::maps::{HashMap, IterableMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::{Ebpf, Pod};
+use ringwall_ebpf_common::shield::{Bucket, Denial, Settings};
 use ringwall_ebpf_common::{
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Traffic, TrafficKey, Workload,
+    Address, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Traffic, TrafficKey, Workload,
 };
 
 use crate::error::{Error, Result};
@@ -27,7 +28,22 @@ pub(crate) const PINNED: [&str; 12] = [
     "TRAFFIC",
 ];
 
-/// A type of `ringwall_ebpf_common::map`, for aya.
+/// Maps whose memory the kernel takes at once: who loads the programs for the shield alone wants little of it.
+pub(crate) const PREALLOCATED: [&str; 9] = [
+    "WORKLOADS",
+    "SERVICES",
+    "EDGES",
+    "DIRECT",
+    "PORTS",
+    "FLOWS",
+    "INBOUND",
+    "RATES",
+    "TRAFFIC",
+];
+/// Entries of a map that is made because it stands in the object, and that nobody uses.
+pub(crate) const SMALL: u32 = 64;
+
+/// A type of `ringwall_ebpf_common`, for aya.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Raw<T>(pub(crate) T);
@@ -40,7 +56,8 @@ macro_rules! plain {
 }
 
 plain!(
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Traffic, TrafficKey, Workload
+    Address, Bucket, Denial, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Settings,
+    Traffic, TrafficKey, Workload,
 );
 
 // SAFETY: every `Plain` type is `repr(C)`, made of integers, without implicit padding (its size is asserted beside its
@@ -154,7 +171,7 @@ impl Maps {
     }
 }
 
-fn take(object: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
+pub(crate) fn take(object: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
     object
         .take_map(name)
         .ok_or(Error::Missing { kind: "map", name })

@@ -22,6 +22,7 @@ use self::reach::Follower;
 use self::report::Metrics;
 use crate::config::kernel::{CapturedWorkload, KernelConfig};
 use crate::plane::ControlPlane;
+use crate::shield::Edge;
 
 /// Between two readings of the kernel's counters.
 const READING: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ pub(crate) fn start(
     config: &KernelConfig,
     shell: &Shell,
     plane: ControlPlane,
-    state: &Path,
+    (state, edge): (&Path, Option<Arc<Edge>>),
 ) -> Result<App, StartError> {
     let object = std::fs::read(&config.object).map_err(|error| {
         StartError::config(format!(
@@ -67,7 +68,12 @@ pub(crate) fn start(
             }
         });
     let observer = Observer::new(shell.spiffe_id().path(), &[]);
-    app = app.admin(ringwall_observe::flows(Arc::clone(&observer)));
+    let mut routes = ringwall_observe::flows(Arc::clone(&observer));
+    if let Some(edge) = edge {
+        routes = routes.merge(edge.routes());
+        app = edge.join(app);
+    }
+    app = app.admin(routes);
     if let Some(events) = events {
         app = app.background("kernel events", report::tell(events, observer));
     }

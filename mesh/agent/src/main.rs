@@ -19,6 +19,7 @@ mod own;
 mod pem;
 mod plane;
 mod renewal;
+mod shield;
 mod trust;
 mod workloads;
 

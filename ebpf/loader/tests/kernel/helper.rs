@@ -140,6 +140,7 @@ impl Shell {
             ["count", id, text] => crate::wire::count(self.socket(id)?, text),
             ["equivalence", pins, slice, seed] => crate::equivalence::rehearse(pins, slice, seed),
             ["open", pins, slice] => crate::lifecycle::open_and_hold(pins, slice),
+            ["shield", pins, interface, denied] => crate::shield::hold(pins, interface, denied),
             ["run", command @ ..] => {
                 let status = std::process::Command::new(command[0])
                     .args(&command[1..])

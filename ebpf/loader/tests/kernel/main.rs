@@ -21,6 +21,7 @@ mod inbound;
 mod lifecycle;
 mod names;
 mod policy;
+mod shield;
 mod wire;
 mod world;
 
@@ -46,6 +47,8 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         wire::TESTS,
         equivalence::TESTS,
+        shield::TESTS,
+        shield::lists::TESTS,
     ] {
         for (name, test) in tests {
             trials.push(Trial::test(*name, move || {

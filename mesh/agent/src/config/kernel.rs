@@ -7,6 +7,7 @@ use ringwall_service::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::shield::ShieldConfig;
 use super::wrong;
 
 /// The kernel captures what workloads connect to, and refuses everything that the policy does not allow.
@@ -26,6 +27,9 @@ pub(crate) struct KernelConfig {
     /// Groups below the slice that speak mTLS themselves, such as the gateway's: they are let go where they like.
     #[serde(default)]
     pub(crate) uncaptured: Vec<UncapturedWorkload>,
+    /// Denied sources and floods are dropped at the gateway's interface; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shield: Option<ShieldConfig>,
 }
 
 /// One application with its proxy.
@@ -95,6 +99,9 @@ impl KernelConfig {
                 "one directly below `kernel.slice`, by which the kernel tells workloads apart",
                 &format!("make it in {}", self.slice.display()),
             );
+        }
+        if let Some(shield) = &self.shield {
+            shield.validate()?;
         }
         self.workloads
             .iter()
