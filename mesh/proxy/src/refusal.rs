@@ -91,7 +91,7 @@ impl Refusal {
     }
 
     /// Envoy's response flag for the same event, so that dashboards made for it can be used.
-    pub(crate) const fn flag(&self) -> &'static str {
+    pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Upgrade | Self::BodyTooLarge => "DPE",
             Self::Loopback | Self::Denied(_) | Self::NoPolicy | Self::NoEdge(_) => "UAEX",
