@@ -96,7 +96,7 @@ impl Running {
             .transpose()?;
         let plugins = Plugins::new(config.service.state.clone());
         let loaded = plugins
-            .prepare(config)
+            .prepare(&config.plugins, &config.plugin_keys)
             .and_then(|changes| plugins.serve(changes));
         let loaded = loaded.map_err(|error| StartError::config(format!("plugins: {error}")))?;
         let shared = Arc::new(Shared::new(SharedParts {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringwall_plugin_host::config::PluginConfig;
+use ringwall_plugin_host::config::{PluginConfig, unverified};
 use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
 use ringwall_tls::EdgeCertificate;
 use schemars::JsonSchema;
@@ -367,16 +367,10 @@ impl ComponentConfig for Config {
                 "declare it under `service.upstreams` and name it as `upstream`",
             )
         });
-        let unsigned = self.plugins.iter().filter(|plugin| {
-            let pinned = plugin
-                .canary
-                .as_ref()
-                .is_none_or(|canary| canary.sha256.is_some());
-            self.plugin_keys.is_empty() && (plugin.sha256.is_none() || !pinned)
-        });
-        let unsigned = unsigned.map(|plugin| {
+        let unsigned = unverified(&self.plugins, &self.plugin_keys);
+        let unsigned = unsigned.map(|name| {
             Refusal::new(
-                format!("plugin {} neither signed nor pinned", plugin.name),
+                format!("plugin {name} neither signed nor pinned"),
                 "whoever can write the file runs code in the request path",
                 "declare `plugin_keys`, or the module's `sha256`",
             )

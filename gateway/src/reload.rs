@@ -96,7 +96,8 @@ impl Reloader {
             return Err(GatewayError::Production(refusal.to_string()));
         }
         let version = self.shared.snapshot.load().version + 1;
-        let plugins = self.shared.plugins.prepare(&config)?;
+        let plugins = &self.shared.plugins;
+        let plugins = plugins.prepare(&config.plugins, &config.plugin_keys)?;
         let tokens = (config.tokens != self.current.tokens)
             .then(|| self.tokens(&config))
             .transpose()?;

@@ -27,7 +27,7 @@ use crate::conn::{Accepted, Transport, serve};
 use crate::error::GatewayError;
 use crate::limiter::Limiter;
 use crate::metrics::GatewayMetrics;
-use crate::plugins::Plugins;
+use crate::plugins::{self, Plugins};
 use crate::snapshot::Snapshot;
 use crate::token_cache::TokenCache;
 use crate::tokens::Tokens;
@@ -193,7 +193,7 @@ impl Worker {
             return None;
         }
         if self.plugins.get().is_none()
-            && let Some(worker) = self.shared.plugins.worker(self)
+            && let Some(worker) = plugins::worker(&self.shared.plugins, self)
         {
             // Another request of this thread cannot have come between.
             let _ = self.plugins.set(worker);

@@ -20,6 +20,7 @@ mod foreign;
 mod hostcalls;
 mod http;
 mod instance;
+mod loaded;
 mod metrics;
 mod module;
 mod plugin;
@@ -37,6 +38,7 @@ pub use self::error::Error;
 pub use self::foreign::ForeignFunction;
 pub use self::http::{Cause, Filtered, HttpStream, Refused};
 pub use self::instance::{Failure, FailureKind};
+pub use self::loaded::{Changes, Loaded, Plugins};
 pub use self::module::{Inspection, Module, Needs, Producer, PublicKey, Verification};
 pub use self::plugin::Plugin;
 pub use self::properties::{
