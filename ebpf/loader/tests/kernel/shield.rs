@@ -294,7 +294,7 @@ fn attack_shield_connection_flood_is_seen_behind_headers_and_at_its_ports_alone(
     };
     let six = |host: &str| frame(&format!("2001:db8:{host}::1"), PORT);
     for (name, hidden) in [
-        ("options", frame("192.0.2.1", PORT).with_options()),
+        ("options", frame("192.0.2.1", PORT).with_options([1; 4])),
         ("tags", frame("192.0.2.2", PORT).tagged(&[0x88a8, 0x8100])),
         ("one header", six("1").behind(&[60])),
         ("five headers", six("2").behind(&[0, 60, 43, 51, 44])),

@@ -297,6 +297,7 @@ service:
   admin: 127.0.0.1:0
   identity: {root}/ringwall.local-orders
   drain: 5s
+  upstreams: {{ control-plane: {{ address: "127.0.0.1:7110", identity: control-plane }} }}
   secrets: {{ provider: file, directory: {root}/secrets }}
 inbound:
   - {{ listen: "127.0.0.1:0", app: "{http}", port: {HTTP} }}

@@ -76,11 +76,11 @@ impl Frame {
         self.framed(&[], self.protocol, 0x2000 | place, &self.transport)
     }
 
-    /// With four bytes of options in the header of IPv4, which mean nothing.
-    pub(super) fn with_options(&self) -> Vec<u8> {
+    /// With four bytes of options in the header of IPv4.
+    pub(super) fn with_options(&self, options: [u8; 4]) -> Vec<u8> {
         let mut bytes = self.bytes();
         bytes[14] = 0x46;
-        bytes.splice(34..34, [1; 4]);
+        bytes.splice(34..34, options);
         bytes
     }
 

@@ -101,7 +101,7 @@ fn attack_shield_front_drops_every_shape_of_a_packet_and_nothing_else() {
         ("a datagram", Frame::udp(denied, PORT).bytes()),
         ("a tag", usual.tagged(&[0x8100])),
         ("two tags", usual.tagged(&[0x88a8, 0x8100])),
-        ("options", usual.with_options()),
+        ("options", usual.with_options([1; 4])),
         ("a first fragment", usual.fragment(0)),
         ("cut off behind the ports", usual.bytes()[..38].to_vec()),
     ] {
@@ -113,9 +113,16 @@ fn attack_shield_front_drops_every_shape_of_a_packet_and_nothing_else() {
         assert_eq!(seen, 3, "{name}: by the front");
         listed += seen;
     }
+    let mut icmp = usual.bytes();
+    icmp[23] = 1;
+    let [port, last] = PORT.to_be_bytes();
     for (name, frame) in [
         ("another port", syn(denied, 22).bytes()),
-        ("no port", Frame::other(denied, 1).bytes()),
+        ("no port", icmp),
+        (
+            "options that look like ports",
+            syn(denied, 22).with_options([1, 1, port, last]),
+        ),
         ("a later fragment", usual.fragment(185)),
         ("cut off before the ports", usual.bytes()[..37].to_vec()),
         ("a neighbour", syn("192.0.2.8", PORT).bytes()),

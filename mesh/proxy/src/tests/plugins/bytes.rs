@@ -76,7 +76,7 @@ async fn r90_bytes_before_the_application_pass_its_plugins() {
     let (response, mut send) = outer.sender.send_request(request, false).unwrap();
     send.send_data(Bytes::from_static(b"query"), true).unwrap();
     let answer = read2(response.await.unwrap()).await;
-    let text = String::from_utf8_lossy(&answer.body).replace("hello>", "hello");
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
     assert!(
         text.starts_with(">hello") && text.contains(">QUERY") && text.ends_with("bye"),
         "{text}"

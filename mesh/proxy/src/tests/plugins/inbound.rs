@@ -339,11 +339,11 @@ async fn r90_a_plugin_may_ask_who_calls() {
         ),
         (
             "connection\\00subject_peer_certificate",
-            "CN=gateway,O=Ringwall",
+            "CN=workload gateway,O=Ringwall",
         ),
         (
             "connection\\00subject_local_certificate",
-            "CN=orders,O=Ringwall",
+            "CN=workload orders,O=Ringwall",
         ),
         ("connection\\00tls_version", "TLSv1.3"),
         ("cluster_name", "orders"),

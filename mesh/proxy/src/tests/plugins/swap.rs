@@ -7,8 +7,8 @@ use std::time::Duration;
 use listenfd::ListenFd;
 use ringwall_service::config::parse_yaml;
 
-use super::super::peers::seen;
-use super::super::world::World;
+use super::super::peers::{http2, seen};
+use super::super::world::{HTTP, World};
 use super::guests::{HEADERS, Modules, marker};
 use super::inbound::before_http;
 use crate::app::{Running, shared};
@@ -33,10 +33,12 @@ async fn r92_a_module_is_replaced_without_a_failed_or_half_filtered_request() {
     let modules = Modules::one(marker("7"));
     let world = Arc::new(World::start_with(&before_http(&modules, HEADERS)).await);
     let done = Arc::new(AtomicBool::new(false));
+    let source = world.source("gateway");
     let clients = (0..4).map(|_| {
         let (world, done) = (Arc::clone(&world), Arc::clone(&done));
+        let source = Arc::clone(&source);
         tokio::spawn(async move {
-            let mut http2 = world.http2("gateway", super::super::world::HTTP).await;
+            let mut http2 = http2(&source, world.at(HTTP)).await;
             let mut versions = Vec::new();
             while !done.load(Ordering::Relaxed) {
                 let answer = http2.get("/a").await;
