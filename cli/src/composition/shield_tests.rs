@@ -18,8 +18,7 @@ fn rendered(text: &str, name: &str, intercepted: bool) -> Value {
         text: text.into(),
     });
     let composition = composition.unwrap();
-    let (state, web) = (StateDir::new("/state".into()), "/web".into());
-    let site = Site::Native { state, web };
+    let site = Site::for_test(StateDir::new("/state".into()));
     let kernel = Interception {
         object: "/bin/ringwall.bpf.o".into(),
         slice: "/sys/fs/cgroup/ringwall-x.slice".into(),
