@@ -159,7 +159,10 @@ cases:
     expect: {client: {status: 200}, upstream: {path: /}}
 ";
     let reports = of_template(BARE, CASES)?;
-    let measured = &reports[0].measured;
+    let [report] = &reports[..] else {
+        return Err("one report".to_owned());
+    };
+    let measured = &report.measured;
     let refused: Vec<(&str, u64)> = measured
         .host_calls
         .iter()
@@ -171,7 +174,7 @@ cases:
         ("proxy_send_local_response", 1),
     ];
     let total: u64 = measured.refusals.values().sum();
-    if refused == expected && total == 2 && !reports[0].passed {
+    if refused == expected && total == 2 && !report.passed {
         return Ok(());
     }
     Err(format!("refused: {refused:?}, {:?}", measured.refusals))

@@ -8,6 +8,8 @@ mod judged;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+type Test = fn() -> Result<(), String>;
+
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = guests::guests()
@@ -20,7 +22,7 @@ fn main() {
             )
         })
         .collect();
-    let judged: [(&str, fn() -> Result<(), String>); 6] = [
+    let judged: [(&str, Test); 6] = [
         ("r94_every_module_has_cases", guests::every_module_has_cases),
         (
             "r93_a_case_that_is_not_met_is_told",
