@@ -18,6 +18,8 @@ pub const NESTED: u32 = 8;
 
 /// Words of the front: four tags each. 512 KiB, so that it stays in a core's own cache.
 pub const FRONT_WORDS: usize = 65_536;
+/// Words behind these, for hosts whose own word is full: two addresses each. One host in sixty stands there.
+pub const FRONT_SPARE: usize = 4096;
 /// A host of IPv4 gets into the front when so many of its packets were dropped.
 pub const FRONT_AFTER: u64 = 4;
 /// Of packets that the front drops, one in so many goes on to the host's entry, and counts for all of them.
@@ -254,6 +256,40 @@ pub fn front_without(word: u64, tag: u16) -> u64 {
     kept.fold(0, |rest, at| rest | word & 0xffff << at)
 }
 
+/// Where a host of IPv4 (in network byte order) stands when its own word is full, by its `front`.
+#[inline(always)]
+#[must_use]
+pub const fn spare(tag: u16) -> u32 {
+    // Hosts that share a word differ in the tag.
+    FRONT_WORDS as u32 + (tag as u32 & (FRONT_SPARE as u32 - 1))
+}
+
+/// Has this spare word the address? 0 stands for an empty place and is nobody's address.
+#[inline(always)]
+#[must_use]
+pub const fn spare_has(word: u64, address: u32) -> bool {
+    address != 0 && (word as u32 == address || (word >> 32) as u32 == address)
+}
+
+/// The spare word with the address; none where it has no place left.
+#[must_use]
+pub fn spare_with(word: u64, address: u32) -> Option<u64> {
+    if address == 0 {
+        return None;
+    }
+    let free = [0, 32].into_iter().find(|at| (word >> at) as u32 == 0)?;
+    Some(word | u64::from(address) << free)
+}
+
+/// The spare word without the address.
+#[must_use]
+pub fn spare_without(word: u64, address: u32) -> u64 {
+    let kept = [0, 32]
+        .into_iter()
+        .filter(|at| (word >> at) as u32 != address);
+    kept.fold(0, |rest, at| rest | word & 0xffff_ffff << at)
+}
+
 /// May one more connection be opened? The source's next due time if so.
 #[inline(always)]
 #[must_use]
@@ -327,6 +363,14 @@ mod tests {
         assert!(!front_has(word, 0x8000) && front_has(word, 7) && front_has(word, 0xffff));
         assert!(front_has(front_with(word, 9).unwrap(), 9));
         assert_eq!(front_with(0, 0), None);
+        let word = spare_with(spare_with(0, 7).unwrap(), u32::MAX).unwrap();
+        assert!(spare_has(word, 7) && spare_has(word, u32::MAX));
+        assert!(!spare_has(word, 0) && !spare_has(word, 8) && !spare_has(0, 0));
+        assert_eq!(spare_with(word, 9), None, "it has two places");
+        let word = spare_without(word, 7);
+        assert!(!spare_has(word, 7) && spare_has(word, u32::MAX));
+        assert_eq!(spare_without(word, u32::MAX), 0);
+        assert_eq!(spare_with(0, 0), None);
         // No two addresses share place and tag: all steps are undone.
         for address in (0..u32::MAX).step_by(999_983) {
             let (word, tag) = front(address.to_be());

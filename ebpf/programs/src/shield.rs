@@ -13,8 +13,8 @@ use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::ptr::{from_mut, from_ref};
 use ringwall_ebpf_common::shield::{
-    self, ALLOW_ENTRIES, Bucket, Count, DENY_ENTRIES, Denial, FRONT_SAMPLE, FRONT_WORDS, Host6,
-    Key4, Key6, NESTED, RATE_ENTRIES, Settings,
+    self, ALLOW_ENTRIES, Bucket, Count, DENY_ENTRIES, Denial, FRONT_SAMPLE, FRONT_SPARE,
+    FRONT_WORDS, Host6, Key4, Key6, NESTED, RATE_ENTRIES, Settings,
 };
 use ringwall_ebpf_common::{Address, TCP, UDP};
 
@@ -37,9 +37,9 @@ static SHIELD_DENY_6: LpmTrie<Key6, Denial, DENY_ENTRIES> = LpmTrie::new();
 static SHIELD_ALLOW_4: LpmTrie<Key4, u64, ALLOW_ENTRIES> = LpmTrie::new();
 #[btf_map]
 static SHIELD_ALLOW_6: LpmTrie<Key6, u64, ALLOW_ENTRIES> = LpmTrie::new();
-/// Hosts of IPv4 that were dropped many times: four to a word (`shield::front`).
+/// Hosts of IPv4 that were dropped many times: four to a word (`shield::front`), and spare words behind them.
 #[btf_map]
-static SHIELD_FRONT: Array<u64, FRONT_WORDS> = Array::new();
+static SHIELD_FRONT: Array<u64, { FRONT_WORDS + FRONT_SPARE }> = Array::new();
 /// By IPv4 address, or by the /64 that an IPv6 host has for itself.
 #[btf_map]
 static SHIELD_RATES: LruHashMap<Address, Bucket, RATE_ENTRIES> = LruHashMap::new();
@@ -406,14 +406,12 @@ fn within_rate(source: Address, settings: &Settings, allowed: &impl Fn() -> bool
 /// Is it a host that is known to be denied, without looking at its entry? Most packets of a flood end here.
 #[inline(always)]
 fn front(source: u32, settings: &Settings) -> Front {
-    let (word, tag) = shield::front(source);
-    let Some(word) = SHIELD_FRONT.get(word) else {
-        return Front::Unknown;
-    };
+    let (own, tag) = shield::front(source);
+    let word = |index| SHIELD_FRONT.get(index).copied().unwrap_or(0);
+    let known =
+        shield::front_has(word(own), tag) || shield::spare_has(word(shield::spare(tag)), source);
     // SAFETY: takes no pointer.
-    if !shield::front_has(*word, tag)
-        || unsafe { bpf_ktime_get_coarse_ns() } >= settings.front_until
-    {
+    if !known || unsafe { bpf_ktime_get_coarse_ns() } >= settings.front_until {
         return Front::Unknown;
     }
     if count(Count::Front as u32) & (FRONT_SAMPLE - 1) == 0 {

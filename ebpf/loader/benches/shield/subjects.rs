@@ -94,6 +94,10 @@ enum AtWork {
 }
 
 impl Subject {
+    pub(crate) fn is_of_addresses(&self) -> bool {
+        self.list == List::Addresses
+    }
+
     pub(crate) fn start<'a>(&self, network: &'a Network, object: &[u8]) -> Dropping<'a> {
         let at_work = match &self.by {
             By::Shield(mode) => AtWork::Shield(Box::new(shield(network, object, *mode, self.list))),

@@ -286,12 +286,16 @@ fn redirection(interface: u32) -> Vec<u64> {
         op(0x61, 3, 6, 4, 0),                // r3 = data_end
         op(0xbf, 4, 2, 0, 0),                // r4 = r2
         op(0x07, 4, 0, 0, LENGTH as i32),    // r4 += LENGTH
-        op(0x2d, 4, 3, 14, 0),               // if r4 > r3: the end
+        op(0x2d, 4, 3, 18, 0),               // if r4 > r3: the end
         op(0xbf, 5, 7, 0, 0),                // r5 = r7
         op(0x77, 5, 0, 0, 16),               // r5 >>= 16
         op(0xbf, 4, 7, 0, 0),                // r4 = r7
         op(0x57, 4, 0, 0, 0xffff),           // r4 &= 0xffff
-        op(0x0f, 5, 4, 0, 0),                // r5 += r4; it fits 16 bits here
+        op(0x0f, 5, 4, 0, 0),                // r5 += r4
+        op(0xbf, 4, 5, 0, 0),                // r4 = r5
+        op(0x77, 4, 0, 0, 16),               // r4 >>= 16
+        op(0x57, 5, 0, 0, 0xffff),           // r5 &= 0xffff
+        op(0x0f, 5, 4, 0, 0),                // r5 += r4: the carry
         op(0xb7, 4, 0, 0, 0xffff),           // r4 = 0xffff
         op(0x1f, 4, 5, 0, 0),                // r4 -= r5
         op(0xdc, 4, 0, 0, 16),               // r4 = be16(r4)
