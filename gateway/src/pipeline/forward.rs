@@ -47,9 +47,10 @@ pub(crate) async fn forward(
         ..
     } = outgoing;
     let request = Request::from_parts(parts, body);
-    let sent = tokio::select! {
-        sent = timeout(route.timeout, send(&pool, request)) => sent,
-        refused = plugins.interrupted() => return filter::answer(refused, exchange),
+    let sending = timeout(route.timeout, send(&pool, request));
+    let sent = match plugins.beside(sending).await {
+        Ok(sent) => sent,
+        Err(refused) => return filter::answer(refused, exchange),
     };
     let (response, lease) = match sent {
         Ok(sent) => sent?,

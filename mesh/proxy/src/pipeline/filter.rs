@@ -46,7 +46,8 @@ pub(crate) async fn filter(
         Purpose::WebSocket(_) => (false, true),
         Purpose::Request { grpc } => {
             let mut body = exchange.count(stripped.body);
-            if !grpc {
+            // The egress gateway has limits of its own.
+            if !grpc && worker.shared.egress.is_none() {
                 check_length(&stripped.parts.headers, limit)?;
                 body = body.limited(limit);
             }

@@ -70,6 +70,10 @@ pub(crate) async fn pass(
     };
     let stream = host.open(chain, facts());
     let held = hold(&mut parts.headers);
+    if has_bytes {
+        // A WebSocket is one thing, whatever carries it: what is sent on has the method that its carrier needs.
+        parts.method = Method::GET;
+    }
     let before = Target::of(&parts);
     let (shown, aside) = match has_bytes {
         true => (ProxyBody::empty(), Some(body)),
@@ -97,9 +101,9 @@ impl Stream {
         let Some(stream) = &self.0 else {
             return Ok(Raced::Response(Box::new(sent.await?)));
         };
-        tokio::select! {
-            response = sent => Ok(Raced::Response(Box::new(response?))),
-            refused = stream.interrupted() => Ok(Raced::Interrupted(Box::new(refused))),
+        match stream.beside(sent).await {
+            Ok(response) => Ok(Raced::Response(Box::new(response?))),
+            Err(refused) => Ok(Raced::Interrupted(Box::new(refused))),
         }
     }
 

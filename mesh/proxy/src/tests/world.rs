@@ -101,6 +101,7 @@ impl World {
             text.replace(from, to)
         });
         let text = text.replace("APP_HTTP2", &app.http.to_string());
+        let text = text.replace("ROOT_FOLDER", &root.display().to_string());
         let config_file = root.join("orders-proxy.yaml");
         fs::write(&config_file, &text).expect("configuration");
         let config: Config = parse_yaml(&text, &config_file).expect("parse");

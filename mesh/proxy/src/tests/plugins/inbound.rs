@@ -379,6 +379,28 @@ async fn r90_http_in_a_tunnel_passes_the_same_plugins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attack_a_tunnel_leads_around_no_plugin_of_an_egress_gateway() {
+    let modules = Modules::one(marker("7"));
+    let [port, key] = before_http(&modules, HEADERS);
+    let egress = (
+        "loopback_token: loopback-token",
+        "egress: { roots: ROOT_FOLDER/ringwall.local-orders/bundle.pem }",
+    );
+    for (edits, status, why) in [
+        (vec![egress, port, key], 500, "filter-tunnel"),
+        (vec![egress], 403, ""),
+    ] {
+        let world = World::start_with(&edits).await;
+        let mut outer = world.http2("gateway", HTTP).await;
+        let request = super::super::peers::connect_request("api.example.com:443");
+        let (response, _send) = outer.sender.send_request(request, false).unwrap();
+        assert_eq!(response.await.unwrap().status(), status);
+        let line = world.line(|line| line["method"] == "CONNECT").await;
+        assert_eq!(line["refusal"].as_str().unwrap_or(""), why, "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r91_a_plugin_that_hoards_ends_its_own_request() {
     let guest =
         r#"(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 1))"#;

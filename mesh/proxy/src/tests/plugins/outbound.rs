@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Request;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::calls::Pair;
 use super::super::peers::{read2, seen};
@@ -138,6 +139,20 @@ async fn attack_a_tunnel_of_the_application_s_own_leads_around_no_plugin() {
     );
     assert_eq!(pair.send(&request).await.status, 500);
     let line = pair.line(|line| line["method"] == "CONNECT").await;
+    assert_eq!(line["refusal"], "filter-tunnel");
+    // A listener for opaque bytes that leads to the same port.
+    let modules = Modules::one(marker("7"));
+    let [key, filters] = on_the_way(&modules, "orders:7105", HEADERS);
+    let opaque = ("service: payments }", "service: orders, port: 7105 }");
+    let pair = Pair::start_edited(&[key, filters, opaque]).await;
+    let mut app = tokio::net::TcpStream::connect(pair.tcp(2)).await.unwrap();
+    let _sent = app
+        .write_all(b"GET /a HTTP/1.1\r\nHost: orders\r\n\r\n")
+        .await;
+    let mut rest = Vec::new();
+    let _ended = app.read_to_end(&mut rest).await;
+    assert_eq!(rest, b"");
+    let line = pair.line(|line| line["flow"] == "tcp").await;
     assert_eq!(line["refusal"], "filter-tunnel");
     // The same without plugins.
     let (free, _modules) = super::outbound::pair(marker("7"), "orders:7305", HEADERS).await;
