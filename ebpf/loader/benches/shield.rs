@@ -51,6 +51,7 @@ fn main() {
         for traffic in Traffic::ALL {
             let chosen = SUBJECTS
                 .iter()
+                .filter(|subject| traffic == Traffic::Card || subject.is_of_addresses())
                 .filter(|subject| only.iter().all(|word| subject.name.contains(word.as_str())));
             for subject in chosen {
                 let rate = measure(&network, &object, subject, traffic);

@@ -94,8 +94,8 @@ enum AtWork {
 }
 
 impl Subject {
-    pub(crate) fn is_of_addresses(&self) -> bool {
-        self.list == List::Addresses
+    pub(crate) const fn is_of_addresses(&self) -> bool {
+        matches!(self.list, List::Addresses)
     }
 
     pub(crate) fn start<'a>(&self, network: &'a Network, object: &[u8]) -> Dropping<'a> {
