@@ -100,7 +100,9 @@ impl Street<'_> {
     }
 
     async fn checked(&self) -> Result<Value> {
-        let said = operator::check(self.stack, &["-o", "json"]).await?.json()?;
+        let said = operator::check(self.stack, &["--mesh", "-o", "json"])
+            .await?
+            .json()?;
         let findings = said["findings"].as_array().context("no findings")?;
         let mut found = findings.iter().filter(|one| one["subject"] == "shield");
         found.next().cloned().context("nothing about the shield")
@@ -143,7 +145,9 @@ impl Street<'_> {
         let top = operator::command(self.stack, &["shield", "top", "-o", "json"]).await?;
         let top = top.json()?;
         let talkers = top["talkers"].as_array().context("no talkers")?;
-        let talker = talkers.iter().find(|row| row["network"] == network.as_str());
+        let talker = talkers
+            .iter()
+            .find(|row| row["network"] == network.as_str());
         let dropped = talker.and_then(|row| row["dropped"].as_u64());
         ensure!(dropped.is_some_and(|dropped| dropped >= 1), "{top}");
         // It ends by itself: nobody removes it.
@@ -174,7 +178,10 @@ impl Street<'_> {
             stream.write_all(smuggled.as_bytes()).await?;
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer).await;
-            ensure!(answer.starts_with(b"HTTP/1.1 400"), "this machine is dropped");
+            ensure!(
+                answer.starts_with(b"HTTP/1.1 400"),
+                "this machine is dropped"
+            );
         }
         let told = Instant::now();
         let exempt = loop {

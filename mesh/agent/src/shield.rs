@@ -280,7 +280,9 @@ fn is_a_clients(address: IpAddr) -> bool {
 /// Is an address of this machine in it? Its own calls to its public address have such a source: nobody's report ends them.
 fn is_own(prefix: Prefix) -> bool {
     let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
-        tracing::error!("this machine's addresses cannot be read: nobody is denied on a gateway's word");
+        tracing::error!(
+            "this machine's addresses cannot be read: nobody is denied on a gateway's word"
+        );
         return true;
     };
     addresses
@@ -337,7 +339,10 @@ fn tell(before: &Places, now: &Places, metrics: &Metrics) {
             "the edge shield is on"
         );
     }
-    let missing = now.missing.iter().filter(|one| !before.missing.contains(one));
+    let missing = now
+        .missing
+        .iter()
+        .filter(|one| !before.missing.contains(one));
     for Missing { interface, why } in missing {
         tracing::error!(
             interface,

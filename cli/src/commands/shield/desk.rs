@@ -79,7 +79,11 @@ struct Talkers {
 
 impl std::fmt::Display for Standing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.attached.is_empty() { "off" } else { "on" })?;
+        f.write_str(if self.attached.is_empty() {
+            "off"
+        } else {
+            "on"
+        })?;
         for place in &self.attached {
             write!(f, " at {} ({})", place.interface, place.mode)?;
         }

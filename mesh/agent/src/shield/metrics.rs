@@ -91,9 +91,9 @@ impl Metrics {
             }
         }
         for place in &*known {
-            let at_work = places.iter().any(|one| {
-                one.interface == place.interface && one.mode.as_str() == place.mode
-            });
+            let at_work = places
+                .iter()
+                .any(|one| one.interface == place.interface && one.mode.as_str() == place.mode);
             self.attached.get_or_create(place).set(at_work.into());
         }
     }

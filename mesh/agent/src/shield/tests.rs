@@ -70,5 +70,8 @@ fn attack_a_report_denies_no_address_of_this_machine() {
     }
     assert!(is_own("127.0.0.0/8".parse().unwrap()), "one in a network");
     assert!(!is_own("203.0.113.9/32".parse().unwrap()));
-    assert!(report(&edge, "203.0.113.9").is_err(), "it is off, not exempt");
+    assert!(
+        report(&edge, "203.0.113.9").is_err(),
+        "it is off, not exempt"
+    );
 }
