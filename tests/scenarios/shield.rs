@@ -100,7 +100,9 @@ impl Street<'_> {
     }
 
     async fn checked(&self) -> Result<Value> {
-        let said = operator::check(self.stack, &["-o", "json"]).await?.json()?;
+        let said = operator::check(self.stack, &["--mesh", "-o", "json"])
+            .await?
+            .json()?;
         let findings = said["findings"].as_array().context("no findings")?;
         let mut found = findings.iter().filter(|one| one["subject"] == "shield");
         found.next().cloned().context("nothing about the shield")
