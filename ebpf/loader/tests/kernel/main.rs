@@ -34,7 +34,6 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == "helper") {
         return helper::run(&words[2..]);
     }
-    let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     for tests in [
         capture::TESTS,
@@ -57,5 +56,5 @@ fn main() -> ExitCode {
             }));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
