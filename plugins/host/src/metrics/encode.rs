@@ -111,23 +111,7 @@ pub(super) fn text(plugins: &Plugins) -> String {
         let bytes = metrics.memory.load(Ordering::Relaxed);
         line(&mut out, "memory_bytes", &[("plugin", plugin)], bytes);
     }
-    family(
-        &mut out,
-        "start_seconds",
-        "Processor time in which instances were made and configured.",
-        "summary",
-    );
-    for (plugin, metrics) in plugins {
-        let labels = [("plugin", &**plugin)];
-        let seconds = Duration::from_nanos(metrics.start_nanoseconds.get()).as_secs_f64();
-        line(&mut out, "start_seconds_sum", &labels, seconds);
-        line(
-            &mut out,
-            "start_seconds_count",
-            &labels,
-            metrics.starts.get(),
-        );
-    }
+    starts(&mut out, plugins);
     let name = "callback_microseconds";
     family(&mut out, name, "Time of its callbacks.", "histogram");
     for (plugin, metrics) in plugins {
@@ -160,6 +144,18 @@ pub(super) fn text(plugins: &Plugins) -> String {
         }
     }
     out
+}
+
+fn starts(out: &mut String, plugins: &Plugins) {
+    let help = "Processor time in which instances were made and configured.";
+    family(out, "start_seconds", help, "summary");
+    for (plugin, metrics) in plugins {
+        let labels = [("plugin", &**plugin)];
+        let seconds = Duration::from_nanos(metrics.start_nanoseconds.get()).as_secs_f64();
+        let count = metrics.starts.get();
+        line(out, "start_seconds_sum", &labels, seconds);
+        line(out, "start_seconds_count", &labels, count);
+    }
 }
 
 fn own(out: &mut String, name: &str, plugin: &str, metric: &Metric) {
