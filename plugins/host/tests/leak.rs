@@ -18,7 +18,7 @@ const REQUESTS: u32 = 100_000;
 /// Until here, caches fill and buffers grow.
 const WARM: u32 = 20_000;
 /// Each so manyth request loses its instance, another waits for a call that nobody answers, a third is dropped half way.
-const EVERY: u32 = 500;
+const EVERY: u32 = 2000;
 /// 50 bytes for each request.
 const MOST_KIB: u64 = 4096;
 

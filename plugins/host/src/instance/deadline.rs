@@ -11,6 +11,9 @@ use wasmtime::{Store, UpdateDeadline};
 
 use crate::instance::Host;
 
+/// About the most that a callback uses before its first tick.
+const BEFORE_FIRST_TICK: Duration = Duration::from_millis(2);
+
 /// The state of the running callback's limit.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
@@ -31,7 +34,10 @@ impl Deadline {
 
     /// The callback has failed after `took`, of which waiting for the processor is not the guest's.
     pub(crate) fn fail(&mut self, took: Duration) {
-        self.lost = took.min(self.budget);
+        let since_first = self.first_tick.map_or(Duration::ZERO, |first| {
+            processor_time().saturating_sub(first)
+        });
+        self.lost = took.min(since_first + BEFORE_FIRST_TICK);
     }
 
     fn tick(&mut self, now: Duration) -> UpdateDeadline {
