@@ -147,7 +147,7 @@ async fn attack_a_tunnel_of_the_application_s_own_leads_around_no_plugin() {
     let pair = Pair::start_edited(&[key, filters, opaque]).await;
     let mut app = tokio::net::TcpStream::connect(pair.tcp(2)).await.unwrap();
     let _sent = app
-        .write_all(b"GET /a HTTP/1.1\r\nHost: orders\r\n\r\n")
+        .write_all(b"GET /a HTTP/1.1\r\nHost: orders\r\nConnection: close\r\n\r\n")
         .await;
     let mut rest = Vec::new();
     let _ended = app.read_to_end(&mut rest).await;
