@@ -5,6 +5,7 @@
 
 use std::error::Error as _;
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
@@ -47,7 +48,8 @@ pub(crate) async fn forward(
         ..
     } = outgoing;
     let request = Request::from_parts(parts, body);
-    let sending = timeout(route.timeout, send(&pool, request));
+    // Where it stands, and not moved: it is the largest part of a request's state.
+    let sending = pin!(timeout(route.timeout, send(&pool, request)));
     let sent = match plugins.beside(sending).await {
         Ok(sent) => sent,
         Err(refused) => return filter::answer(refused, exchange),

@@ -25,6 +25,7 @@ mod tcp;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::fast::RandomState;
@@ -135,9 +136,11 @@ async fn proxy(
     };
     let plugins = filtered.plugins.clone();
     let outgoing = prepare::prepare(filtered, exchange);
-    let raced = plugins
-        .race(forward::forward(&session, outgoing, exchange))
-        .await?;
+    let raced = {
+        // Where it stands, and not moved: it is the largest part of a call's state.
+        let sending = pin!(forward::forward(&session, outgoing, exchange));
+        plugins.race(sending).await?
+    };
     plugins.back(raced, exchange).await
 }
 
