@@ -4,9 +4,10 @@
 //! serves: with any fault the last good ones go on. Without plugins there is no engine. Must not: know what names them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use nix::sys::statvfs::{FsFlags, statvfs};
 use parking_lot::Mutex;
 
 use crate::callouts::Callouts;
@@ -131,9 +132,24 @@ impl Plugins {
             return Ok(runtime.clone());
         }
         let runtime = Runtime::new(RuntimeOptions {
-            cache: self.cache.clone(),
+            cache: self.cache.clone().filter(|folder| can_be_made(folder)),
             ..RuntimeOptions::default()
         })?;
         Ok(self.runtime.get_or_init(|| runtime).clone())
     }
+}
+
+/// Whether there can be a cache at all. On a file system that is read-only (a container without a volume for it) there is none,
+/// and modules are compiled at each start; a folder that others may write to is refused, not passed over.
+fn can_be_made(folder: &Path) -> bool {
+    let parent = folder.parent().unwrap_or(folder);
+    let is_read_only = match std::fs::create_dir_all(parent) {
+        Err(error) => error.kind() == std::io::ErrorKind::ReadOnlyFilesystem,
+        Ok(()) => statvfs(parent).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY)),
+    };
+    if is_read_only {
+        let folder = folder.display();
+        tracing::info!(%folder, "plugins are compiled at each start: there is no place to keep them");
+    }
+    !is_read_only
 }
