@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use super::places::{Places, last_lines, other_dockerd, quietly};
 use crate::config::Config;
-use crate::process::{human, say};
+use crate::process::{human, run, say};
 use crate::setup::privilege::Privilege;
 
 /// How long dockerd may take to answer.
@@ -165,6 +165,9 @@ pub(crate) fn keep(config: &Config) -> Result<()> {
 
 fn dockerd(config: &Config, places: &Places, privilege: &Privilege) -> Result<Child> {
     let program = config.tool("dockerd").context("dockerd is missing")?;
+    // What an engine that was killed leaves of its networks keeps the next one from starting. None of them is needed again.
+    let mut forget = privilege.command("rm");
+    run(forget.arg("-rf").arg(places.data.join("network")))?;
     let log = File::create(&places.log).context("making the engine's log")?;
     // The socket belongs to our group, so that no later step needs sudo.
     let group = fs::metadata(&places.run)
