@@ -35,8 +35,7 @@ fn main() -> ExitCode {
         return helper::run(&words[2..]);
     }
     let arguments = Arguments::from_args();
-    let mut trials = Vec::new();
-    for tests in [
+    let tests = [
         capture::TESTS,
         envoy::TESTS,
         inbound::TESTS,
@@ -49,13 +48,12 @@ fn main() -> ExitCode {
         equivalence::TESTS,
         shield::TESTS,
         shield::lists::TESTS,
-    ] {
-        for (name, test) in tests {
-            trials.push(Trial::test(*name, move || {
-                test();
-                Ok(())
-            }));
-        }
-    }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    ];
+    let trials = tests.concat().into_iter().map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
