@@ -9,6 +9,7 @@ use clap::Args;
 use time::OffsetDateTime;
 
 use super::{StateArgs, runtime};
+use crate::commands::up::without_shield;
 use crate::composition::{Composition, Profile, policy};
 use crate::config::{self, Source};
 use crate::error::CliError;
@@ -154,6 +155,8 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     let begin = (Phase::Up, Condition::Unwatched);
     let public = site.public_dial(&composition);
     let mut record = Record::new(&composition, &site, args.profile, public, begin)?;
+    // In containers the kernel takes no part.
+    record.shield = without_shield(&composition, false).map(str::to_owned);
     let meshed = composition.mesh.as_ref();
     record.interception = meshed.map(|_| interception::IN_CONTAINERS.to_owned());
     record.write(state)?;

@@ -125,7 +125,8 @@ fn prepare(
     record.shield = composition
         .mesh
         .as_ref()
-        .and_then(|_| without_shield(&composition, &interception).map(str::to_owned));
+        .and_then(|_| without_shield(&composition, interception.reason.is_none()))
+        .map(str::to_owned);
     let restarts = !args.no_restart;
     Ok(Parts {
         composition,
@@ -224,9 +225,9 @@ pub(super) fn supervisor_log(state: &StateDir) -> PathBuf {
 pub(super) const NEEDS_KERNEL: &str = "it needs the kernel, which takes no part here (see tier)";
 
 /// Why no shield stands before the public listener.
-fn without_shield(composition: &Composition, interception: &Choice) -> Option<&'static str> {
+pub(super) fn without_shield(composition: &Composition, has_kernel: bool) -> Option<&'static str> {
     if composition.public.shield.is_none() {
         return Some("`public.shield` in ringwall.yaml names no interface");
     }
-    interception.reason.is_some().then_some(NEEDS_KERNEL)
+    (!has_kernel).then_some(NEEDS_KERNEL)
 }
