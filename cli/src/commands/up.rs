@@ -12,7 +12,7 @@ use crate::cgroups::{Slice, Tier};
 use crate::composition::{Component, Composition, Profile, policy};
 use crate::config::Source;
 use crate::error::CliError;
-use crate::interception::{self, Choice, Wish};
+use crate::interception::{self, Wish};
 use crate::output::{self, Format, say};
 use crate::postgres::Server;
 use crate::probe::Prober;
