@@ -1,9 +1,10 @@
 //! `cargo xtask setup`: makes a Debian machine able to run, test or measure the platform.
 //!
 //! Idempotent: what is there is left alone, what is missing is named before it is installed.
-//! `packages.rs` asks apt, `web.rs` builds the web application, `tools.rs` pins cargo's tools and
-//! `wheels.rs` those that come as Python wheels.
+//! `disk.rs` sees to room for a build, `packages.rs` asks apt, `web.rs` builds the web application, `tools.rs`
+//! pins cargo's tools and `wheels.rs` those that come as Python wheels.
 
+mod disk;
 pub(crate) mod packages;
 pub(crate) mod privilege;
 pub(crate) mod tools;
@@ -21,6 +22,9 @@ use crate::process::{human, say};
 /// Makes sure of everything that the purpose needs.
 pub(crate) fn run(config: &Config, purpose: Purpose) -> Result<()> {
     let started = Instant::now();
+    if purpose == Purpose::Test {
+        disk::ensure(config)?;
+    }
     packages::ensure(config, purpose)?;
     if matches!(purpose, Purpose::Run | Purpose::Test) {
         web::ensure(config)?;
