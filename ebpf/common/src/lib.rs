@@ -19,8 +19,8 @@ pub use address::{Address, Endpoint};
 pub use decide::{Action, Policy, Verdict};
 pub use event::{Event, Hook};
 pub use map::{
-    Connection, DirectKey, EdgeKey, Flow, FlowKey, Kind, PortKey, Rate, Role, ServiceKey, Traffic,
-    TrafficKey, Workload,
+    Connection, DirectKey, EdgeKey, Flow, FlowKey, Kind, PortKey, Rate, Role, ServiceKey, Splice,
+    Switch, Traffic, TrafficKey, Workload,
 };
 pub use reason::Reason;
 

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::maps::{self, Maps};
 use crate::names::Names;
-use crate::programs::{self, CAPTURE, ENFORCEMENT};
+use crate::programs::{self, ACCELERATION, CAPTURE, ENFORCEMENT};
 use crate::tier::{self, Tier};
 use crate::{bpffs, cgroup, sys};
 
@@ -59,8 +59,12 @@ pub struct Kernel {
     pub(crate) maps: Maps,
     pub(crate) names: Names,
     slice: Slice,
-    without: Vec<String>,
+    pub(crate) without: Vec<String>,
     tier: Tier,
+    /// Why nothing can go from socket to socket here.
+    pub(crate) no_acceleration: Option<String>,
+    /// 0 where nothing does.
+    pub(crate) epoch: u64,
 }
 
 impl Kernel {
@@ -95,6 +99,7 @@ impl Kernel {
         }
         let mut object = loader.load(object)?;
         let tier = load_all(&mut object)?;
+        let acceleration = programs::load(&mut object, ACCELERATION);
         let mut kernel = Self {
             maps: Maps::take(&mut object)?,
             object,
@@ -102,8 +107,13 @@ impl Kernel {
             slice,
             without: options.without.clone(),
             tier,
+            no_acceleration: acceleration.err().map(|error| error.to_string()),
+            epoch: 0,
         };
+        // Whatever a predecessor has tried and found good, this one tries anew.
+        kernel.decelerate()?;
         kernel.replace_pinned()?;
+        kernel.attach_acceleration()?;
         if kernel.slice.attach == Attach::Slice {
             let path = kernel.slice.path.clone();
             kernel.attach_all(&path)?;

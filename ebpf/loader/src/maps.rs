@@ -3,16 +3,18 @@
 use std::hash::Hash;
 use std::path::Path;
 
-use aya::maps::{HashMap, IterableMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{
+    Array, HashMap, IterableMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash,
+};
 use aya::{Ebpf, Pod};
 use ringwall_ebpf_common::{
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Traffic, TrafficKey, Workload,
+    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Switch, Traffic, TrafficKey, Workload,
 };
 
 use crate::error::{Error, Result};
 
 /// Every map that is pinned. What is not named here (constants) belongs to one loading of the programs.
-pub(crate) const PINNED: [&str; 12] = [
+pub(crate) const PINNED: [&str; 15] = [
     "WORKLOADS",
     "SERVICES",
     "EDGES",
@@ -25,6 +27,9 @@ pub(crate) const PINNED: [&str; 12] = [
     "RATES",
     "COUNTERS",
     "TRAFFIC",
+    "ACCELERATION",
+    "SOCKETS",
+    "SPLICES",
 ];
 
 /// A type of `ringwall_ebpf_common::map`, for aya.
@@ -40,7 +45,7 @@ macro_rules! plain {
 }
 
 plain!(
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Traffic, TrafficKey, Workload
+    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Switch, Traffic, TrafficKey, Workload
 );
 
 // SAFETY: every `Plain` type is `repr(C)`, made of integers, without implicit padding (its size is asserted beside its
@@ -130,6 +135,9 @@ pub(crate) struct Maps {
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) traffic: PerCpuHashMap<MapData, Raw<TrafficKey>, Raw<Traffic>>,
     pub(crate) events: Option<RingBuf<MapData>>,
+    /// One entry.
+    pub(crate) acceleration: Array<MapData, Raw<Switch>>,
+    pub(crate) sockets: SockHash<MapData, Raw<FlowKey>>,
 }
 
 impl Maps {
@@ -137,6 +145,8 @@ impl Maps {
         let counters = take(object, "COUNTERS")?;
         let traffic = take(object, "TRAFFIC")?;
         let events = take(object, "EVENTS")?;
+        let acceleration = take(object, "ACCELERATION")?;
+        let sockets = take(object, "SOCKETS")?;
         Ok(Self {
             workloads: Table::take(object, "WORKLOADS")?,
             services: Table::take(object, "SERVICES")?,
@@ -150,6 +160,9 @@ impl Maps {
             traffic: PerCpuHashMap::try_from(traffic)
                 .map_err(|error| Error::map("TRAFFIC", error))?,
             events: Some(RingBuf::try_from(events).map_err(|error| Error::map("EVENTS", error))?),
+            acceleration: Array::try_from(acceleration)
+                .map_err(|error| Error::map("ACCELERATION", error))?,
+            sockets: SockHash::try_from(sockets).map_err(|error| Error::map("SOCKETS", error))?,
         })
     }
 }

@@ -34,7 +34,10 @@ pub const CAPTURE: [&str; 10] = [
     "rw_connect6",
 ];
 
-/// Every program, in the order of attachment: nothing passes before what judges packets stands.
+/// What lets bytes go from socket to socket. It is attached to a map, and nothing needs it.
+pub const ACCELERATION: &str = "rw_msg";
+
+/// Every program of a control group, in the order of attachment: nothing passes before what judges packets stands.
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
     ENFORCEMENT.into_iter().chain(CAPTURE)
 }
@@ -48,6 +51,7 @@ pub(crate) fn load(object: &mut Ebpf, name: &'static str) -> Result<()> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::SkMsg(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     loaded.map_err(|error| Error::load(name, error))

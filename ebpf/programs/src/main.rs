@@ -20,6 +20,7 @@ mod recvmsg;
 mod report;
 mod sendmsg;
 mod sockops;
+mod splice;
 mod storage;
 
 /// The kernel lends some helpers (`bpf_ktime_get_ns` is free, the storage of sockets is not) to GPL programs only.

@@ -139,6 +139,14 @@ impl Shell {
             }
             ["count", id, text] => crate::wire::count(self.socket(id)?, text),
             ["equivalence", pins, slice, seed] => crate::equivalence::rehearse(pins, slice, seed),
+            ["try-acceleration", switch, slice] => crate::acceleration::shapes(switch, slice),
+            ["send-body", id, from, length] => {
+                crate::acceleration::send_body(self.socket(id)?, from, length)
+            }
+            ["receive-body", id, from, length] => {
+                crate::acceleration::receive_body(self.socket(id)?, from, length)
+            }
+            ["by-packets", id] => crate::acceleration::by_packets(self.socket(id)?),
             ["open", pins, slice] => crate::lifecycle::open_and_hold(pins, slice),
             ["run", command @ ..] => {
                 let status = std::process::Command::new(command[0])

@@ -11,6 +11,7 @@
     reason = "all of it is tests, which clippy does not see without its harness"
 )]
 
+mod acceleration;
 mod bind;
 mod capture;
 mod envoy;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         inbound::TESTS,
         names::TESTS,
         bind::TESTS,
+        acceleration::TESTS,
         policy::TESTS,
         escape::TESTS,
         lifecycle::TESTS,
