@@ -49,7 +49,9 @@ pub(super) fn check(bytes: &[u8]) -> Result<Found> {
         ensure!(!found.1.is_empty(), "the program in {name} is empty");
     }
     for (name, _) in &sections {
-        let program = ["cgroup", "sock", "sk_"].iter().any(|start| name.starts_with(start));
+        let program = ["cgroup", "sock", "sk_"]
+            .iter()
+            .any(|start| name.starts_with(start));
         if program && !PROGRAMS.contains(&name.as_str()) {
             bail!("the object has a program in {name} that xtask/src/ebpf/object.rs does not name");
         }
