@@ -20,7 +20,7 @@ pub use decide::{Action, Policy, Verdict};
 pub use event::{Event, Hook};
 pub use map::{
     Connection, DirectKey, EdgeKey, Flow, FlowKey, Kind, PortKey, Rate, Role, ServiceKey, Splice,
-    Switch, Traffic, TrafficKey, Workload,
+    SteerKey, Switch, Traffic, TrafficKey, Workload,
 };
 pub use reason::Reason;
 

@@ -147,6 +147,17 @@ pub struct Splice {
     pub padding: u32,
 }
 
+/// `STEERED`: a port of a network namespace that belongs to its proxy; `STEERS`: the proxy's listener for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SteerKey {
+    /// Which namespace, as the loader numbers them: a program there is loaded with its number.
+    pub network: u32,
+    pub port: u16,
+    /// 4 or 6 in `STEERS`, 0 in `STEERED`.
+    pub family: u16,
+}
+
 /// `FLOWS`: a captured connection between its SYN and its acceptance.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,4 +252,5 @@ const _: () = {
     assert!(size_of::<Rate>() == 16);
     assert!(size_of::<Switch>() == 16);
     assert!(size_of::<Splice>() == 72);
+    assert!(size_of::<SteerKey>() == 8);
 };

@@ -74,6 +74,11 @@ impl Kernel {
         tier::missing().map_or(Tier::Full, Tier::Userspace)
     }
 
+    /// Makes the folder of pins, and mounts bpffs where it is not, which takes CAP_SYS_ADMIN; nothing afterwards does.
+    pub fn prepare(pins: &Path) -> Result<()> {
+        bpffs::prepare(pins)
+    }
+
     /// Loads the programs and attaches them, or takes over what a predecessor has pinned.
     pub fn open(object: &[u8], slice: Slice) -> Result<Self> {
         Self::open_with(object, slice, &Options::default())
@@ -238,7 +243,11 @@ impl Kernel {
         matches!(self.tier, Tier::CaptureOnly(_)) && ENFORCEMENT.contains(&name)
     }
 
-    fn link(&self, program: &str, number: u64) -> PathBuf {
+    pub(crate) fn maps_folder(&self) -> PathBuf {
+        self.slice.pins.join(maps_name())
+    }
+
+    pub(crate) fn link(&self, program: &str, number: u64) -> PathBuf {
         self.slice
             .pins
             .join("links")

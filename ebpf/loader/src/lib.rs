@@ -17,6 +17,7 @@ mod maps;
 mod names;
 mod policy;
 mod programs;
+mod steering;
 mod sys;
 mod tier;
 
@@ -29,4 +30,5 @@ pub use kernel::{Attach, Kernel, Options, Slice, Way};
 pub use names::id_of;
 pub use programs::{ACCELERATION, CAPTURE, ENFORCEMENT};
 pub use ringwall_ebpf_common::{Hook, Reason, Role};
+pub use steering::Steering;
 pub use tier::Tier;

@@ -8,13 +8,14 @@ use aya::maps::{
 };
 use aya::{Ebpf, Pod};
 use ringwall_ebpf_common::{
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Switch, Traffic, TrafficKey, Workload,
+    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, SteerKey, Switch, Traffic, TrafficKey,
+    Workload,
 };
 
 use crate::error::{Error, Result};
 
 /// Every map that is pinned. What is not named here (constants) belongs to one loading of the programs.
-pub(crate) const PINNED: [&str; 15] = [
+pub(crate) const PINNED: [&str; 17] = [
     "WORKLOADS",
     "SERVICES",
     "EDGES",
@@ -30,6 +31,8 @@ pub(crate) const PINNED: [&str; 15] = [
     "ACCELERATION",
     "SOCKETS",
     "SPLICES",
+    "STEERED",
+    "STEERS",
 ];
 
 /// A type of `ringwall_ebpf_common::map`, for aya.
@@ -45,7 +48,8 @@ macro_rules! plain {
 }
 
 plain!(
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Switch, Traffic, TrafficKey, Workload
+    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, SteerKey, Switch, Traffic, TrafficKey,
+    Workload
 );
 
 // SAFETY: every `Plain` type is `repr(C)`, made of integers, without implicit padding (its size is asserted beside its
@@ -138,6 +142,8 @@ pub(crate) struct Maps {
     /// One entry.
     pub(crate) acceleration: Array<MapData, Raw<Switch>>,
     pub(crate) sockets: SockHash<MapData, Raw<FlowKey>>,
+    pub(crate) steered: Table<Raw<SteerKey>, u32>,
+    pub(crate) steers: SockHash<MapData, Raw<SteerKey>>,
 }
 
 impl Maps {
@@ -147,6 +153,7 @@ impl Maps {
         let events = take(object, "EVENTS")?;
         let acceleration = take(object, "ACCELERATION")?;
         let sockets = take(object, "SOCKETS")?;
+        let steers = take(object, "STEERS")?;
         Ok(Self {
             workloads: Table::take(object, "WORKLOADS")?,
             services: Table::take(object, "SERVICES")?,
@@ -163,6 +170,8 @@ impl Maps {
             acceleration: Array::try_from(acceleration)
                 .map_err(|error| Error::map("ACCELERATION", error))?,
             sockets: SockHash::try_from(sockets).map_err(|error| Error::map("SOCKETS", error))?,
+            steered: Table::take(object, "STEERED")?,
+            steers: SockHash::try_from(steers).map_err(|error| Error::map("STEERS", error))?,
         })
     }
 }

@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
 use ringwall_ebpf_common::{
     Connection, DirectKey, EdgeKey, Event, Flow, FlowKey, Policy, PortKey, Rate, Reason,
-    ServiceKey, Splice, Switch, Traffic, TrafficKey, Workload,
+    ServiceKey, Splice, SteerKey, Switch, Traffic, TrafficKey, Workload,
 };
 
 use crate::storage::SkStorage;
@@ -53,6 +53,12 @@ pub static ACCELERATION: Array<Switch, 1> = Array::new();
 pub static SOCKETS: SockHash<FlowKey, 16384> = SockHash::new();
 #[btf_map]
 pub static SPLICES: SkStorage<Splice> = SkStorage::new();
+
+/// Ports that are steered, and where to.
+#[btf_map]
+pub static STEERED: HashMap<SteerKey, u32, 4096> = HashMap::new();
+#[btf_map]
+pub static STEERS: SockHash<SteerKey, 4096> = SockHash::new();
 
 /// The policy in the maps.
 pub struct Maps;

@@ -18,6 +18,7 @@ mod metrics;
 mod own;
 mod pem;
 mod plane;
+mod privileges;
 mod renewal;
 mod trust;
 mod workloads;

@@ -9,7 +9,7 @@ const LIMIT_BYTES: usize = 2 * 1024 * 1024;
 /// What the kernel lends helpers to.
 const LICENSES: [&str; 2] = ["GPL", "Dual BSD/GPL"];
 /// The sections of programs; each holds one, or a pair for IPv4 and IPv6 in two.
-const PROGRAMS: [&str; 16] = [
+const PROGRAMS: [&str; 17] = [
     "cgroup/bind4",
     "cgroup/bind6",
     "cgroup/connect4",
@@ -24,6 +24,7 @@ const PROGRAMS: [&str; 16] = [
     "cgroup/sock_create",
     "cgroup_skb/egress",
     "cgroup_skb/ingress",
+    "sk_lookup",
     "sk_msg",
     "sockops",
 ];
@@ -166,7 +167,7 @@ mod tests {
     #[test]
     fn what_is_demanded_is_enough() {
         let found = check(&elf(&good())).unwrap();
-        assert_eq!(found.programs, 16);
+        assert_eq!(found.programs, 17);
         assert_eq!(found.license, "Dual BSD/GPL");
     }
 

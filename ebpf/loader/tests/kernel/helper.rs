@@ -140,6 +140,12 @@ impl Shell {
             ["count", id, text] => crate::wire::count(self.socket(id)?, text),
             ["equivalence", pins, slice, seed] => crate::equivalence::rehearse(pins, slice, seed),
             ["try-acceleration", switch, slice] => crate::acceleration::shapes(switch, slice),
+            ["descriptor", id] => Ok(self.socket(id)?.as_raw_fd().to_string()),
+            ["local", id] => Ok(inet(&self.socket(id)?.local_addr()?).to_string()),
+            ["relay", listener, way, to, folder] => {
+                let listener = self.socket(listener)?.try_clone()?;
+                crate::hosts::relay(listener, way, to, folder)
+            }
             ["send-body", id, from, length] => {
                 crate::acceleration::send_body(self.socket(id)?, from, length)
             }
@@ -230,6 +236,10 @@ impl Shell {
         let at = address(at);
         let socket = Socket::new(at.domain(), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
+        if at.is_ipv6() {
+            // `::` is a listener of both families.
+            socket.set_only_v6(false)?;
+        }
         socket.bind(&at)?;
         socket.listen(64)?;
         let local = inet(&socket.local_addr()?);

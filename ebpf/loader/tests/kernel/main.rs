@@ -18,10 +18,12 @@ mod envoy;
 mod equivalence;
 mod escape;
 mod helper;
+mod hosts;
 mod inbound;
 mod lifecycle;
 mod names;
 mod policy;
+mod steering;
 mod wire;
 mod world;
 
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         names::TESTS,
         bind::TESTS,
         acceleration::TESTS,
+        steering::TESTS,
+        hosts::TESTS,
         policy::TESTS,
         escape::TESTS,
         lifecycle::TESTS,
