@@ -5,10 +5,11 @@
 //! proxy's sockets gives them. What is pinned goes on without this process, and ends with the namespace.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use aya::EbpfLoader;
+use aya::maps::MapError;
 use nix::sys::stat::fstat;
 use ringwall_ebpf_common::SteerKey;
 
@@ -44,14 +45,15 @@ impl Kernel {
         for (family, listener) in listeners {
             let key = Raw(SteerKey { family, ..key });
             let done = match listener {
-                Some(listener) => {
-                    self.maps
-                        .steers
-                        .insert(key, std::os::fd::AsRawFd::as_raw_fd(&listener), 0)
-                }
-                None => match self.maps.steers.get(&key, 0) {
-                    Ok(_) => self.maps.steers.remove(&key),
-                    Err(_) => Ok(()),
+                Some(listener) => self.maps.steers.insert(key, listener.as_raw_fd(), 0),
+                None => match self.maps.steers.remove(&key) {
+                    Err(MapError::KeyNotFound) => Ok(()),
+                    Err(MapError::SyscallError(call))
+                        if call.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
+                    {
+                        Ok(())
+                    }
+                    removed => removed,
                 },
             };
             done.map_err(|error| Error::map("STEERS", error))?;

@@ -73,7 +73,7 @@ pub(crate) fn relay(listener: Socket, way: &str, to: &str, folder: &str) -> io::
 }
 
 fn serve(near: TcpStream, way: &str, to: SocketAddr, folder: &Path) -> io::Result<()> {
-    let patience = Some(Duration::from_secs(10));
+    let patience = Some(Duration::from_secs(60));
     near.set_read_timeout(patience)?;
     match way {
         "out" => {
