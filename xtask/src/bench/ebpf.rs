@@ -78,6 +78,7 @@ fn report(samples: &Samples, rounds: u32) -> Result<Report> {
     let added = |subject: &str| median(subject, CONNECT, "time") - median(PLAIN, CONNECT, "time");
     let exchange = median(FULL, EXCHANGE, "p50") - median(PLAIN, EXCHANGE, "p50");
     let bulk = 1.0 - median(FULL, BULK, "throughput") / median(PLAIN, BULK, "throughput");
+    let accelerated = median(ACCELERATED, EXCHANGE, "p50") / median(FULL, EXCHANGE, "p50");
     let capture = added(CAPTURE) / added(REDIRECT);
     let full = added(FULL) / added(REDIRECT);
     report.at_most(
@@ -95,7 +96,6 @@ fn report(samples: &Samples, rounds: u32) -> Result<Report> {
         exchange,
         EXCHANGE_BOUND_US,
     );
-    let accelerated = median(ACCELERATED, EXCHANGE, "p50") / median(FULL, EXCHANGE, "p50");
     report.at_most(
         "left of a message there and back by acceleration, part",
         accelerated,
