@@ -102,6 +102,7 @@ fn play(scenario: &Scenario, floor: &Floor) -> Result<(), Failed> {
         Company::Others => floor.with_company(on),
         Company::Alone => floor.alone(on),
         Company::Userspace => Floor::in_userspace(on),
+        Company::Shielded => Floor::behind_a_shield(on),
         Company::OwnStack => floor.on_a_fresh_one(scenario.needs, on),
     };
     outcome.inspect_err(|failed| floor.note(scenario.name, failed))

@@ -51,7 +51,7 @@ impl Floor {
             .filter(|scenario| match scenario.company {
                 Company::Others => true,
                 Company::Alone => !apart,
-                Company::OwnStack | Company::Userspace => false,
+                Company::OwnStack | Company::Userspace | Company::Shielded => false,
             })
             .flat_map(|scenario| scenario.needs.iter().copied())
             .collect();
@@ -151,6 +151,15 @@ impl Floor {
         play: impl FnOnce(Arc<StackInfo>) -> Result<(), Failed>,
     ) -> Result<(), Failed> {
         let stack = Stack::in_userspace().map_err(failed)?;
+        let outcome = play(Arc::new(stack.info.clone()));
+        outcome.and(stack.stop().map_err(failed))
+    }
+
+    /// The native platform with the edge shield before it, for one scenario.
+    pub(crate) fn behind_a_shield(
+        play: impl FnOnce(Arc<StackInfo>) -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        let stack = Stack::behind_a_shield().map_err(failed)?;
         let outcome = play(Arc::new(stack.info.clone()));
         outcome.and(stack.stop().map_err(failed))
     }

@@ -22,9 +22,11 @@ mod mesh_policy;
 mod oauth;
 mod orders;
 mod partition;
+mod plugins;
 mod revocation;
 mod rotation;
 mod sessions;
+mod shield;
 mod web;
 
 use std::future::Future;
@@ -55,6 +57,8 @@ pub(crate) enum Company {
     OwnStack,
     /// It is about what protects where the kernel takes no part: a platform of that kind is started for it.
     Userspace,
+    /// It is about the edge shield: a platform with a network outside, and the shield there, is started for it.
+    Shielded,
 }
 
 /// Where a scenario can be played.
@@ -177,6 +181,10 @@ fn main_job(list: &mut Vec<Scenario>) {
         r14_forged_identity_headers_never_arrive,
         r56_a_user_without_the_role_may_not_order,
     );
+    scenarios!(list, Others, Both, SHOP, plugins:
+        attack_injection_ends_at_the_firewall_plugin,
+        attack_injection_in_a_body_ends_at_the_firewall_plugin,
+    );
     // Every client of the published port comes from one address, the bridge's: a limit that is
     // counted per address would be reached by the other scenarios, and by theirs.
     scenarios!(list, Others, Native, SHOP, edge: r01_the_limit_answers_429_with_retry_after);
@@ -255,7 +263,10 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
     );
     // It speaks to a proxy on its loopback.
     scenarios!(list, Userspace, Native, SHOP, loopback: r31_an_edge_to_the_ingress_ends_within_a_second);
-    // In containers the agent does not load programs yet.
+    // In containers the agent does not load programs yet; the same holds for the two lists below.
+    scenarios!(list, Shielded, Native, SIGN_IN, shield:
+        attack_abuse_ends_at_the_interface_until_it_is_forgiven,
+    );
     scenarios!(list, Others, Native, SHOP, kernel:
         attack_a_component_cannot_leave_its_group,
         attack_nobody_but_its_proxy_reaches_a_component,

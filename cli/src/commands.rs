@@ -1,9 +1,10 @@
 //! The command line of `ringwall`.
 //!
-//! Exit codes: 0 done (a second `up` included, which only says so) · 1 nothing runs, or a check did
-//! not pass · 69 a component or a tool is missing or does not get ready · 71 a port is taken ·
-//! 74 a file cannot be used · 75 somebody else has changed it meanwhile · 77 a privilege is missing ·
-//! 78 a configuration or a policy is refused · 130 stopped before the platform was up.
+//! Exit codes: 0 done (a second `up` included, which only says so) · 1 nothing runs, a check or a case
+//! did not pass, or a plugin does not compile · 69 a component or a tool is missing or does not get
+//! ready · 71 a port is taken · 73 something is there that would be overwritten · 74 a file cannot be
+//! used · 75 somebody else has changed it meanwhile · 77 a privilege is missing · 78 a configuration, a
+//! policy or a plugin is refused · 130 stopped before the platform was up.
 
 mod cert;
 mod check;
@@ -13,8 +14,10 @@ mod hold;
 mod launch;
 mod logs;
 mod observe;
+mod plugin;
 mod policy;
 mod provision;
+mod shield;
 mod status;
 mod tap;
 mod token;
@@ -57,10 +60,14 @@ enum Command {
     Tap(tap::TapArgs),
     /// Whether this machine and the composition can be started
     Check(check::CheckArgs),
+    /// Whom the kernel drops at the gateway's interface
+    Shield(shield::ShieldArgs),
     /// Certificates in use, and taking them out of use
     Cert(cert::CertArgs),
     /// Who may ask what of whom: show, check, apply, roll back, explain
     Policy(policy::PolicyArgs),
+    /// Write, build, test, try, sign and publish plugins (proxy-wasm)
+    Plugin(plugin::PluginArgs),
     /// Join tokens for agents
     Token(token::TokenArgs),
     /// Replace the process of a service proxy on the same sockets; no connection is refused
@@ -109,6 +116,9 @@ struct CompositionArgs {
     /// `spa-proxy/web/dist` beside the composition]
     #[arg(long, value_name = "DIRECTORY")]
     web_dir: Option<PathBuf>,
+    /// Folder of the built plugins [default: `plugins` beside the binaries, else `wasm` beside their folder]
+    #[arg(long, value_name = "DIRECTORY")]
+    plugins_dir: Option<PathBuf>,
     /// Add this to every port
     #[arg(long, value_name = "N", conflicts_with = "free_ports")]
     port_offset: Option<u16>,
@@ -142,6 +152,7 @@ impl CompositionArgs {
         }
         let (given, binaries) = (self.web_dir.as_deref(), self.bin_dir.as_deref());
         composition.web = config::web(given, binaries, self.file.as_deref())?;
+        composition.plugins = config::plugins(self.plugins_dir.as_deref(), binaries)?;
         composition.policy = config::policy(self.file.as_deref(), &composition)?;
         Ok((composition, source))
     }
@@ -157,8 +168,10 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CliError> {
         Command::Observe(args) => observe::run(&args),
         Command::Tap(args) => tap::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Shield(args) => shield::run(&args),
         Command::Cert(args) => cert::run(&args),
         Command::Policy(args) => policy::run(&args),
+        Command::Plugin(args) => plugin::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Launch(args) => launch::run(&args),

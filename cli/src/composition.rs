@@ -12,6 +12,7 @@ mod validate;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,6 +79,9 @@ pub(crate) struct Composition {
     /// The built web application; chosen on the command line, not in the file.
     #[serde(skip)]
     pub(crate) web: PathBuf,
+    /// The folder of the built plugins; chosen likewise.
+    #[serde(skip)]
+    pub(crate) plugins: PathBuf,
     /// The policy file that `mesh.policy` names; read where a platform is to be started.
     #[serde(skip)]
     pub(crate) policy: Option<Source>,
@@ -96,6 +100,30 @@ pub(crate) struct Public {
     pub(crate) hosts: Vec<String>,
     /// The component that listens there.
     pub(crate) component: Spanned<String>,
+    /// Drop denied sources and floods in the kernel, where it takes part; absent: nobody does.
+    #[serde(default)]
+    pub(crate) shield: Option<Shield>,
+}
+
+/// The edge shield (docs/ebpf.md). The ports are the public one, the feeder is the component that listens there.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Shield {
+    /// Where clients' packets come in.
+    pub(crate) interfaces: Vec<String>,
+    /// How fast one source may open connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) connections: Option<ConnectionRate>,
+    /// Networks that are never denied, beside loopback.
+    #[serde(default)]
+    pub(crate) allow: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConnectionRate {
+    pub(crate) per_second: NonZeroU32,
+    pub(crate) burst: NonZeroU32,
 }
 
 /// How long certificates live; all are issued again at half of the shorter life.
@@ -414,5 +442,7 @@ fn loopback(port: u16) -> SocketAddr {
 mod mesh_tests;
 #[cfg(test)]
 mod replicas_tests;
+#[cfg(test)]
+mod shield_tests;
 #[cfg(test)]
 mod tests;

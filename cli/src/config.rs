@@ -1,5 +1,6 @@
 //! Where things are on this machine: the only reader of the environment.
 
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -151,6 +152,51 @@ pub(crate) fn web(
     // The component that reads it refuses a folder that does not exist, by this name.
     let absolute = std::fs::canonicalize(&chosen).or_else(|_| std::path::absolute(&chosen));
     absolute.map_err(|source| CliError::io("finding", &chosen, source))
+}
+
+/// Where the built plugins are: the given folder, `plugins` beside the binaries, or where `cargo xtask wasm` puts them.
+pub(crate) fn plugins(given: Option<&Path>, binaries: Option<&Path>) -> Result<PathBuf, CliError> {
+    let chosen = match given {
+        Some(given) => given.to_path_buf(),
+        None => {
+            let binaries = self::binaries(binaries)?;
+            let beside = binaries.join("plugins");
+            if beside.is_dir() {
+                beside
+            } else {
+                binaries.join("../wasm")
+            }
+        }
+    };
+    // The component that reads a module refuses one that does not exist, by its name.
+    let absolute = std::fs::canonicalize(&chosen).or_else(|_| std::path::absolute(&chosen));
+    absolute.map_err(|source| CliError::io("finding", &chosen, source))
+}
+
+/// What builds plugins.
+pub(crate) struct Cargo {
+    /// The program, or its name.
+    pub(crate) program: OsString,
+    /// Where programs are looked for.
+    pub(crate) search_path: OsString,
+    /// Sources of what it has fetched.
+    pub(crate) registry: PathBuf,
+}
+
+/// cargo: the one that has started us, else the one on the search path.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "config.rs is where the environment is read"
+)]
+pub(crate) fn cargo() -> Cargo {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let home = set("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    Cargo {
+        program: set("CARGO").unwrap_or_else(|| "cargo".into()),
+        search_path: set("PATH").unwrap_or_default(),
+        registry: home.unwrap_or_default().join("registry/src"),
+    }
 }
 
 /// The name of the user of this session.

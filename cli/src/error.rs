@@ -46,6 +46,13 @@ pub(crate) enum CliError {
         said: String,
         fix: &'static str,
     },
+    /// The node's agent does not answer, or refuses.
+    #[error("{what}: the agent says: {said}\n  fix: {fix}")]
+    Agent {
+        what: &'static str,
+        said: String,
+        fix: &'static str,
+    },
     /// A policy is not good: what is wrong with it, each with its place.
     #[error("{}\n  fix: {fix}", .lines.join("\n"))]
     PolicyRefused {
@@ -89,6 +96,15 @@ pub(crate) enum CliError {
     /// A sealed file could not be used.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// A plugin, or what stands beside it (cases, configuration, key, signature), is not good.
+    #[error("{what}\n  fix: {fix}")]
+    Plugin { what: String, fix: String },
+    /// Nothing is overwritten.
+    #[error("{} is there already\n  fix: {fix}", .path.display())]
+    Exists { path: PathBuf, fix: &'static str },
+    /// The sources of a plugin do not compile; the compiler has said why.
+    #[error("{what}\n  fix: {fix}")]
+    Build { what: String, fix: &'static str },
     /// A library refused something that cannot be refused.
     #[error("{what}: {why}")]
     Internal { what: &'static str, why: String },
@@ -123,19 +139,22 @@ impl CliError {
 
     pub(crate) fn code(&self) -> u8 {
         match self {
-            Self::NotRunning(_) | Self::ChecksFailed(_) => 1,
+            Self::NotRunning(_) | Self::ChecksFailed(_) | Self::Build { .. } => 1,
             Self::ToolMissing { .. }
             | Self::Component { .. }
             | Self::Engine { .. }
+            | Self::Agent { .. }
             | Self::Plane { .. } => 69,
             Self::Internal { .. } | Self::Identity(_) => 70,
             Self::PortsTaken(_) => 71,
+            Self::Exists { .. } => 73,
             Self::PolicyConflict { .. } => 75,
             Self::Io { .. } | Self::Secret(_) => 74,
             Self::Privilege { .. } => 77,
             Self::Composition { .. }
             | Self::ComponentConfig { .. }
             | Self::PolicyRefused { .. }
+            | Self::Plugin { .. }
             | Self::State { .. } => 78,
             Self::Interrupted => 130,
         }

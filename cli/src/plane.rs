@@ -28,6 +28,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer of the HTTP API, in bytes: a bundle of 1 MiB, escaped, and what is said of it.
 const LONGEST_ANSWER: usize = 8 * 1024 * 1024;
 
+/// The same of an admin listener: a full list of the shield.
+const LONGEST_LIST: usize = 32 * 1024 * 1024;
+
 /// A running platform, as its operator reaches it.
 pub(crate) struct Plane {
     pub(crate) record: Record,
@@ -100,6 +103,22 @@ impl Plane {
             ..ClientLimits::default()
         };
         Ok(Client::mesh(plane.address.clone(), tls, limits).named(CONTROL_PLANE))
+    }
+
+    /// A client of a component's admin listener.
+    pub(crate) fn admin_client(&self, component: &ComponentRecord) -> Result<Client, CliError> {
+        let admin = component.admin.clone().ok_or_else(|| CliError::State {
+            what: format!("{} has no admin listener", component.name),
+            fix: "give it one in ringwall.yaml".into(),
+        })?;
+        let id = SpiffeId::workload(&self.domain, &component.identity)?;
+        let tls = mesh_client_config(&self.identity, id)
+            .map_err(|error| CliError::internal("dialling an admin listener", error))?;
+        let limits = ClientLimits {
+            max_body: LONGEST_LIST,
+            ..ClientLimits::default()
+        };
+        Ok(Client::mesh(admin, tls, limits))
     }
 
     /// SPIFFE id of a workload of this platform.

@@ -59,26 +59,59 @@ fn taken(address: SocketAddr, whose: &str, holder: Option<&str>) -> String {
     )
 }
 
+/// The first port that `--free-ports` chooses.
+const FIRST_OWN: u16 = 10_240;
+/// Where the kernel's range for outgoing connections begins, unless said otherwise (ip(7)).
+const USUAL_FIRST: u16 = 32_768;
+
+/// The first port that the kernel gives to outgoing connections.
+fn first_for_dialling() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let first = range
+        .ok()
+        .and_then(|range| range.split_whitespace().next()?.parse().ok());
+    first.unwrap_or(USUAL_FIRST)
+}
+
+/// Where nearly all ports are for dialling there is no better place than the usual one.
+const fn end_of_own(first_for_dialling: u16) -> u16 {
+    if first_for_dialling > FIRST_OWN + 1000 {
+        first_for_dialling
+    } else {
+        USUAL_FIRST
+    }
+}
+
+/// Two platforms that start at the same time look in different places.
+fn rand_in(range: &std::ops::Range<u16>) -> Result<u16, CliError> {
+    let mut bytes = [0; 2];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| CliError::internal("looking for a free port", "no random bytes"))?;
+    Ok(range.start + u16::from_le_bytes(bytes) % (range.end - range.start))
+}
+
 /// Gives every listener a port that is free now.
 pub(crate) fn choose_free(composition: &mut Composition) -> Result<(), CliError> {
-    // All are held until the last is chosen, so that none is given twice.
     let wanted = composition.listeners().len();
-    let mut held = Vec::new();
     let mut free = BTreeSet::new();
-    while free.len() < wanted {
-        let listener =
-            TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), 0)).map_err(|source| {
-                CliError::Io {
-                    what: "looking for a free port".into(),
-                    source,
-                }
-            })?;
-        let address = listener.local_addr().map_err(|source| CliError::Io {
-            what: "looking for a free port".into(),
-            source,
-        })?;
-        free.insert(address.port());
-        held.push(listener);
+    // Not those that the kernel gives to whoever dials: one of them may be gone before a component listens on it.
+    let own = FIRST_OWN..end_of_own(first_for_dialling());
+    let begin = rand_in(&own)?;
+    for port in (begin..own.end).chain(own.start..begin) {
+        if free.len() == wanted {
+            break;
+        }
+        if TcpListener::bind((IpAddr::V4(Ipv4Addr::LOCALHOST), port)).is_ok() {
+            free.insert(port);
+        }
+    }
+    if free.len() < wanted {
+        return Err(CliError::PortsTaken(vec![format!(
+            "{} of {wanted} ports are free between {} and {}\n  fix: stop what listens there",
+            free.len(),
+            own.start,
+            own.end
+        )]));
     }
     let mut free = free.into_iter();
     // There are as many as listeners, and a listener takes at most one.

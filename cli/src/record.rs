@@ -47,6 +47,9 @@ pub(crate) struct Record {
     /// Who leads components' calls to their proxies, and why; none without a mesh.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) interception: Option<String>,
+    /// Why the edge shield is not asked for; none where it is, and without a mesh.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) shield: Option<String>,
     pub(crate) components: Vec<ComponentRecord>,
 }
 
@@ -173,6 +176,7 @@ impl Record {
             ca_bundle: state.ca_bundle(),
             attestation: None,
             interception: None,
+            shield: None,
             components: components.collect(),
         })
     }

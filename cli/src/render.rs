@@ -68,7 +68,7 @@ impl<'a> Rendering<'a> {
                 files.push(Rendered {
                     name: proxy_name(component),
                     binary: crate::composition::PROXY_BINARY.to_owned(),
-                    text: yaml(self.proxy(component, sidecar))?,
+                    text: yaml(self.proxy(component, sidecar)?)?,
                 });
             }
         }
@@ -89,7 +89,22 @@ impl<'a> Rendering<'a> {
             }
         };
         self.own(component, &mut document)?;
+        if self.feeds_shield(component) {
+            // What the composition says of it itself stands.
+            let abuse = document.entry("abuse").or_insert_with(|| json!({}));
+            if let Some(fields) = abuse.as_object_mut() {
+                fields.insert("agent".into(), json!(self.site.agent_socket()));
+            }
+        }
         yaml(document)
+    }
+
+    /// Whether the kernel drops, for this component, sources that it says.
+    fn feeds_shield(&self, component: &Component) -> bool {
+        let public = &self.composition.public;
+        self.kernel.is_some()
+            && public.shield.is_some()
+            && public.component.value == component.name.value
     }
 
     /// The component's own keys, with `${…}` filled in.
@@ -98,6 +113,15 @@ impl<'a> Rendering<'a> {
         component: &Component,
         document: &mut Map<String, Value>,
     ) -> Result<(), CliError> {
+        for (key, value) in &component.config {
+            let value = self.filled(component, &format!("config.{key}"), value)?;
+            document.insert(key.clone(), value);
+        }
+        Ok(())
+    }
+
+    /// A value of the composition with its variables filled in; `place` is where it stands in the component.
+    fn filled(&self, component: &Component, place: &str, value: &Value) -> Result<Value, CliError> {
         let variables = Variables {
             composition: self.composition,
             site: self.site,
@@ -105,15 +129,11 @@ impl<'a> Rendering<'a> {
             component,
             captured: self.is_captured(component),
         };
-        for (key, value) in &component.config {
-            let value = variables.fill(value).map_err(|why| CliError::Composition {
-                place: format!("component `{}`, config.{key}", component.name.value),
-                what: why,
-                fix: "the variables are listed at the top of ringwall.yaml".into(),
-            })?;
-            document.insert(key.clone(), value);
-        }
-        Ok(())
+        variables.fill(value).map_err(|why| CliError::Composition {
+            place: format!("component `{}`, {place}", component.name.value),
+            what: why,
+            fix: "the variables are listed at the top of ringwall.yaml".into(),
+        })
     }
 
     /// `service:` of a component that speaks mTLS itself.

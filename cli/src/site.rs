@@ -23,12 +23,18 @@ const DELIVERIES: &str = "/run/deliver";
 const DATA: &str = "/var/lib/ringwall";
 /// The web application in the image of the component that serves it.
 const WEB: &str = "/usr/share/ringwall/web";
+/// The plugins in the images of the components that run them.
+const PLUGINS: &str = "/usr/share/ringwall/plugins";
 
 /// Where the platform runs.
 #[derive(Clone, Debug)]
 pub(crate) enum Site {
     /// Processes on this machine, everything below one state directory.
-    Native { state: StateDir, web: PathBuf },
+    Native {
+        state: StateDir,
+        web: PathBuf,
+        plugins: PathBuf,
+    },
     /// A container for each component. What must last stands in `state`, which is ours alone; what
     /// a component reads is delivered to `run/<component>`, which is the component's [`RUN`].
     Containers { state: StateDir, run: PathBuf },
@@ -76,6 +82,16 @@ impl Site {
         Self::Native {
             state: state.clone(),
             web: composition.web.clone(),
+            plugins: composition.plugins.clone(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(state: StateDir) -> Self {
+        Self::Native {
+            state,
+            web: "/web".into(),
+            plugins: "/plugins".into(),
         }
     }
 
@@ -131,6 +147,14 @@ impl Site {
         match self {
             Self::Native { web, .. } => web.clone(),
             Self::Containers { .. } => WEB.into(),
+        }
+    }
+
+    /// The folder of the built plugins.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        match self {
+            Self::Native { plugins, .. } => plugins.clone(),
+            Self::Containers { .. } => PLUGINS.into(),
         }
     }
 

@@ -95,6 +95,11 @@ impl StateDir {
         self.root.join("logs")
     }
 
+    /// Modules of plugins, by their content.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.root.join("plugins")
+    }
+
     /// What a component prints.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs().join(format!("{name}.log"))

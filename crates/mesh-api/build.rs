@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "ringwall/mesh/v1/config.proto",
         "ringwall/mesh/v1/identity.proto",
+        "ringwall/mesh/v1/shield.proto",
         "spiffe/workload.proto",
         "envoy/service/secret/v3/sds.proto",
         "envoy/extensions/transport_sockets/tls/v3/secret.proto",

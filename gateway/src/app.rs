@@ -18,6 +18,7 @@ use ringwall_tls::{Alpn, EdgeCertificates, edge_server_config};
 use tokio::runtime::Handle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::abuse::{Abuse, Feed};
 use crate::config::{Config, ListenerConfig};
 use crate::conn::Transport;
 use crate::limiter::Limiter;
@@ -40,7 +41,8 @@ const CERTIFICATES: Duration = Duration::from_secs(5);
 /// When the configuration cannot be compiled, a port is taken, or a certificate or secret is missing.
 pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartError> {
     let file = Cli::parse_as(shell.name).config().to_owned();
-    let running = Running::start(&shell, &config).await?;
+    let mut running = Running::start(&shell, &config).await?;
+    let feed = running.feed.take();
     running.tell();
     let jwks = Arc::clone(&running.shared.user_context);
     let rotation = Arc::clone(&running.shared.user_context).rotate();
@@ -52,7 +54,11 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
             async move { Json(keys) }
         }),
     );
-    Ok(App::new(router)
+    let mut app = App::new(router);
+    if let Some(feed) = feed {
+        app = app.background("abuse reports", feed.run());
+    }
+    Ok(app
         .background("configuration", reloader.run())
         .background("user-context-keys", rotation)
         .data_path(running.until_drained(shell.clone())))
@@ -73,12 +79,16 @@ pub(crate) struct Running {
     pub(crate) addresses: Vec<SocketAddr>,
     threads: Vec<JoinHandle<()>>,
     log: LogWriter,
+    /// Taken by whoever runs it.
+    feed: Option<Feed>,
 }
 
 impl Running {
     /// Makes every part and starts the workers.
     pub(crate) async fn start(shell: &Shell, config: &Config) -> Result<Self, StartError> {
         let metrics = GatewayMetrics::register(&shell.metrics);
+        let abuse = config.abuse.as_ref();
+        let (abuse, feed) = abuse.map(|abuse| Abuse::new(abuse, &metrics)).unzip();
         let tokens = config
             .tokens
             .as_ref()
@@ -86,7 +96,7 @@ impl Running {
             .transpose()?;
         let plugins = Plugins::new(config.service.state.clone());
         let loaded = plugins
-            .prepare(config)
+            .prepare(&config.plugins, &config.plugin_keys)
             .and_then(|changes| plugins.serve(changes));
         let loaded = loaded.map_err(|error| StartError::config(format!("plugins: {error}")))?;
         let shared = Arc::new(Shared::new(SharedParts {
@@ -96,6 +106,7 @@ impl Running {
             limiter: Limiter::new(LIMITER_KEYS),
             user_context: Arc::new(UserContextIssuer::new(shell.spiffe_id())?),
             metrics,
+            abuse,
             connections: config.connections.clone(),
             telemetry: config.service.telemetry.is_some(),
         }));
@@ -118,6 +129,7 @@ impl Running {
             addresses,
             threads,
             log,
+            feed,
         })
     }
 

@@ -8,11 +8,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringwall_plugin_host::config::PluginConfig;
+use ringwall_plugin_host::config::{PluginConfig, unverified};
 use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
 use ringwall_tls::EdgeCertificate;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::abuse::AbuseConfig;
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -28,6 +30,9 @@ pub(crate) struct Config {
     pub(crate) connections: ConnectionLimits,
     #[serde(default)]
     pub(crate) access_log: AccessLogConfig,
+    /// Sources that go on although they are refused are dropped by the kernel; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) abuse: Option<AbuseConfig>,
     /// Where bearer tokens come from; needed as soon as one route says `auth: bearer`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tokens: Option<TokensConfig>,
@@ -331,6 +336,9 @@ impl ComponentConfig for Config {
 
     /// Everything that can be said without starting: the routes are compiled once for their faults.
     fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(abuse) = &self.abuse {
+            abuse.validate()?;
+        }
         crate::snapshot::check(self).map_err(|fault| {
             ConfigError::invalid(&fault.key, &fault.seen, &fault.expected, &fault.fix)
         })
@@ -359,16 +367,10 @@ impl ComponentConfig for Config {
                 "declare it under `service.upstreams` and name it as `upstream`",
             )
         });
-        let unsigned = self.plugins.iter().filter(|plugin| {
-            let pinned = plugin
-                .canary
-                .as_ref()
-                .is_none_or(|canary| canary.sha256.is_some());
-            self.plugin_keys.is_empty() && (plugin.sha256.is_none() || !pinned)
-        });
-        let unsigned = unsigned.map(|plugin| {
+        let unsigned = unverified(&self.plugins, &self.plugin_keys);
+        let unsigned = unsigned.map(|name| {
             Refusal::new(
-                format!("plugin {} neither signed nor pinned", plugin.name),
+                format!("plugin {name} neither signed nor pinned"),
                 "whoever can write the file runs code in the request path",
                 "declare `plugin_keys`, or the module's `sha256`",
             )

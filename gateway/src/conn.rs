@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::abuse::Offence;
 use crate::config::ConnectionLimits;
 use crate::pipeline;
 use crate::worker::Worker;
@@ -46,7 +47,8 @@ pub(crate) struct Connection {
     pub(crate) forwarded_for: HeaderValue,
     /// The host that the handshake named; `None` without TLS.
     pub(crate) sni: Option<Box<str>>,
-    peer: SocketAddr,
+    /// An address of IPv4 is written as such.
+    pub(crate) peer: SocketAddr,
     /// For plugins; made for the first of them.
     facts: OnceLock<Arc<ConnectionInfo>>,
     http2: bool,
@@ -132,6 +134,9 @@ async fn serve_tls(accepted: Accepted, acceptor: TlsAcceptor) {
         Ok(stream) => stream,
         Err(error) => {
             worker.shared.metrics.handshake_failed();
+            if let Some(offence) = Offence::in_handshake(&error) {
+                worker.offended(peer.ip(), offence);
+            }
             tracing::debug!(%peer, %error, "TLS handshake refused");
             return;
         }
@@ -265,6 +270,7 @@ fn is_protocol_error(error: &hyper::Error) -> bool {
 fn refused(connection: &Connection, why: &'static str) {
     let worker = &connection.worker;
     worker.shared.metrics.malformed();
+    worker.offended(connection.peer.ip(), Offence::MALFORMED);
     worker.log.write(|buffer, stamp| {
         let mut line = crate::access_log::line(buffer, stamp);
         line.number("status", 400);

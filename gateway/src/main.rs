@@ -2,6 +2,7 @@
 //!
 //! Read next: `app.rs` (how it is put together), then `pipeline.rs` (the life of a request).
 
+mod abuse;
 mod access_log;
 mod app;
 mod config;

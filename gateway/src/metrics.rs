@@ -25,6 +25,9 @@ pub(crate) struct GatewayMetrics {
     reloads: Counter,
     rejected_reloads: Counter,
     dropped_lines: Counter,
+    denied_sources: Counter,
+    spared_sources: Counter,
+    failed_reports: Counter,
 }
 
 /// The series that one route feeds: one per declared method and status.
@@ -76,6 +79,18 @@ impl GatewayMetrics {
                 "gateway_access_log_dropped",
                 "Access log lines that found no room",
             ),
+            denied_sources: counter(
+                "gateway_abuse_denied",
+                "Sources that the edge shield drops on our word",
+            ),
+            spared_sources: counter(
+                "gateway_abuse_spared",
+                "Sources that we have reported and the edge shield does not drop: allowed, or denied already",
+            ),
+            failed_reports: counter(
+                "gateway_abuse_reports_failed",
+                "Sources that could not be reported to the edge shield",
+            ),
         }
     }
 
@@ -122,6 +137,24 @@ impl GatewayMetrics {
             Expired::Write => self.slow_writers.inc(),
             Expired::Stall => self.stalled.inc(),
         };
+    }
+
+    /// The agent has answered to a report.
+    pub(crate) fn reported(&self, denied: bool) {
+        if denied {
+            self.denied_sources.inc()
+        } else {
+            self.spared_sources.inc()
+        };
+    }
+
+    pub(crate) fn report_failed(&self) {
+        self.failed_reports.inc();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn failed_reports(&self) -> u64 {
+        self.failed_reports.get()
     }
 
     pub(crate) fn lines_dropped(&self, lines: u64) {

@@ -1,147 +1,31 @@
-//! The plugins of this gateway: loaded once, served to all workers, replaced while requests are under way.
+//! The plugins of this gateway, and the way out of their calls.
 //!
-//! Owns: which plugins run, by name, and the way out of their calls. A configuration's plugins are all read, verified and
-//! tried before the first of them serves: with any fault the last good ones go on. Must not: know a request.
-//! Next: `pipeline/filter.rs`.
+//! Owns: where a plugin's call goes: to declared clusters alone. What runs is kept by [`Plugins`] of the host. Must not: know a
+//! request. Next: `pipeline/filter.rs`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Request;
+use http::{HeaderMap, Request, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use parking_lot::Mutex;
-use ringwall_plugin_host::config::{PluginConfig, Prepared, public_keys};
-use ringwall_plugin_host::{
-    BoxError, CalloutBody, CalloutFuture, Callouts, Error, Plugin, Runtime, RuntimeOptions,
-};
+use ringwall_plugin_host::{BoxError, CalloutBody, CalloutFuture, Callouts};
 
-use crate::config::Config;
+pub(crate) use ringwall_plugin_host::{Loaded, Plugins};
+
 use crate::pipeline::body::UpstreamBody;
 use crate::upstream::Lease;
 use crate::worker::Worker;
 
-/// Plugins that serve, by name.
-#[derive(Clone, Default)]
-pub(crate) struct Loaded(BTreeMap<String, Arc<Plugin>>);
-
-impl Loaded {
-    pub(crate) fn get(&self, name: &str) -> Option<Arc<Plugin>> {
-        self.0.get(name).cloned()
-    }
-}
-
-/// The engine and what runs in it. Without plugins there is no engine.
-pub(crate) struct Plugins {
-    cache: Option<PathBuf>,
-    runtime: OnceLock<Runtime>,
-    current: Mutex<Current>,
-}
-
-#[derive(Default)]
-struct Current {
-    /// With the digests of their modules.
-    configs: Vec<(PluginConfig, Vec<String>)>,
-    loaded: Loaded,
-}
-
-/// The plugins of a configuration, ready to serve.
-pub(crate) struct Changes {
-    /// In their order; `None` is as before.
-    plugins: Vec<(PluginConfig, Vec<String>, Option<Prepared>)>,
-}
-
-impl std::fmt::Debug for Plugins {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plugins").finish_non_exhaustive()
-    }
-}
-
-impl Plugins {
-    /// `state`: where compiled modules are kept over restarts.
-    pub(crate) fn new(state: Option<PathBuf>) -> Self {
-        Self {
-            cache: state.map(|folder| folder.join("plugins")),
-            runtime: OnceLock::new(),
-            current: Mutex::default(),
-        }
-    }
-
-    /// Reads, verifies and tries what has changed, including files behind unchanged lines. Nothing serves differently yet.
-    pub(crate) fn prepare(&self, config: &Config) -> Result<Changes, Error> {
-        let mut plugins = Vec::new();
-        if !config.plugins.is_empty() {
-            let runtime = self.runtime()?;
-            let keys = public_keys(&config.plugin_keys)?;
-            for plugin in &config.plugins {
-                let prepared = plugin.prepare(&runtime, &keys)?;
-                let digests = prepared.digests();
-                let serves = self.serves(plugin, &digests);
-                plugins.push((plugin.clone(), digests, (!serves).then_some(prepared)));
-            }
-        }
-        Ok(Changes { plugins })
-    }
-
-    /// Serves them from now on. Requests under way keep the version that they began with.
-    pub(crate) fn serve(&self, changes: Changes) -> Result<Loaded, Error> {
-        let mut current = self.current.lock();
-        let mut loaded = BTreeMap::new();
-        let mut configs = Vec::new();
-        for (config, digests, prepared) in changes.plugins {
-            let before = current.loaded.get(&config.name);
-            let plugin = match (prepared, before) {
-                (Some(prepared), before) => prepared.serve(before.as_ref())?,
-                (None, Some(before)) => before,
-                (None, None) => continue,
-            };
-            loaded.insert(config.name.clone(), plugin);
-            configs.push((config, digests));
-        }
-        *current = Current {
-            configs,
-            loaded: Loaded(loaded),
-        };
-        Ok(current.loaded.clone())
-    }
-
-    /// What plugins count, and what is counted about them.
-    pub(crate) fn metrics(&self) -> String {
-        self.runtime.get().map(Runtime::metrics).unwrap_or_default()
-    }
-
-    /// The plugins of one worker; to be called on its thread.
-    pub(crate) fn worker(&self, worker: &Arc<Worker>) -> Option<ringwall_plugin_host::Worker> {
-        let runtime = self.runtime.get()?;
-        let way_out = WayOut(Arc::downgrade(worker));
-        Some(ringwall_plugin_host::Worker::new(
-            runtime,
-            Arc::new(way_out),
-        ))
-    }
-
-    /// Whether this very plugin, with these modules, is what serves.
-    fn serves(&self, config: &PluginConfig, digests: &[String]) -> bool {
-        let current = self.current.lock();
-        let mut known = current.configs.iter();
-        known.any(|(known, with)| known == config && with == digests)
-    }
-
-    fn runtime(&self) -> Result<Runtime, Error> {
-        if let Some(runtime) = self.runtime.get() {
-            return Ok(runtime.clone());
-        }
-        let runtime = Runtime::new(RuntimeOptions {
-            cache: self.cache.clone(),
-            ..RuntimeOptions::default()
-        })?;
-        Ok(self.runtime.get_or_init(|| runtime).clone())
-    }
+/// The plugins of one worker; to be called on its thread.
+pub(crate) fn worker(
+    plugins: &Plugins,
+    worker: &Arc<Worker>,
+) -> Option<ringwall_plugin_host::Worker> {
+    plugins.worker(Arc::new(WayOut(Arc::downgrade(worker))))
 }
 
 /// Plugins' calls leave through the worker's own pools, with the gateway's identity, to declared clusters alone.
@@ -168,6 +52,10 @@ impl Callouts for WayOut {
                 .cloned();
             let known = known.ok_or("there is no such cluster")?;
             let pool = worker.pools.of(&known)?;
+            if is_grpc(request.headers()) {
+                let answer = pool.calls().send(request).await?;
+                return Ok(answer.map(BodyExt::boxed_unsync));
+            }
             let lease = pool.lease().await;
             let mut lease = lease.map_err(|error| format!("no connection: {error:?}"))?;
             let request = request.map(UpstreamBody::Call);
@@ -175,6 +63,14 @@ impl Callouts for WayOut {
             Ok(response.map(|body| Answer::new(body, lease).boxed_unsync()))
         })
     }
+}
+
+/// gRPC is HTTP/2 alone.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
 }
 
 /// The body of an answer, whose connection goes back to its pool at the end.

@@ -96,7 +96,8 @@ impl Reloader {
             return Err(GatewayError::Production(refusal.to_string()));
         }
         let version = self.shared.snapshot.load().version + 1;
-        let plugins = self.shared.plugins.prepare(&config)?;
+        let plugins = &self.shared.plugins;
+        let plugins = plugins.prepare(&config.plugins, &config.plugin_keys)?;
         let tokens = (config.tokens != self.current.tokens)
             .then(|| self.tokens(&config))
             .transpose()?;
@@ -129,6 +130,7 @@ impl Reloader {
         for (part, changed) in [
             ("service", text_of(&config.service) != text_of(&old.service)),
             ("listeners", config.listeners != old.listeners),
+            ("abuse", config.abuse != old.abuse),
             ("workers", config.workers != old.workers),
             ("connections", config.connections != old.connections),
             ("access_log", config.access_log != old.access_log),

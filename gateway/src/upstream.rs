@@ -3,9 +3,10 @@
 //! Owns: idle connections, their bound and age, and [`Lease`], which returns a connection when its response has
 //! ended. Connections whose certificate ends soon get no further request; those whose peer is believed no more fail
 //! with whatever is on them (R34). Must not: know routes or retry. Next: `upstream/dial.rs` (TCP, mTLS, HTTP/1.1
-//! handshake) and `pipeline/forward.rs` (who uses this).
+//! handshake), `upstream/http2.rs` (plugins' calls by gRPC) and `pipeline/forward.rs` (who uses this).
 
 mod dial;
+mod http2;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use ringwall_tls::{IdentitySource, LiveServers};
 
 use self::dial::Dialled;
 pub(crate) use self::dial::{DialError, Dialer};
+use self::http2::Calls;
 use crate::pipeline::body::UpstreamBody;
 use crate::snapshot::Cluster;
 
@@ -42,6 +44,7 @@ pub(crate) struct Pool {
     idle_timeout: Duration,
     idle: Mutex<Vec<Idle>>,
     open: Arc<AtomicUsize>,
+    calls: Calls,
 }
 
 #[derive(Debug)]
@@ -86,13 +89,13 @@ impl Pools {
         if let Some(pool) = known.filter(|pool| pool.fits(cluster)) {
             return Ok(Arc::clone(pool));
         }
+        let dialer = || {
+            let timeout = cluster.pool.connect_timeout;
+            Dialer::new(&self.identity, &self.live, &cluster.target, timeout)
+        };
         let pool = Arc::new(Pool {
-            dialer: Dialer::new(
-                &self.identity,
-                &self.live,
-                &cluster.target,
-                cluster.pool.connect_timeout,
-            )?,
+            calls: Calls::new(dialer()?, &self.clock, cluster.pool.max_connections),
+            dialer: dialer()?,
             clock: Arc::clone(&self.clock),
             max_idle: cluster.pool.max_idle,
             max_connections: cluster.pool.max_connections,
@@ -120,6 +123,11 @@ impl Pool {
         self.max_idle == limits.max_idle
             && self.max_connections == limits.max_connections
             && self.idle_timeout == limits.idle_timeout
+    }
+
+    /// Calls of plugins by gRPC.
+    pub(crate) const fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// The connection that was used last and is still open, or a new one.
@@ -173,6 +181,7 @@ impl Pool {
     fn sweep(&self) {
         let now = self.clock.now();
         let oldest = now.saturating_sub(millis(self.idle_timeout));
+        self.calls.sweep(oldest);
         self.idle
             .lock()
             .retain(|idle| idle.since >= oldest && now < idle.until && !idle.sender.is_closed());

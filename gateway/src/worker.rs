@@ -4,7 +4,7 @@
 //! [`Shared`], read-mostly. Must not: parse. Next: `conn.rs`.
 
 use std::hash::{BuildHasher as _, Hash};
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -21,12 +21,13 @@ use ringwall_plugin_host::Chain;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::abuse::{Abuse, Offence, Scores};
 use crate::config::ConnectionLimits;
 use crate::conn::{Accepted, Transport, serve};
 use crate::error::GatewayError;
 use crate::limiter::Limiter;
 use crate::metrics::GatewayMetrics;
-use crate::plugins::Plugins;
+use crate::plugins::{self, Plugins};
 use crate::snapshot::Snapshot;
 use crate::token_cache::TokenCache;
 use crate::tokens::Tokens;
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) tokens: ArcSwapOption<Tokens>,
     pub(crate) limiter: Limiter,
     pub(crate) user_context: Arc<UserContextIssuer>,
+    /// None where no shield is fed.
+    pub(crate) abuse: Option<Abuse>,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) plugins: Plugins,
     pub(crate) connections: ConnectionLimits,
@@ -66,6 +69,7 @@ pub(crate) struct SharedParts {
     pub(crate) limiter: Limiter,
     pub(crate) user_context: Arc<UserContextIssuer>,
     pub(crate) metrics: GatewayMetrics,
+    pub(crate) abuse: Option<Abuse>,
     pub(crate) plugins: Plugins,
     pub(crate) connections: ConnectionLimits,
     pub(crate) telemetry: bool,
@@ -80,6 +84,7 @@ impl Shared {
             limiter: parts.limiter,
             user_context: parts.user_context,
             metrics: parts.metrics,
+            abuse: parts.abuse,
             plugins: parts.plugins,
             connections: parts.connections,
             telemetry: parts.telemetry,
@@ -135,6 +140,8 @@ pub(crate) struct Worker {
     pub(crate) tokens: Mutex<TokenCache>,
     pub(crate) watches: Watches,
     pub(crate) log: Arc<LogBuffer>,
+    /// What sources have done lately.
+    scores: Mutex<Scores>,
     /// For trace ids.
     pub(crate) random: Random,
     clock: Arc<CoarseClock>,
@@ -162,11 +169,19 @@ impl Worker {
             tokens: Mutex::new(TokenCache::new(TOKENS_PER_WORKER)),
             watches: Watches::default(),
             log,
+            scores: Mutex::default(),
             random: Random::default(),
             clock,
             ids: AtomicU64::new(0),
             plugins: OnceLock::new(),
         })
+    }
+
+    /// Notes what a client has done.
+    pub(crate) fn offended(&self, peer: IpAddr, offence: Offence) {
+        if let Some(abuse) = &self.shared.abuse {
+            abuse.note(&self.scores, peer, offence, self.shared.began.elapsed());
+        }
     }
 
     /// Who runs the plugins of a route, if it has any. To be called on the worker's own thread.
@@ -178,7 +193,7 @@ impl Worker {
             return None;
         }
         if self.plugins.get().is_none()
-            && let Some(worker) = self.shared.plugins.worker(self)
+            && let Some(worker) = plugins::worker(&self.shared.plugins, self)
         {
             // Another request of this thread cannot have come between.
             let _ = self.plugins.set(worker);

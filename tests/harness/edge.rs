@@ -59,6 +59,15 @@ pub fn tls_config(stack: &StackInfo) -> Result<Arc<rustls::ClientConfig>> {
 /// A raw TLS connection to the gateway, for requests that no well-behaved client can send.
 pub async fn raw_tls(stack: &StackInfo, host: &str) -> Result<TlsStream<TcpStream>> {
     let tcp = raw_tcp(stack.public_address()).await?;
+    tls_over(stack, host, tcp).await
+}
+
+/// The same over a connection that is there.
+pub async fn tls_over(
+    stack: &StackInfo,
+    host: &str,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>> {
     let mut config = Arc::unwrap_or_clone(tls_config(stack)?);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(host.to_owned()).context("not a server name")?;

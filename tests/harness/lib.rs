@@ -3,7 +3,7 @@
 //!
 //! Owns: the life of the platform under test ([`stack`]), a browserless person ([`person`]), raw and
 //! mTLS clients ([`edge`], [`mesh`]), a real Chromium ([`browser`]), customers who order all the time
-//! ([`customers`]), certificates that end under load ([`soak`]), what an operator does ([`operator`]), and what a
+//! ([`customers`]), a network outside this machine ([`outside`]), certificates that end under load ([`soak`]), what an operator does ([`operator`]), and what a
 //! failed scenario shows ([`journal`]).
 //! Must not: know any component's code; it meets them over the network and through the state
 //! directory, as an operator does. Read next: [`stack::Stack`], then `tests/e2e.rs`.
@@ -22,6 +22,7 @@ pub mod mesh;
 pub mod oauth;
 pub mod operator;
 pub mod options;
+pub mod outside;
 pub mod person;
 pub mod soak;
 pub mod stack;

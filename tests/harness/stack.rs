@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use ringwall_identity::SpiffeId;
@@ -15,7 +16,9 @@ use ringwall_secret::{SecretProvider, SecretsConfig};
 use serde_json::Value;
 use url::Url;
 
+use crate::composition;
 use crate::mesh;
+use crate::outside::Outside;
 
 pub mod cleanup;
 mod compose_file;
@@ -58,6 +61,8 @@ pub struct StackInfo {
     ca_bundle: PathBuf,
     credentials: Value,
     site: Site,
+    /// Where clients come from that are not of this machine, if it was started with such a network.
+    outside: Option<Arc<Outside>>,
 }
 
 #[derive(Debug, Clone)]
@@ -117,6 +122,27 @@ impl Stack {
         Self::start_with(None, &["--interception", "userspace"])
     }
 
+    /// The native platform with a network outside, at whose interface the edge shield stands. Abuse is soon enough, and soon
+    /// forgotten.
+    pub fn behind_a_shield() -> Result<Self> {
+        let outside = Outside::new()?;
+        let public = format!(
+            "listen: [127.0.0.1, {}]\n  shield: {{ interfaces: [{}], connections: {{ per_second: 20, burst: 100 }} }}",
+            outside.near(),
+            outside.interface(),
+        );
+        let changes = [
+            ("listen: [127.0.0.1, \"::1\"]", public.as_str()),
+            (
+                "      listeners:\n        - addresses: ${public_listen}",
+                "      abuse: { threshold: 40, first: 5s }\n      listeners:\n        - addresses: ${public_listen}",
+            ),
+        ];
+        let mut stack = Self::start_as(Some(&composition::changed(&changes)?))?;
+        stack.info.outside = Some(Arc::new(outside));
+        Ok(stack)
+    }
+
     fn start_with(composition: Option<&str>, options: &[&str]) -> Result<Self> {
         let (info, platform) = native::Platform::start(composition, options)?;
         let platform = Platform::Native(platform);
@@ -154,6 +180,12 @@ impl StackInfo {
             Site::Containers(site) => Ok(site),
             Site::Native(_) => bail!("this is not the stack of containers"),
         }
+    }
+
+    /// The network outside, for scenarios that are played with one.
+    pub fn outside(&self) -> Result<&Outside> {
+        let outside = self.outside.as_deref();
+        outside.context("this platform was started without a network outside")
     }
 
     pub fn app_url(&self) -> Url {

@@ -20,6 +20,8 @@ use serde_json::json;
 
 /// Orders before the fault and after the recovery, so that it meets some that are under way.
 const LOAD: Duration = Duration::from_millis(2_500);
+/// On a machine that is busy otherwise an order may take seconds.
+const LOAD_AFTER: Duration = Duration::from_secs(6);
 /// Longer than anything remembers an answer or an endpoint.
 const AWAY: Duration = Duration::from_secs(8);
 /// From recovery to the first order.
@@ -142,7 +144,7 @@ async fn through(
         let begun = Instant::now();
         let outcome = fault.await;
         let back = Instant::now();
-        tokio::time::sleep(settling + LOAD).await;
+        tokio::time::sleep(settling + LOAD_AFTER).await;
         done.set(true);
         outcome.map(|()| (begun, back))
     };

@@ -5,13 +5,17 @@
 
 mod containers;
 mod ebpf;
+mod filters;
 mod gateway;
 mod material;
 mod mesh;
 mod order;
+mod plugins;
 mod propagation;
 pub(crate) mod report;
 mod running;
+mod shield;
+mod wrk;
 
 use std::process::ExitCode;
 
@@ -53,11 +57,14 @@ type Measure = fn(&Config, u32) -> Result<Report>;
 const MEASUREMENTS: &[(&str, Measure)] = &[
     ("containers", containers::measure),
     ("ebpf", ebpf::measure),
+    ("filters", filters::measure),
     ("gateway", gateway::measure),
     ("layers", mesh::layers::measure),
     ("mesh", mesh::measure),
     ("order", order::measure),
+    ("plugins", plugins::measure),
     ("propagation", propagation::measure),
+    ("shield", shield::measure),
 ];
 
 /// Measures, prints, and says by the exit code whether the targets are met.

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::ebpf;
 use crate::layers::metadata::Metadata;
 use crate::process::{human, run, say};
+use crate::wasm;
 
 /// Cargo profile of the binaries.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,6 +99,7 @@ pub(crate) fn without_paths(config: &Config) -> String {
 /// Builds in release mode and becomes `ringwall up`.
 pub(crate) fn up(config: &Config, arguments: &[String]) -> Result<ExitCode> {
     let started = Instant::now();
+    wasm::build(config)?;
     say("building the platform (release); the first build takes some minutes");
     run(&mut deployables(config, Profile::Release)?)?;
     say(&format!("built in {}", human(started.elapsed())));

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::images::{self, ImagesArgs};
-use crate::{bench, build, ebpf, engine, layers, lint, setup, soak, test, wasm};
+use crate::{bench, build, ebpf, engine, fuzz, layers, lint, setup, soak, test, wasm};
 
 #[derive(Parser)]
 #[command(
@@ -48,6 +48,8 @@ enum Command {
     E2e(E2eArgs),
     /// Certificates of a minute under load, for ten minutes: no request may fail (R33)
     Soak(soak::SoakArgs),
+    /// Look for inputs that panic
+    Fuzz(fuzz::FuzzArgs),
     /// Make the images of all components
     Images(ImagesArgs),
     /// hadolint over every Dockerfile
@@ -150,6 +152,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Lint => Ok(lint::run_lint(&config)),
         Command::CheckLayers => layers::run(&config),
         Command::E2e(args) => test::e2e(&config, &args),
+        Command::Fuzz(args) => fuzz::command(&config, &args),
         Command::Soak(args) => soak::command(&config, &args),
         Command::Images(args) => images::command(&config, &args),
         Command::LintImages => lint::run_lint_images(&config),

@@ -24,7 +24,7 @@ use crate::build::{self, Profile};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::process::{human, output, print, run, say};
-use crate::setup;
+use crate::{setup, wasm};
 pub(crate) use components::Component;
 
 /// Images are packed two at a time: the engine's work is mostly waiting.
@@ -162,6 +162,7 @@ pub(crate) fn folder(config: &Config) -> PathBuf {
 
 fn build(config: &Config, components: &[Component], profile: Profile) -> Result<()> {
     setup::ensure_web(config)?;
+    wasm::build(config)?;
     let packages = components.iter().map(Component::package);
     run(&mut build::for_images(config, profile, packages))
 }

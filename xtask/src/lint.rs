@@ -14,8 +14,13 @@ use crate::setup::tools::{self, Tool};
 use crate::setup::wheels;
 use crate::wasm;
 
-/// What is compiled for other machines than this one has lock files, thus workspaces, of its own.
-const OWN_WORKSPACES: [&str; 3] = ["ebpf/programs", wasm::WORKSPACES[0], wasm::WORKSPACES[1]];
+/// What is compiled for other machines than this one, or with other flags, has lock files, thus workspaces, of its own.
+const OWN_WORKSPACES: [&str; 4] = [
+    "ebpf/programs",
+    "plugins/host/fuzz",
+    wasm::WORKSPACES[0],
+    wasm::WORKSPACES[1],
+];
 
 /// Formats the sources, or only checks them.
 pub(crate) fn fmt(config: &Config, check: bool) -> Result<()> {

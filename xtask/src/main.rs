@@ -11,6 +11,7 @@ mod config;
 mod digest;
 mod ebpf;
 mod engine;
+mod fuzz;
 mod images;
 mod layers;
 mod lint;

@@ -15,7 +15,7 @@ use crate::build::{self, Profile};
 use crate::commands::Purpose;
 use crate::config::Config;
 use crate::process::{print, run, say};
-use crate::setup;
+use crate::{setup, wasm};
 
 /// How long, with how many.
 #[derive(Args)]
@@ -84,6 +84,7 @@ struct Memory {
 pub(crate) fn command(config: &Config, args: &SoakArgs) -> Result<ExitCode> {
     setup::run(config, Purpose::Test)?;
     say("building the platform and the load");
+    wasm::build(config)?;
     run(&mut build::workspace(config))?;
     let program = build::outputs(config, Profile::Dev).join("soak");
     let output = Command::new(&program)

@@ -21,8 +21,18 @@ use crate::setup::packages;
 /// The workspaces of guests in Rust. The samples belong to the first; the template stands alone, as it is copied.
 pub(crate) const WORKSPACES: [&str; 2] = ["plugins/filters", "plugins/template"];
 /// Every folder that guests are made of.
-const SOURCES: [&str; 3] = ["plugins/filters", "plugins/samples", "plugins/template"];
-/// Guests in C: folders with this file.
+const SOURCES: [&str; 4] = [
+    "plugins/filters",
+    "plugins/hostile",
+    "plugins/samples",
+    "plugins/template",
+];
+/// Guests in C, by the names of their modules.
+const C_GUESTS: [(&str, &str); 2] = [
+    ("hostile", "plugins/hostile"),
+    ("sample-c-headers", "plugins/samples/c-headers"),
+];
+/// The source of each.
 const C_GUEST: &str = "guest.c";
 /// As Debian calls the one that fits its lld 22, else any.
 const CLANGS: [&str; 2] = ["clang-22", "clang"];
@@ -66,7 +76,7 @@ pub(crate) fn build(config: &Config) -> Result<PathBuf> {
             &config.root.join(workspace),
         )?);
     }
-    modules.extend(c_guests(config, &config.root.join("plugins/samples"))?);
+    modules.extend(c_guests(config)?);
     for (name, built) in &modules {
         let bytes = fs::read(built).with_context(|| format!("reading {}", built.display()))?;
         check(name, &bytes)?;
@@ -212,23 +222,15 @@ impl Metadata {
 }
 
 /// Builds every guest in C: no SDK, no C library.
-fn c_guests(config: &Config, samples: &Path) -> Result<Vec<(String, PathBuf)>> {
+fn c_guests(config: &Config) -> Result<Vec<(String, PathBuf)>> {
     let clang = clang(config).context("clang is missing")?;
     let linker = wasm_ld(config).context("wasm-ld is missing")?;
     let mut guests = Vec::new();
-    let entries =
-        fs::read_dir(samples).with_context(|| format!("listing {}", samples.display()))?;
-    for entry in entries {
-        let folder = entry.context("listing the samples")?.path();
-        if !folder.join(C_GUEST).is_file() {
-            continue;
-        }
-        let name = folder.file_name().context("a sample has a name")?;
-        let name = format!("sample-{}", name.to_string_lossy());
+    for (name, folder) in C_GUESTS {
         let built = target(config).join(format!("{name}.wasm"));
         let mut command = Command::new(&clang);
         command
-            .current_dir(&folder)
+            .current_dir(config.root.join(folder))
             .args(["--target=wasm32", "-std=c17", "-Os", "-flto"])
             .args([
                 "-ffreestanding",
@@ -248,7 +250,7 @@ fn c_guests(config: &Config, samples: &Path) -> Result<Vec<(String, PathBuf)>> {
             .arg(&built)
             .arg(C_GUEST);
         run(&mut command)?;
-        guests.push((name, built));
+        guests.push((name.to_owned(), built));
     }
     Ok(guests)
 }

@@ -12,7 +12,7 @@ use crate::cgroups::{Slice, Tier};
 use crate::composition::{Component, Composition, Profile, policy};
 use crate::config::Source;
 use crate::error::CliError;
-use crate::interception::{self, Wish};
+use crate::interception::{self, Choice, Wish};
 use crate::output::{self, Format, say};
 use crate::postgres::Server;
 use crate::probe::Prober;
@@ -122,6 +122,10 @@ fn prepare(
     let tier = slice.as_ref().map_or(Tier::Spawned, |_| Tier::Cgroup);
     record.attestation = composition.mesh.as_ref().map(|_| tier);
     record.interception = composition.mesh.as_ref().map(|_| interception.to_string());
+    record.shield = composition
+        .mesh
+        .as_ref()
+        .and_then(|_| without_shield(&composition, &interception).map(str::to_owned));
     let restarts = !args.no_restart;
     Ok(Parts {
         composition,
@@ -214,4 +218,15 @@ fn first_record(
 /// Where the background process prints.
 pub(super) fn supervisor_log(state: &StateDir) -> PathBuf {
     state.log("supervisor")
+}
+
+/// Why there is no shield, although one is asked for.
+pub(super) const NEEDS_KERNEL: &str = "it needs the kernel, which takes no part here (see tier)";
+
+/// Why no shield stands before the public listener.
+fn without_shield(composition: &Composition, interception: &Choice) -> Option<&'static str> {
+    if composition.public.shield.is_none() {
+        return Some("`public.shield` in ringwall.yaml names no interface");
+    }
+    interception.reason.is_some().then_some(NEEDS_KERNEL)
 }

@@ -1,7 +1,7 @@
 //! `${…}` in a component's own configuration.
 //!
-//! There is little of it on purpose: `${data}` `${identity}` `${ca}` `${edge}` `${web}` `${profile}`
-//! `${domain}` `${trust_domain}` `${public_port}` `${public_listen}` `${public_address}`
+//! There is little of it on purpose: `${data}` `${identity}` `${ca}` `${edge}` `${web}`
+//! `${plugins}` `${profile}` `${domain}` `${trust_domain}` `${public_port}` `${public_listen}` `${public_address}`
 //! `${span_export}` `${address:NAME}` `${url:LABEL}`.
 //! A value that is nothing but one variable takes the variable's type: `${public_port}` becomes a
 //! number, `${public_listen}` a list, `${span_export}` nothing where spans are not passed on.
@@ -91,6 +91,7 @@ impl Variables<'_> {
                 "ca" => Ok(path(site.read(own).ca)),
                 "edge" => Ok(path(site.read(own).edge)),
                 "web" => Ok(path(site.web())),
+                "plugins" => Ok(path(site.plugins())),
                 "profile" => Ok(self.profile.as_str().into()),
                 "domain" => Ok(composition.public.domain.value.clone().into()),
                 "trust_domain" => Ok(composition.trust_domain.value.clone().into()),

@@ -4,10 +4,11 @@
 //! Owns: who has a service proxy, and what follows from `calls` and `callers` for connections. Must not:
 //! read policy, which stands in a file of its own (`policy.rs`). Read next: `render/proxy.rs`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use serde_json::Value;
 use serde_saphyr::Spanned;
 
 use super::{Component, Composition, OPERATOR};
@@ -122,6 +123,25 @@ pub(crate) struct Sidecar {
     /// Listeners of the proxy whose bytes go to one other component, such as a database.
     #[serde(default)]
     pub(crate) tcp: Vec<TcpEdge>,
+    /// Plugins of the proxy, as its configuration writes them (docs/running-plugins.md).
+    #[serde(default)]
+    pub(crate) plugins: Vec<Value>,
+    /// Files of keys, one of which must have signed each plugin.
+    #[serde(default)]
+    pub(crate) plugin_keys: Vec<Value>,
+    /// Where the plugins stand.
+    #[serde(default)]
+    pub(crate) filters: Filters,
+}
+
+/// Names of plugins, in the order in which messages pass them.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Filters {
+    /// Before the component's `port`.
+    pub(crate) inbound: Vec<String>,
+    /// On the way to others, by `NAME`, `NAME:PORT` or `*`.
+    pub(crate) outbound: BTreeMap<String, Vec<String>>,
 }
 
 /// One of these.

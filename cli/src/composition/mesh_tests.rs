@@ -28,8 +28,7 @@ fn policy_source(text: &str) -> Source {
 }
 
 fn native() -> Site {
-    let (state, web) = (StateDir::new("/state".into()), "/web".into());
-    Site::Native { state, web }
+    Site::for_test(StateDir::new("/state".into()))
 }
 
 fn containers() -> Site {
@@ -283,6 +282,55 @@ fn a_proxy_takes_over_the_component_s_addresses_and_identity() {
         proxy["service"]["upstreams"]["control-plane"]["address"],
         "control-plane:7110"
     );
+}
+
+#[test]
+fn r90_a_component_s_block_names_plugins_of_its_proxy() {
+    let plain = rendered(&native(), "orders-proxy");
+    for key in ["plugins", "plugin_keys"] {
+        assert!(plain.get(key).is_none(), "{key}");
+    }
+    let declared = r#"    sidecar:
+      plugins:
+        - { name: audit, module: "${data}/audit.wasm", capabilities: { read_headers: ["*"] } }
+        - { name: framing, module: /plugins/framing.wasm, configuration: { limit: 7 } }
+      plugin_keys: [/plugins/release.pub]
+      filters: { inbound: [audit], outbound: { inventory: [audit], "postgres:7432": [framing], "*": [] } }
+      app: 7305
+"#;
+    let text = MESH.replacen("    sidecar:\n      app: 7305\n", declared, 1);
+    let composition = read(&text).unwrap();
+    let rendering = Rendering::new(&composition, &native(), Profile::Demo).all();
+    let files = rendering.unwrap();
+    let value = |name: &str| -> Value {
+        let file = files.iter().find(|file| file.name == name).unwrap();
+        serde_saphyr::from_str(&file.text).unwrap()
+    };
+    let proxy = value("orders-proxy");
+    assert_eq!(
+        proxy["plugins"][0]["module"],
+        "/state/data/orders/audit.wasm"
+    );
+    assert_eq!(
+        proxy["plugins"][1],
+        json!({ "name": "framing", "module": "/plugins/framing.wasm", "configuration": { "limit": 7 } })
+    );
+    assert_eq!(proxy["plugin_keys"], json!(["/plugins/release.pub"]));
+    assert_eq!(proxy["inbound"][0]["filters"], json!(["audit"]));
+    assert!(
+        proxy["inbound"][1].get("filters").is_none(),
+        "health has none"
+    );
+    assert_eq!(
+        proxy["outbound"]["filters"],
+        json!({ "inventory": ["audit"], "postgres:7432": ["framing"], "*": [] })
+    );
+    assert!(value("orders").get("plugins").is_none());
+    let unknown = text.replacen("${data}/audit.wasm", "${nowhere}/audit.wasm", 1);
+    let composition = read(&unknown).unwrap();
+    let refused = Rendering::new(&composition, &native(), Profile::Demo).all();
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("sidecar.plugins"), "{refused}");
 }
 
 #[test]

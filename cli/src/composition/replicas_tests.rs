@@ -42,9 +42,7 @@ fn read(text: &str) -> Result<Composition, CliError> {
 }
 
 fn native(root: &std::path::Path) -> Site {
-    let state = StateDir::new(root.to_path_buf());
-    let web = "/web".into();
-    Site::Native { state, web }
+    Site::for_test(StateDir::new(root.to_path_buf()))
 }
 
 fn rendered(composition: &Composition, name: &str) -> Value {

@@ -15,8 +15,7 @@ fn read(text: &str) -> Result<Composition, CliError> {
 }
 
 fn native() -> Site {
-    let (state, web) = (StateDir::new("/state".into()), "/web".into());
-    Site::Native { state, web }
+    Site::for_test(StateDir::new("/state".into()))
 }
 
 /// The error of the small composition with one text replaced.

@@ -122,12 +122,24 @@ impl Rendering<'_> {
         let mesh = self.composition.mesh.as_ref();
         let acceleration = mesh.and_then(|mesh| mesh.acceleration.as_ref());
         let acceleration = acceleration.map(|wish| wish.value);
-        json!({
+        let mut document = json!({
             "object": kernel.object, "slice": kernel.slice, "pins": kernel.pins,
             "workloads": workloads.collect::<Vec<_>>(),
             "uncaptured": uncaptured.collect::<Vec<_>>(),
             "acceleration": acceleration.unwrap_or(Acceleration::Off),
-        })
+        });
+        let public = &self.composition.public;
+        if let (Some(shield), Some(fields)) = (&public.shield, document.as_object_mut()) {
+            let shield = json!({
+                "interfaces": shield.interfaces,
+                "ports": [public.port.value],
+                "connections": shield.connections,
+                "allow": shield.allow,
+                "feeders": [public.component.value],
+            });
+            fields.insert("shield".into(), shield);
+        }
+        document
     }
 
     /// Certificates for those that read files.

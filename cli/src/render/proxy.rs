@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Rendering, loopback, upstream};
 use crate::composition::{Component, MONITOR, OPERATOR, Sidecar, proxy_name};
+use crate::error::CliError;
 use crate::interception::Interception;
 
 /// Where proxies accept tunnels in containers, as Istio's do.
@@ -24,7 +25,11 @@ pub(crate) fn captured(sidecar: &Sidecar, kernel: Option<&Interception>) -> Vec<
 
 impl Rendering<'_> {
     /// The proxy before a component.
-    pub(super) fn proxy(&self, component: &Component, sidecar: &Sidecar) -> Map<String, Value> {
+    pub(super) fn proxy(
+        &self,
+        component: &Component,
+        sidecar: &Sidecar,
+    ) -> Result<Map<String, Value>, CliError> {
         let site = self.site;
         let inbound = [
             (site.listen(component), &component.port, &sidecar.app),
@@ -34,13 +39,18 @@ impl Rendering<'_> {
                 &sidecar.app_admin,
             ),
         ];
-        let inbound: Vec<Value> = inbound
+        let mut inbound: Vec<Value> = inbound
             .into_iter()
             .filter_map(|(listen, port, app)| {
                 let (listen, port, app) = (listen?, port.as_ref()?.value, loopback(app.value));
                 Some(json!({ "listen": listen, "app": app, "port": port, "protocol": "http" }))
             })
             .collect();
+        let filters = &sidecar.filters;
+        let first = inbound.first_mut().and_then(Value::as_object_mut);
+        if let Some(first) = first.filter(|_| !filters.inbound.is_empty()) {
+            first.insert("filters".into(), json!(filters.inbound));
+        }
         let tcp: Vec<Value> = sidecar
             .tcp
             .iter()
@@ -52,8 +62,15 @@ impl Rendering<'_> {
             document.insert("weight".into(), json!(weight.value));
         }
         let captured = captured(sidecar, self.kernel);
-        let outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp, "captured": captured, "names": captured });
+        let mut outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp, "captured": captured, "names": captured });
+        if let Some(outbound) = outbound
+            .as_object_mut()
+            .filter(|_| !filters.outbound.is_empty())
+        {
+            outbound.insert("filters".into(), json!(filters.outbound));
+        }
         document.insert("outbound".into(), outbound);
+        self.add_plugins(&mut document, component, sidecar)?;
         document.insert("loopback_token".into(), json!("loopback-token"));
         self.add_telemetry(&mut document, component);
         // Who asks the gateway for the keys of its statements about users is told such statements.
@@ -68,7 +85,26 @@ impl Rendering<'_> {
             let keys = json!({ "issuer_upstream": ingress });
             document.insert("user_context".into(), keys);
         }
-        document
+        Ok(document)
+    }
+
+    /// What may run in the proxy's data path, as the composition has it.
+    fn add_plugins(
+        &self,
+        document: &mut Map<String, Value>,
+        component: &Component,
+        sidecar: &Sidecar,
+    ) -> Result<(), CliError> {
+        let declared = [
+            ("plugins", &sidecar.plugins),
+            ("plugin_keys", &sidecar.plugin_keys),
+        ];
+        for (key, values) in declared.into_iter().filter(|(_, some)| !some.is_empty()) {
+            let place = format!("sidecar.{key}");
+            let value = self.filled(component, &place, &json!(values))?;
+            document.insert(key.into(), value);
+        }
+        Ok(())
     }
 
     /// The proxy that is the way out; its rules are the component's own keys.

@@ -4,6 +4,7 @@
 //! `svid.rs`), or hash: callers have the vetted cryptography.
 
 use x509_parser::certificate::X509Certificate;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::FromDer;
 
 use crate::IdentityError;
@@ -39,6 +40,40 @@ impl Leaf {
     }
 }
 
+/// The subject of a certificate in DER form, as RFC 2253 §2 writes it: the last part first.
+#[must_use]
+pub fn subject(der: &[u8]) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let parts: Vec<String> = certificate
+        .subject()
+        .iter_rdn()
+        .map(|part| {
+            let values = part.iter().map(|one| {
+                let oid = one.attr_type();
+                let name = oid2abbrev(oid, oid_registry())
+                    .map_or_else(|_| oid.to_id_string(), str::to_owned);
+                format!("{name}={}", escaped(one.as_str().unwrap_or_default()))
+            });
+            values.collect::<Vec<_>>().join("+")
+        })
+        .collect();
+    Some(parts.into_iter().rev().collect::<Vec<_>>().join(","))
+}
+
+/// RFC 2253 §2.4.
+fn escaped(value: &str) -> String {
+    let last = value.chars().count().saturating_sub(1);
+    let mut out = String::with_capacity(value.len());
+    for (place, char) in value.chars().enumerate() {
+        let edge = (char == ' ' && (place == 0 || place == last)) || (char == '#' && place == 0);
+        if edge || ",+\"\\<>;".contains(char) {
+            out.push('\\');
+        }
+        out.push(char);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +94,16 @@ mod tests {
         // DER puts a zero before 0xf0, since integers are signed; a list of revoked numbers does not.
         assert_eq!(leaf.serial, [0xf0, 1, 2]);
         assert_eq!(leaf.public_key_info, key.subject_public_key_info());
+    }
+
+    #[test]
+    fn a_subject_is_written_with_its_last_part_first() {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = crate::issue::subject("a, \"b\"");
+        let key = KeyPair::generate().unwrap();
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+        assert_eq!(subject(&der).unwrap(), r#"CN=a\, \"b\",O=Ringwall"#);
+        assert_eq!(subject(b"no certificate"), None);
     }
 
     #[test]

@@ -159,6 +159,12 @@ impl IdentitySource {
         self.id.clone()
     }
 
+    /// The leaf certificate in use, in DER form: what peers see of us.
+    #[must_use]
+    pub fn leaf(&self) -> Option<CertificateDer<'static>> {
+        self.current.load().pair.cert.first().cloned()
+    }
+
     /// When the SVID in use ends.
     #[must_use]
     pub fn not_after(&self) -> OffsetDateTime {

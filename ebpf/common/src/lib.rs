@@ -13,7 +13,9 @@ pub mod address;
 pub mod decide;
 pub mod event;
 pub mod map;
+pub mod prefix;
 pub mod reason;
+pub mod shield;
 
 pub use address::{Address, Endpoint};
 pub use decide::{Action, Policy, Verdict};
@@ -22,6 +24,7 @@ pub use map::{
     Connection, DirectKey, EdgeKey, Flow, FlowKey, Kind, PortKey, Rate, Role, ServiceKey, Splice,
     SteerKey, Switch, Traffic, TrafficKey, Workload,
 };
+pub use prefix::{Prefix, PrefixError};
 pub use reason::Reason;
 
 /// Changes with every layout in `map.rs`: maps of another version are never taken over.

@@ -22,6 +22,27 @@ pub(crate) fn prepare(pins: &Path) -> Result<()> {
     })
 }
 
+/// Makes a folder among the pins, where it is not.
+pub(crate) fn folder(pins: &Path, name: &str) -> Result<PathBuf> {
+    let path = pins.join(name);
+    match fs::create_dir(&path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::Pins { path, source })
+        }
+        _ => Ok(path),
+    }
+}
+
+/// Removes folders that begin like this one, and are another one.
+pub(crate) fn remove_others(pins: &Path, start: &str, own: &str) {
+    for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with(start) && name != own {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn is_bpffs(place: &Path) -> bool {
     statfs(place).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }

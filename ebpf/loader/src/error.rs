@@ -66,6 +66,24 @@ pub enum Error {
         source: Box<aya::maps::MapError>,
         hint: &'static str,
     },
+    #[error("the shield at interface {interface}: {source}")]
+    Interface {
+        interface: String,
+        source: io::Error,
+    },
+    /// One way of attaching; another one may do.
+    #[error("{0}")]
+    Refused(io::Error),
+    #[error(
+        "the shield has {used} of {capacity} {list}, and {more} more do not fit; nothing was added: remove some, or deny \
+         wider networks"
+    )]
+    ShieldFull {
+        list: &'static str,
+        used: u32,
+        capacity: u32,
+        more: u32,
+    },
     #[error("the names {one} and {other} have the same number; rename one of them")]
     SameNumber { one: String, other: String },
     #[error("reading events: {0}")]

@@ -91,14 +91,16 @@ impl Kernel {
         }
         let level = cgroup::depth(&slice.path)? + 1;
         bpffs::prepare(&slice.pins)?;
-        let maps_folder = folder(&slice.pins, &maps_name())?;
-        folder(&slice.pins, "links")?;
+        let maps_folder = bpffs::folder(&slice.pins, &maps_name())?;
+        bpffs::folder(&slice.pins, "links")?;
         let mut loader = EbpfLoader::new();
         let level = i32::try_from(level).unwrap_or(i32::MAX);
         loader.override_global("LEVEL", &level, true);
         for name in maps::PINNED {
             loader.map_pin_path(name, maps::pin(&maps_folder, name));
         }
+        // The shield has a loading of its own.
+        loader.map_max_entries("SHIELD_RATES", maps::SMALL);
         for (name, capacity) in &options.capacities {
             loader.map_max_entries(name, *capacity);
         }
@@ -123,7 +125,8 @@ impl Kernel {
             let path = kernel.slice.path.clone();
             kernel.attach_all(&path)?;
         }
-        kernel.remove_other_versions();
+        // Maps that an older agent has left: no program has them any more.
+        bpffs::remove_others(&kernel.slice.pins, "maps-", &maps_name());
         Ok(kernel)
     }
 
@@ -224,21 +227,6 @@ impl Kernel {
         Ok(())
     }
 
-    /// Maps that an older agent has left: no program has them any more.
-    fn remove_other_versions(&self) {
-        let own = maps_name();
-        for entry in fs::read_dir(&self.slice.pins)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with("maps-") && name != own {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-    }
-
     fn is_not_loaded(&self, name: &str) -> bool {
         matches!(self.tier, Tier::CaptureOnly(_)) && ENFORCEMENT.contains(&name)
     }
@@ -270,16 +258,6 @@ fn load_all(object: &mut Ebpf) -> Result<Tier> {
 
 fn maps_name() -> String {
     format!("maps-{MAPS_VERSION}")
-}
-
-fn folder(pins: &Path, name: &str) -> Result<PathBuf> {
-    let path = pins.join(name);
-    match fs::create_dir(&path) {
-        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::Pins { path, source })
-        }
-        _ => Ok(path),
-    }
 }
 
 /// The pinned links of a program, whatever they are attached to.

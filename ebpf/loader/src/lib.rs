@@ -3,7 +3,7 @@
 //! Owns: everything that speaks to the kernel about eBPF; it is the only user of aya. Must not: decide (that is
 //! `ringwall_ebpf_common::decide`), nor know where services or edges come from.
 //! What is pinned goes on without this process: the policy that was in the maps holds, and nothing more is let through.
-//! Read next: `kernel.rs`, then docs/ebpf.md.
+//! Read next: `kernel.rs` (the mesh), `shield.rs` (the edge), then docs/ebpf.md.
 
 pub mod acceleration;
 mod bpffs;
@@ -17,6 +17,7 @@ mod maps;
 mod names;
 mod policy;
 mod programs;
+mod shield;
 mod steering;
 mod sys;
 mod tier;
@@ -29,6 +30,11 @@ pub use events::{Events, Refused};
 pub use kernel::{Attach, Kernel, Options, Slice, Way};
 pub use names::id_of;
 pub use programs::{ACCELERATION, CAPTURE, ENFORCEMENT};
-pub use ringwall_ebpf_common::{Hook, Reason, Role};
+pub use ringwall_ebpf_common::shield::{Cause, Count};
+pub use ringwall_ebpf_common::{Hook, Prefix, PrefixError, Reason, Role};
+pub use shield::{
+    Added, Attached, ConnectionRate, Denied, Fill, Guard, List, Mode, SHIELD, Shield,
+    ShieldOptions, Swept, Talker, Want,
+};
 pub use steering::Steering;
 pub use tier::Tier;

@@ -7,9 +7,10 @@ use aya::maps::{
     Array, HashMap, IterableMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash,
 };
 use aya::{Ebpf, Pod};
+use ringwall_ebpf_common::shield::{Bucket, Denial, Settings};
 use ringwall_ebpf_common::{
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, SteerKey, Switch, Traffic, TrafficKey,
-    Workload,
+    Address, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, SteerKey, Switch, Traffic,
+    TrafficKey, Workload,
 };
 
 use crate::error::{Error, Result};
@@ -35,7 +36,23 @@ pub(crate) const PINNED: [&str; 17] = [
     "STEERS",
 ];
 
-/// A type of `ringwall_ebpf_common::map`, for aya.
+/// Maps whose memory the kernel takes at once: who loads the programs for the shield alone wants little of it.
+pub(crate) const PREALLOCATED: [&str; 10] = [
+    "WORKLOADS",
+    "SERVICES",
+    "EDGES",
+    "DIRECT",
+    "PORTS",
+    "FLOWS",
+    "INBOUND",
+    "RATES",
+    "TRAFFIC",
+    "STEERED",
+];
+/// Entries of a map that is made because it stands in the object, and that nobody uses.
+pub(crate) const SMALL: u32 = 64;
+
+/// A type of `ringwall_ebpf_common`, for aya.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Raw<T>(pub(crate) T);
@@ -48,8 +65,8 @@ macro_rules! plain {
 }
 
 plain!(
-    DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, SteerKey, Switch, Traffic, TrafficKey,
-    Workload
+    Address, Bucket, Denial, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Settings,
+    SteerKey, Switch, Traffic, TrafficKey, Workload,
 );
 
 // SAFETY: every `Plain` type is `repr(C)`, made of integers, without implicit padding (its size is asserted beside its
@@ -176,7 +193,7 @@ impl Maps {
     }
 }
 
-fn take(object: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
+pub(crate) fn take(object: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map> {
     object
         .take_map(name)
         .ok_or(Error::Missing { kind: "map", name })

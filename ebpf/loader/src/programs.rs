@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::programs::{CgroupSkb, Program, ProgramError, TestRun, TestRunOptions};
+use aya::programs::{CgroupSkb, Program, ProgramError, TestRun, TestRunOptions, Xdp};
 
 use crate::error::{Error, Result};
 use crate::sys;
@@ -56,6 +56,8 @@ pub(crate) fn load(object: &mut Ebpf, name: &'static str) -> Result<()> {
         Program::SockOps(program) => program.load(),
         Program::SkMsg(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     loaded.map_err(|error| Error::load(name, error))
@@ -130,6 +132,27 @@ pub(crate) fn rehearse(object: &Ebpf, name: &'static str, frame: &[u8]) -> Resul
         .test_run(options)
         .map_err(|error| Error::load(name, error))?;
     Ok(result.return_value == 1)
+}
+
+/// The same for a program of drivers.
+pub(crate) fn rehearse_driver(object: &Ebpf, name: &'static str, frame: &[u8]) -> Result<bool> {
+    /// `XDP_PASS`.
+    const PASS: u32 = 2;
+    let program = object.program(name).ok_or(Error::Missing {
+        kind: "program",
+        name,
+    })?;
+    let program: &Xdp = program
+        .try_into()
+        .map_err(|error| Error::load(name, error))?;
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        ..TestRunOptions::new()
+    };
+    let result = program
+        .test_run(options)
+        .map_err(|error| Error::load(name, error))?;
+    Ok(result.return_value == PASS)
 }
 
 fn find<'a>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program> {

@@ -1,4 +1,4 @@
-//! The calls of bpf(2) for links of control groups: making one, pinning it, opening the pin, replacing its program.
+//! The calls of bpf(2) for links of control groups and interfaces: making one, pinning it, opening the pin, replacing its program.
 //!
 //! aya has no pins for links of every program type, and keeps the replacement to itself. Each is one syscall with a
 //! structure as long as the kernel reads it.
@@ -28,6 +28,7 @@ struct Object {
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,
+    /// Of an interface: its number.
     target_fd: u32,
     attach_type: u32,
     flags: u32,
@@ -72,6 +73,25 @@ pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
         file_flags: 0,
     };
     let fd = bpf(BPF_OBJ_GET, &attribute)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Runs a program at an interface, by its number in the calling thread's network namespace, for as long as somebody has the
+/// link.
+pub(crate) fn link_to(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let attribute = LinkCreate {
+        prog_fd: number(&program)?,
+        target_fd: interface,
+        attach_type,
+        flags,
+    };
+    let fd = bpf(BPF_LINK_CREATE, &attribute)?;
     // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -19,6 +19,7 @@ mod peername;
 mod recvmsg;
 mod report;
 mod sendmsg;
+mod shield;
 mod sockops;
 mod splice;
 mod steer;

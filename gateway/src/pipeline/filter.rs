@@ -82,11 +82,11 @@ pub(crate) async fn filter(
 }
 
 impl Plugins {
-    /// Resolves with a plugin's answer if one ends the stream while the upstream is awaited; otherwise never.
-    pub(crate) async fn interrupted(&self) -> Refused {
+    /// Awaits the upstream; the error is a plugin's answer, if one ends the stream meanwhile.
+    pub(crate) async fn beside<T>(&self, upstream: impl Future<Output = T>) -> Result<T, Refused> {
         match &self.0 {
-            Some(stream) => stream.interrupted().await,
-            None => std::future::pending().await,
+            Some(stream) => stream.beside(upstream).await,
+            None => Ok(upstream.await),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::error::Error as _;
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
@@ -47,9 +48,11 @@ pub(crate) async fn forward(
         ..
     } = outgoing;
     let request = Request::from_parts(parts, body);
-    let sent = tokio::select! {
-        sent = timeout(route.timeout, send(&pool, request)) => sent,
-        refused = plugins.interrupted() => return filter::answer(refused, exchange),
+    // Where it stands, and not moved: it is the largest part of a request's state.
+    let sending = pin!(timeout(route.timeout, send(&pool, request)));
+    let sent = match plugins.beside(sending).await {
+        Ok(sent) => sent,
+        Err(refused) => return filter::answer(refused, exchange),
     };
     let (response, lease) = match sent {
         Ok(sent) => sent?,

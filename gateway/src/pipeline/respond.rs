@@ -6,6 +6,7 @@ use http::header::{self, HeaderName};
 use http::{HeaderValue, Method, Response};
 
 use super::body::ProxyBody;
+use crate::abuse::Offence;
 use crate::access_log::Exchange;
 use crate::refusal::Refusal;
 
@@ -28,6 +29,10 @@ pub(crate) fn refuse(refusal: &Refusal, mut exchange: Box<Exchange>) -> Response
     exchange.status = response.status().as_u16();
     exchange.refusal = Some(refusal.name());
     exchange.reason = refusal.reason();
+    if let Some(offence) = Offence::in_refusal(refusal) {
+        let connection = &exchange.connection;
+        connection.worker.offended(connection.peer.ip(), offence);
+    }
     finish(&mut response, exchange);
     response
 }

@@ -17,6 +17,9 @@ const PRELUDE: &str = r#"
     (import "env" "proxy_send_local_response" (func $answer (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
     (import "env" "proxy_set_buffer_bytes" (func $fill (param i32 i32 i32 i32 i32) (result i32)))
     (import "env" "proxy_http_call" (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "env" "proxy_grpc_call" (func $grpc (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "env" "proxy_grpc_stream" (func $stream (param i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "env" "proxy_grpc_send" (func $send (param i32 i32 i32 i32) (result i32)))
     (import "env" "proxy_set_effective_context" (func $context (param i32) (result i32)))
     (import "env" "proxy_continue_stream" (func $continue (param i32) (result i32)))
     (memory (export "memory") 2)
@@ -32,6 +35,10 @@ const PRELUDE: &str = r#"
     (data (i32.const 160) "changed on the way")
     (data (i32.const 192) "orders")
     (data (i32.const 224) "7")
+    (data (i32.const 400) "pkg.Service")
+    (data (i32.const 416) "Call")
+    (data (i32.const 424) "Slow")
+    (data (i32.const 432) "hello")
     (data (i32.const 232) "\03\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\0b\00\00\00\0a\00\00\00\0d\00\00\00:method\00GET\00:path\00/open/asked\00:authority\00api.localhost\00")
 "#;
 
@@ -238,6 +245,80 @@ async fn r90_a_plugin_asks_a_declared_cluster_first() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.seen("x-filter").as_deref(), Some("7"));
     assert_eq!(world.upstream_requests(), 2);
+}
+
+/// Calls `orders` by gRPC before the request goes on: with a message it is marked, with another end it is refused. `method` is
+/// where four letters stand.
+fn asks_by_grpc(call: &str) -> String {
+    let refuse = "(drop (call $answer (i32.const 403) (i32.const 0) (i32.const 0) (i32.const 160) (i32.const 18) (i32.const 0) (i32.const 0) (local.get $status)))";
+    let begin = format!(
+        "(if {call} (then (drop (call $answer (i32.const 404) (i32.const 0) (i32.const 0) (i32.const 160) (i32.const 18) (i32.const 0) (i32.const 0) (i32.const -1))) (return (i32.const 1)))) (global.set $asked (local.get $id)) (i32.const 1)"
+    );
+    format!(
+        r#"(global $asked (mut i32) (i32.const 0)) {}
+        (func (export "proxy_on_grpc_receive") (param i32 i32) (param $size i32)
+            (drop (call $context (global.get $asked)))
+            (if (i32.ne (local.get $size) (i32.const 5)) (then (unreachable)))
+            {} (drop (call $continue (i32.const 0))))
+        (func (export "proxy_on_grpc_close") (param i32 i32) (param $status i32)
+            (if (local.get $status) (then (drop (call $context (global.get $asked))) {refuse})))"#,
+        on_request(&begin),
+        mark(0)
+    )
+}
+
+fn unary(method: u16, time: u16) -> String {
+    format!(
+        "(call $grpc (i32.const 192) (i32.const 6) (i32.const 400) (i32.const 11) (i32.const {method}) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 432) (i32.const 5) (i32.const {time}) (i32.const 500))"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r90_a_plugin_calls_a_declared_cluster_by_grpc() {
+    let stream = "(call $stream (i32.const 192) (i32.const 6) (i32.const 400) (i32.const 11) (i32.const 416) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 500))";
+    let streaming = format!(
+        "(i32.or {stream} (call $send (i32.load (i32.const 500)) (i32.const 432) (i32.const 5) (i32.const 1)))"
+    );
+    for call in [unary(416, 2000), streaming] {
+        let modules = Modules::new(&[("asker", asks_by_grpc(&call))]);
+        let capabilities = format!("{HEADERS}, local_response: true, clusters: [orders]").leak();
+        let world = World::start_with(&modules.on_open("asker", capabilities)).await;
+        for _ in 0..3 {
+            let answer = ask(&world, "/open/a").await;
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!(answer.seen("x-filter").as_deref(), Some("7"));
+        }
+        assert_eq!(world.upstream_requests(), 6);
+        // Calls share the connection of their worker: one of HTTP/2 and one of HTTP/1.1 for each of the two at most.
+        assert!(world.orders.connections.load(Ordering::SeqCst) <= 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r91_a_call_by_grpc_ends_at_its_deadline_and_none_is_made_beyond_the_capabilities() {
+    let modules = Modules::new(&[("asker", asks_by_grpc(&unary(424, 100)))]);
+    let capabilities = format!("{HEADERS}, local_response: true, clusters: [orders]").leak();
+    let world = World::start_with(&modules.on_open("asker", capabilities)).await;
+    assert_eq!(ask(&world, "/open/a").await.status, 403);
+    // The call is cancelled, so that its place is free again.
+    assert_eq!(ask(&world, "/open/a").await.status, 403);
+    let modules = Modules::new(&[("asker", asks_by_grpc(&unary(416, 2000)))]);
+    let capabilities = format!("{HEADERS}, local_response: true").leak();
+    let world = World::start_with(&modules.on_open("asker", capabilities)).await;
+    assert_eq!(ask(&world, "/open/a").await.status, 404);
+    assert_eq!(world.upstream_requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r91_attack_a_call_by_grpc_is_answered_by_nobody_but_the_declared_workload() {
+    let modules = Modules::new(&[("asker", asks_by_grpc(&unary(416, 2000)))]);
+    let capabilities = format!("{HEADERS}, local_response: true, clusters: [orders]").leak();
+    let [plugin, route] = modules.on_open("asker", capabilities);
+    // Whoever listens there is `orders` and not whom the cluster names.
+    let other = ("identity: orders }", "identity: authz-server }");
+    let world = World::start_with(&[plugin, route, other]).await;
+    assert_eq!(ask(&world, "/open/a").await.status, 403);
+    assert_eq!(world.upstream_requests(), 0);
 }
 
 fn reload(world: &World, path: &Path, edit: Edit) {

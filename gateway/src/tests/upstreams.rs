@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use ringwall_tls::{IdentitySource, PeerPolicy, mesh_server_config};
 use ringwall_token::KeyRing;
@@ -146,6 +146,8 @@ async fn answer(mut request: Request<Incoming>) -> Response<Body> {
             text(StatusCode::OK, "never")
         }
         "/big" => big(),
+        "/pkg.Service/Call" => grpc(request).await,
+        "/pkg.Service/Slow" => std::future::pending().await,
         "/hop" => {
             let mut response = text(StatusCode::OK, "hop");
             let headers = response.headers_mut();
@@ -188,6 +190,25 @@ async fn echo(request: Request<Incoming>) -> Response<Body> {
     let said =
         json!({"method": method, "uri": uri, "headers": headers, "length": length, "sum": sum});
     text(StatusCode::OK, said.to_string())
+}
+
+/// A call of gRPC: its message comes back as it is, the status in trailers. By HTTP/2 alone.
+async fn grpc(request: Request<Incoming>) -> Response<Body> {
+    if request.version() != http::Version::HTTP_2 || request.headers().get("te").is_none() {
+        return text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "");
+    }
+    let body = request.into_body().collect().await.expect("body");
+    let mut trailers = http::HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().expect("value"));
+    let frames = [
+        Ok(Frame::data(body.to_bytes())),
+        Ok(Frame::trailers(trailers)),
+    ];
+    let frames = StreamBody::new(futures_util::stream::iter(frames));
+    let mut response = Response::new(BodyExt::boxed(frames));
+    let kind = "application/grpc".parse().expect("value");
+    response.headers_mut().insert("content-type", kind);
+    response
 }
 
 fn websocket(request: &mut Request<Incoming>) -> Response<Body> {
@@ -293,6 +314,11 @@ where
                     let answer = handler(request);
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                    let _ended = http2.serve_connection(TokioIo::new(stream), service).await;
+                    return;
+                }
                 let _ended = hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
                     .with_upgrades()

@@ -1,4 +1,5 @@
-//! What callers get: the SPIFFE Workload API and Envoy's secret discovery, on one unix socket.
+//! What callers get: the SPIFFE Workload API, Envoy's secret discovery and the gateway's word to the edge shield, on one unix
+//! socket.
 //!
 //! Owns: the socket with its limits, who a caller is for each call and each push, and the news that
 //! streams are made of. Must not: give anything to a caller that is not attested and registered.
@@ -13,12 +14,14 @@ mod workload;
 use std::sync::Arc;
 
 use ringwall_mesh_api::sds::secret_discovery_service_server::SecretDiscoveryServiceServer;
+use ringwall_mesh_api::v1::edge_shield_server::EdgeShieldServer;
 use ringwall_mesh_api::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer;
 use tonic::{Request, Status};
 
 use crate::attest::{Attestor, Peer};
 use crate::jwt::JwtSvids;
 use crate::metrics::Metrics;
+use crate::shield::{Edge, EdgeShieldService};
 use crate::trust::{Current, Trust};
 use crate::workloads::Workloads;
 
@@ -46,9 +49,15 @@ pub(crate) struct Caller {
     workload: String,
 }
 
+impl Caller {
+    pub(crate) fn workload(&self) -> &str {
+        &self.workload
+    }
+}
+
 impl Shared {
     /// Who calls, by the connection that the request came over.
-    fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+    pub(crate) fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
         let connection = request.extensions().get::<socket::Connection>();
         let Some(peer) = connection.and_then(|connection| connection.peer.clone()) else {
             return Err(self.nobody("gone", None));
@@ -101,19 +110,25 @@ impl Shared {
     }
 }
 
-/// Serves both until `stop`.
+/// Serves all of it until `stop`.
 pub(crate) async fn serve(
     socket: Socket,
     shared: Arc<Shared>,
+    edge: Option<Arc<Edge>>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
     let workload_api = SpiffeWorkloadApiServer::new(workload::WorkloadApi::new(&shared))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
     let discovery = SecretDiscoveryServiceServer::new(sds::Discovery::new(&shared))
         .max_decoding_message_size(MAX_REQUEST_BYTES);
+    let shield = edge.map(|edge| {
+        EdgeShieldServer::new(EdgeShieldService::new(&shared, &edge))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+    });
     socket::server()
         .add_service(workload_api)
         .add_service(discovery)
+        .add_optional_service(shield)
         .serve_with_incoming_shutdown(socket.connections(shared), stop)
         .await
 }

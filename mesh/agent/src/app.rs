@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::own::{Joined, NodeIssuer, Own};
 use crate::plane::ControlPlane;
 use crate::renewal::Renewals;
+use crate::shield::Edge;
 use crate::trust::{Current, Follower};
 use crate::workloads::Workloads;
 
@@ -62,7 +63,8 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
     let socket = Socket::bind(&config.socket)?;
     tracing::info!(socket = %config.socket.display(), node = config.node, "the Workload API is served");
 
-    let mut app = App::custom(serve(socket, shared, shell.clone()))
+    let edge = shield(&config, &shell);
+    let mut app = App::custom(serve(socket, shared, edge.clone(), shell.clone()))
         .background(
             "own identity",
             Arc::clone(&own).keep(Arc::clone(&renewals), plane.clone()),
@@ -71,7 +73,7 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
         .background("trust", follower.run(plane.clone()))
         .background("workloads", workloads.run());
     if let Some(kernel) = &config.kernel {
-        app = crate::kernel::start(app, kernel, &shell, plane.clone(), &state)?;
+        app = crate::kernel::start(app, kernel, &shell, plane.clone(), (&state, edge))?;
     }
     if let Some(control) = control {
         app = app.background("supervisor", control.run());
@@ -81,6 +83,16 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
         app = app.background("delivery", keeping);
     }
     Ok(ready_checks(app, &own.source, clock, trust, &config))
+}
+
+/// The edge shield, where it is configured; else nothing is left of one.
+fn shield(config: &Config, shell: &Shell) -> Option<Arc<Edge>> {
+    let kernel = config.kernel.as_ref()?;
+    let Some(shield) = &kernel.shield else {
+        Edge::remove(kernel);
+        return None;
+    };
+    Some(Edge::open(kernel, shield, shell))
 }
 
 /// The second attestor, where it is configured.
@@ -142,7 +154,7 @@ fn ready_checks(
     })
 }
 
-async fn serve(socket: Socket, shared: Arc<Shared>, shell: Shell) {
+async fn serve(socket: Socket, shared: Arc<Shared>, edge: Option<Arc<Edge>>, shell: Shell) {
     let stop = shell.shutdown();
     let cut = async {
         shell.shutdown().await;
@@ -150,7 +162,7 @@ async fn serve(socket: Socket, shared: Arc<Shared>, shell: Shell) {
     };
     // Streams of the Workload API never end by themselves.
     let served = tokio::select! {
-        served = api::serve(socket, shared, stop) => served,
+        served = api::serve(socket, shared, edge, stop) => served,
         () = cut => Ok(()),
     };
     if let Err(error) = served {

@@ -4,6 +4,7 @@
 //! Read next: `attest.rs` for what `attestation` means, `deliver.rs` for `deliver`.
 
 pub(crate) mod kernel;
+pub(crate) mod shield;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -26,6 +26,7 @@ use self::reach::Follower;
 use self::report::Metrics;
 use crate::config::kernel::{AccelerationWish, CapturedWorkload, KernelConfig};
 use crate::plane::ControlPlane;
+use crate::shield::Edge;
 
 /// Between two readings of the kernel's counters.
 const READING: Duration = Duration::from_secs(2);
@@ -39,7 +40,7 @@ pub(crate) fn start(
     config: &KernelConfig,
     shell: &Shell,
     plane: ControlPlane,
-    state: &Path,
+    (state, edge): (&Path, Option<Arc<Edge>>),
 ) -> Result<App, StartError> {
     let object = std::fs::read(&config.object).map_err(|error| {
         StartError::config(format!(
@@ -56,14 +57,8 @@ pub(crate) fn start(
     );
     let events = kernel.events().map_err(|error| refused(&error))?;
     let metrics = Metrics::register(&shell.metrics, kernel.tier());
-    let status = acceleration::Status::register(&shell.metrics);
     let kernel: Shared = Arc::new(Mutex::new(kernel));
-    let accelerator = (config.acceleration == AccelerationWish::Auto).then(|| Accelerator {
-        kernel: Arc::clone(&kernel),
-        object: config.object.clone(),
-        slice: config.slice.clone(),
-        status,
-    });
+    let app = accelerated(app, config, shell, &kernel);
     let follower = Follower::open(Arc::clone(&kernel), state);
     let known = follower.known();
     let mut app = app
@@ -78,14 +73,31 @@ pub(crate) fn start(
             }
         });
     let observer = Observer::new(shell.spiffe_id().path(), &[]);
-    app = app.admin(ringwall_observe::flows(Arc::clone(&observer)));
-    if let Some(accelerator) = accelerator {
-        app = app.background("acceleration", accelerator.run());
+    let mut routes = ringwall_observe::flows(Arc::clone(&observer));
+    if let Some(edge) = edge {
+        routes = routes.merge(edge.routes());
+        app = edge.join(app);
     }
+    app = app.admin(routes);
     if let Some(events) = events {
         app = app.background("kernel events", report::tell(events, observer));
     }
     Ok(app)
+}
+
+/// Publishes what has become of acceleration, and tries it where it is asked for.
+fn accelerated(app: App, config: &KernelConfig, shell: &Shell, kernel: &Shared) -> App {
+    let status = acceleration::Status::register(&shell.metrics);
+    if config.acceleration == AccelerationWish::Off {
+        return app;
+    }
+    let accelerator = Accelerator {
+        kernel: Arc::clone(kernel),
+        object: config.object.clone(),
+        slice: config.slice.clone(),
+        status,
+    };
+    app.background("acceleration", accelerator.run())
 }
 
 fn enrolled(object: &[u8], config: &KernelConfig) -> Result<Kernel, Error> {

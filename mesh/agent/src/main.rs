@@ -20,6 +20,7 @@ mod pem;
 mod plane;
 mod privileges;
 mod renewal;
+mod shield;
 mod trust;
 mod workloads;
 

@@ -8,22 +8,26 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use listenfd::ListenFd;
 use ringwall_data_path::log::{LogBuffer, LogWriter};
 use ringwall_mesh_api::v1::Health;
-use ringwall_service::{App, Shell, StartError};
+use ringwall_service::{App, Cli, Shell, StartError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::control::{self, State};
 use crate::egress::Egress;
+use crate::error::ProxyError;
 use crate::inbound::{Inbound, Users};
 use crate::listen::{self, Role};
 use crate::metrics::ProxyMetrics;
 use crate::names;
 use crate::outbound::{OutboundMetrics, TcpTarget};
 use crate::pipeline::loopback::LoopbackToken;
+use crate::plugins::{Filters, Plugins};
+use crate::reload::Reloader;
 use crate::resilience::Callees;
 use crate::worker::{Shared, Worker};
 use ringwall_observe::{self as observe, Observer};
@@ -41,6 +45,10 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
     let mut running = Running::start(&shell, &config, &state, ListenFd::from_env())?;
     running.tell();
     let observer = Arc::clone(&running.shared.observe);
+    let shown = Arc::clone(&running.shared);
+    shell.metrics.show_others(move || shown.plugins.metrics());
+    let file = Cli::parse_as(shell.name).config().to_owned();
+    let reloader = Reloader::new(Arc::clone(&running.shared), file, Config::clone(&config));
     let admin = running.admin.take();
     let mut app = App::custom(running.until_drained(shell.clone()));
     app = app.admin(observe::router(observer));
@@ -48,6 +56,7 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
         app = app.admin_socket(socket);
     }
     app = app.background("control", control.run(shell.shutdown()));
+    app = app.background("configuration", reloader.run());
     for address in &config.outbound.names {
         let socket = names::bind(*address).map_err(|error| StartError::bind(*address, &error))?;
         let domain = shell.config.trust_domain.to_string().into();
@@ -176,6 +185,11 @@ pub(crate) fn shared(
         .as_ref()
         .map(|users| Users::new(shell, users, Handle::current()))
         .transpose()?;
+    let plugins = Plugins::new(config.service.state.clone());
+    let loaded = plugins
+        .prepare(&config.plugins, &config.plugin_keys)
+        .and_then(|changes| plugins.serve(changes))
+        .map_err(ProxyError::Plugins)?;
     let observe = Observer::new(&config.service.name, &config.redact);
     let egress = config
         .egress
@@ -197,6 +211,8 @@ pub(crate) fn shared(
             Arc::new(OutboundMetrics::register(&shell.metrics)),
         ),
         users,
+        filters: ArcSwap::from_pointee(Filters::of(config, &loaded)),
+        plugins,
         telemetry: config.service.telemetry.is_some(),
         open: Arc::default(),
         drain: watch::Sender::new(false),

@@ -13,8 +13,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use ringwall_http_io::BoxBody;
+use ringwall_http_io::body::{BoxError, boxed};
+use ringwall_plugin_host::Filtered;
 use thiserror::Error;
 
 use crate::tunnel::{H2Body, ReadBody};
@@ -31,7 +34,17 @@ pub(crate) enum BodyError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     #[error(transparent)]
-    Other(ringwall_http_io::body::BoxError),
+    Other(BoxError),
+}
+
+impl BodyError {
+    /// An error that has passed plugins is the one that it was before them.
+    fn of(error: BoxError) -> Self {
+        match error.downcast() {
+            Ok(own) => *own,
+            Err(error) => Self::Other(error),
+        }
+    }
 }
 
 /// Follows a body to its end; dropped with it.
@@ -59,6 +72,8 @@ enum Kind {
     Http2(H2Body),
     Socket(ReadBody),
     Boxed(BoxBody),
+    /// Past plugins.
+    Filtered(Box<Filtered<ProxyBody>>),
 }
 
 impl fmt::Debug for ProxyBody {
@@ -111,6 +126,27 @@ impl ProxyBody {
         Self::of(Kind::Boxed(body))
     }
 
+    /// Past plugins, which may look at it while it is read.
+    pub(crate) fn filtered(body: Filtered<Self>) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self::of(Kind::Filtered(Box::new(body)))
+    }
+
+    /// What a plugin answers in the place of the other side.
+    pub(crate) fn local(body: Filtered<Full<Bytes>>) -> Self {
+        if body.is_end_stream() {
+            return Self::empty();
+        }
+        Self::boxed(boxed(body))
+    }
+
+    /// Whether it is one direction of a stream of bytes, which is no body at all.
+    pub(crate) const fn is_socket(&self) -> bool {
+        matches!(self.kind, Kind::Socket(_))
+    }
+
     /// Ends the body with an error after `limit` bytes.
     pub(crate) fn limited(mut self, limit: u64) -> Self {
         self.left = Some((limit, limit));
@@ -159,6 +195,7 @@ impl ProxyBody {
             Kind::Http2(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Kind::Socket(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::from),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Other),
+            Kind::Filtered(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::of),
         }
     }
 }
@@ -211,6 +248,7 @@ impl Body for ProxyBody {
             Kind::Http2(body) => body.is_end_stream(),
             Kind::Socket(_) => false,
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Filtered(body) => body.is_end_stream(),
         }
     }
 
@@ -221,6 +259,7 @@ impl Body for ProxyBody {
             Kind::Http1(body) => body.size_hint(),
             Kind::Http2(_) | Kind::Socket(_) => SizeHint::default(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Filtered(body) => body.size_hint(),
         }
     }
 }

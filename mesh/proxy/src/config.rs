@@ -5,11 +5,13 @@
 
 mod validate;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ringwall_mesh_api::weight;
+use ringwall_plugin_host::config::PluginConfig;
 use ringwall_service::{ComponentConfig, ConfigError, Refusal, ServiceConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,6 +59,12 @@ pub(crate) struct Config {
     /// Headers whose values `ringwall tap` never shows, beside those that sound like secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) redact: Vec<String>,
+    /// Plugins that `filters` may name (docs/running-plugins.md).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) plugins: Vec<PluginConfig>,
+    /// Files of ed25519 public keys: with any, each plugin must be signed by one of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) plugin_keys: Vec<PathBuf>,
     /// The egress gateway only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) egress: Option<EgressConfig>,
@@ -80,6 +88,9 @@ pub(crate) struct InboundConfig {
     pub(crate) port: u16,
     #[serde(default)]
     pub(crate) protocol: ProtocolConfig,
+    /// Names in `plugins`: what comes to this port passes them in this order, answers in the reverse.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) filters: Vec<String>,
 }
 
 /// Where the application is asked whether it can serve.
@@ -167,7 +178,13 @@ pub(crate) struct OutboundConfig {
     /// Where the kernel leads the application's questions for names (UDP), whichever server it asks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) names: Vec<SocketAddr>,
+    /// Names in `plugins`, by `service`, `service:port` or `*`, the most exact counting alone: calls pass them in this order.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) filters: BTreeMap<String, Vec<String>>,
 }
+
+/// The key of `outbound.filters` for every service that has none of its own.
+pub(crate) const ANY_SERVICE: &str = "*";
 
 /// One listener whose bytes go to one service.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

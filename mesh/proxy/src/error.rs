@@ -8,6 +8,8 @@ use thiserror::Error;
 pub(crate) enum ProxyError {
     #[error("start worker thread: {0}")]
     Worker(std::io::Error),
+    #[error("plugins: {0}")]
+    Plugins(#[from] ringwall_plugin_host::Error),
     #[error(transparent)]
     AccessLog(#[from] LogError),
     #[error("TLS: {0}")]

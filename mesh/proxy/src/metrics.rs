@@ -48,6 +48,8 @@ pub(crate) struct ProxyMetrics {
     pub(crate) strays: Counter,
     refused_connections: Counter,
     expired: Counter,
+    reloads: Counter,
+    rejected_reloads: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,6 +157,11 @@ impl ProxyMetrics {
                 "mesh_expired_connections",
                 "Connections ended for being too slow",
             ),
+            reloads: counter("mesh_config_reloads", "Times that plugins were taken over"),
+            rejected_reloads: counter(
+                "mesh_config_reloads_rejected",
+                "Times that they were refused, and the last good ones served on",
+            ),
         };
         let register = |name: &str, help: &str, metric| metrics.register(name, help, metric);
         register(
@@ -179,6 +186,14 @@ impl ProxyMetrics {
             own.refusals.clone(),
         );
         own
+    }
+
+    pub(crate) fn reloaded(&self, taken: bool) {
+        if taken {
+            self.reloads.inc()
+        } else {
+            self.rejected_reloads.inc()
+        };
     }
 
     /// The series of one edge.

@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
     Connect(Arc<str>),
     Failed(Arc<str>),
     Timeout,
+    /// A plugin has answered, ended or failed the exchange, or led it where nobody has allowed it to; for the log, why.
+    Filter(&'static str, Option<Arc<str>>),
     /// The proxy's own fault.
     Internal(Arc<str>),
 }
@@ -53,7 +55,7 @@ impl Refusal {
     /// The word of the access log.
     pub(crate) fn name(&self) -> &'static str {
         match self {
-            Self::Malformed(what) | Self::Overloaded(what) => what,
+            Self::Malformed(what) | Self::Overloaded(what) | Self::Filter(what, _) => what,
             Self::Upgrade => "upgrade-not-declared",
             Self::BodyTooLarge => "body-too-large",
             Self::Loopback => "loopback-token",
@@ -83,12 +85,13 @@ impl Refusal {
             | Self::Connect(reason)
             | Self::Failed(reason)
             | Self::Internal(reason) => Some(Arc::clone(reason)),
+            Self::Filter(_, reason) => reason.clone(),
             _ => None,
         }
     }
 
     /// Envoy's response flag for the same event, so that dashboards made for it can be used.
-    pub(crate) const fn flag(&self) -> &'static str {
+    pub(crate) fn flag(&self) -> &'static str {
         match self {
             Self::Malformed(_) | Self::Upgrade | Self::BodyTooLarge => "DPE",
             Self::Loopback | Self::Denied(_) | Self::NoPolicy | Self::NoEdge(_) => "UAEX",
@@ -99,7 +102,8 @@ impl Refusal {
             Self::Connect(_) => "UF",
             Self::Failed(_) => "UC",
             Self::Timeout => "UT",
-            Self::Internal(_) => "-",
+            Self::Filter("filter-answered" | "filter-closed", _) => "UAEX",
+            Self::Filter(..) | Self::Internal(_) => "-",
         }
     }
 
@@ -116,7 +120,7 @@ impl Refusal {
             }
             Self::Connect(_) | Self::Failed(_) => StatusCode::BAD_GATEWAY,
             Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Filter(..) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -128,7 +132,7 @@ impl Refusal {
             Self::Loopback | Self::Denied(_) | Self::NoPolicy | Self::NoEdge(_) => "7",
             Self::UnknownPort | Self::UnknownService(_) => "12",
             Self::Timeout => "4",
-            Self::Internal(_) => "13",
+            Self::Filter(..) | Self::Internal(_) => "13",
             _ => "14",
         }
     }
@@ -153,6 +157,7 @@ impl Refusal {
             Self::CircuitOpen(_) => ("circuit-open", "The service is given a rest"),
             Self::Connect(_) | Self::Failed(_) => ("upstream-failed", "The service did not answer"),
             Self::Timeout => ("upstream-timeout", "The service did not answer in time"),
+            Self::Filter(..) => ("filter-failed", "A filter has ended the request"),
             Self::Internal(_) => ("internal", "The proxy failed"),
         }
     }

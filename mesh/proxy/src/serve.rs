@@ -9,7 +9,7 @@ pub(crate) mod live;
 pub(crate) mod peer;
 mod prefixed;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) watch: Arc<Watch>,
     pub(crate) peer: SocketAddr,
+    /// Our end of the socket, where plugins may ask for it.
+    pub(crate) local: Option<SocketAddr>,
     pub(crate) direction: Direction,
     /// Notified when the connection has to end now.
     pub(crate) cut: Arc<Notify>,
@@ -94,7 +96,9 @@ impl Session {
             peer,
             permit,
         } = accepted;
+        let asked = worker.shared.plugins.has_engine();
         let session = Arc::new(Self {
+            local: asked.then(|| socket.local_addr().ok()).flatten(),
             worker,
             id,
             watch,
@@ -114,11 +118,30 @@ impl Session {
             id: outer.worker.next_id(),
             watch,
             peer: outer.peer,
+            local: outer.local,
             direction: outer.direction,
             cut: Arc::default(),
             wanes: AtomicU64::new(outer.wanes.load(Ordering::Relaxed)),
             _permit: permit,
         })
+    }
+
+    /// Nobody's connection: calls that are made here. `None`: there are too many connections.
+    pub(crate) fn own(worker: &Arc<Worker>) -> Option<Arc<Self>> {
+        let permit = worker.shared.permit()?;
+        let stall = worker.shared.config.limits.stall_timeout;
+        let watch = Watch::new(Arc::clone(&worker.clock), stall, stall, stall);
+        Some(Arc::new(Self {
+            worker: Arc::clone(worker),
+            id: worker.next_id(),
+            watch: Arc::new(watch),
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            local: None,
+            direction: Direction::Outbound,
+            cut: Arc::default(),
+            wanes: AtomicU64::new(NEVER),
+            _permit: permit,
+        }))
     }
 
     /// Says that a certificate of the two ends in `left`. Before that, the peer is asked to open another connection:

@@ -12,6 +12,7 @@ mod hostile;
 mod limits;
 mod memory;
 mod peers;
+mod plugins;
 mod requests;
 mod streams;
 mod tunnels;

@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ringwall_data_path::log::LogBuffer;
 use ringwall_data_path::permit::Permit;
 use ringwall_data_path::random::Random;
@@ -28,6 +29,7 @@ use crate::listen::{Listener, accept};
 use crate::metrics::ProxyMetrics;
 use crate::outbound;
 use crate::pipeline::loopback::LoopbackToken;
+use crate::plugins::{Filters, Plugins};
 use crate::resilience::Callees;
 use crate::serve::live::Live;
 use crate::tunnel::Tunnels;
@@ -53,6 +55,9 @@ pub(crate) struct Shared {
     pub(crate) callees: Callees,
     pub(crate) observe: Arc<Observer>,
     pub(crate) users: Option<inbound::Users>,
+    /// What may run in the data path, and where.
+    pub(crate) plugins: Plugins,
+    pub(crate) filters: ArcSwap<Filters>,
     /// The egress gateway has no application: requests leave the platform.
     pub(crate) egress: Option<Arc<Egress>>,
     /// Spans are made only where somebody collects them.
@@ -114,6 +119,8 @@ pub(crate) struct Worker {
     pub(crate) log: Arc<LogBuffer>,
     pub(crate) random: Random,
     pub(crate) clock: Arc<CoarseClock>,
+    /// Made for the first stream that passes any.
+    pub(crate) plugins: OnceLock<ringwall_plugin_host::Worker>,
 }
 
 impl Worker {
@@ -129,6 +136,7 @@ impl Worker {
             log,
             random: Random::default(),
             clock,
+            plugins: OnceLock::new(),
             shared,
         })
     }

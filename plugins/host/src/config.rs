@@ -3,7 +3,7 @@
 //! Owns: the serde structs, their JSON Schema, and the step from them to a verified module with its specification. Must not:
 //! know routes; whoever embeds the host names plugins there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -371,6 +371,42 @@ impl LimitsConfig {
             ..limits
         }
     }
+}
+
+/// What is wrong with the names of plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFault {
+    /// Not letters, digits, `-`, `_` and `.`.
+    Characters,
+    Twice,
+}
+
+/// The first plugin whose name cannot be used. Names are labels of metrics and words of logs.
+#[must_use]
+pub fn fault_of_names(plugins: &[PluginConfig]) -> Option<(&str, NameFault)> {
+    let mut seen = BTreeSet::new();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    plugins.iter().find_map(|plugin| {
+        let name = plugin.name.as_str();
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Some((name, NameFault::Characters));
+        }
+        (!seen.insert(name)).then_some((name, NameFault::Twice))
+    })
+}
+
+/// Plugins whose modules are neither pinned nor have to be signed: whoever can write the files runs code in the data path.
+pub fn unverified<'a>(
+    plugins: &'a [PluginConfig],
+    keys: &[PathBuf],
+) -> impl Iterator<Item = &'a str> {
+    let signed = !keys.is_empty();
+    let unverified = plugins.iter().filter(move |plugin| {
+        let canary = plugin.canary.as_ref();
+        let pinned = plugin.sha256.is_some() && canary.is_none_or(|canary| canary.sha256.is_some());
+        !signed && !pinned
+    });
+    unverified.map(|plugin| plugin.name.as_str())
 }
 
 /// Public keys from their files: 32 bytes each, raw or in hexadecimal digits.

@@ -19,7 +19,7 @@ mod tcp;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use wasmtime::Store;
@@ -111,9 +111,8 @@ pub(crate) struct Instance {
     pub(crate) sees_stream: bool,
     /// Whether it exports `proxy_on_log`, which may read what has passed.
     pub(crate) looks_back: bool,
-    /// The processor time that it took to be made, and when that was.
+    /// The processor time that it took to be made.
     pub(crate) start_time: OnceLock<Duration>,
-    pub(crate) made: Instant,
     inner: Mutex<Inner>,
 }
 
@@ -153,9 +152,10 @@ impl Instance {
             error = format!("{error:#}"),
             "a plugin's instance is lost"
         );
+        let cost = host.deadline.lost;
         host.abandon();
         if let Some(worker) = self.worker.upgrade() {
-            worker.replace_lost(self);
+            worker.replace_lost(self, cost);
         }
         failure
     }

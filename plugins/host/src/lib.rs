@@ -20,6 +20,7 @@ mod foreign;
 mod hostcalls;
 mod http;
 mod instance;
+mod loaded;
 mod metrics;
 mod module;
 mod plugin;
@@ -37,7 +38,8 @@ pub use self::error::Error;
 pub use self::foreign::ForeignFunction;
 pub use self::http::{Cause, Filtered, HttpStream, Refused};
 pub use self::instance::{Failure, FailureKind};
-pub use self::module::{Inspection, Module, Needs, PublicKey, Verification};
+pub use self::loaded::{Changes, Loaded, Plugins};
+pub use self::module::{Inspection, Module, Needs, Producer, PublicKey, Verification};
 pub use self::plugin::Plugin;
 pub use self::properties::{
     ConnectionInfo, Direction, PeerCertificate, Properties, StreamInfo, UpstreamInfo, Value,
@@ -47,4 +49,4 @@ pub use self::spec::{
     BodyAccess, Capabilities, HeadersPause, Limits, Names, OnFailure, PluginSpec,
 };
 pub use self::tcp::TcpStream;
-pub use self::worker::{Observer, Worker};
+pub use self::worker::{Callback, Observer, Worker};

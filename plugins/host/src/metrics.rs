@@ -82,6 +82,8 @@ pub(crate) struct PluginMetrics {
     pub(crate) swaps: Counter,
     pub(crate) instances: AtomicI64,
     pub(crate) memory: AtomicI64,
+    pub(crate) starts: Counter,
+    pub(crate) start_nanoseconds: Counter,
     callback_time: CallbackTime,
     pub(crate) defined: Defined,
 }
@@ -90,6 +92,13 @@ pub(crate) struct PluginMetrics {
 struct CallbackTime(Buckets<12>);
 
 impl PluginMetrics {
+    /// An instance was made and configured, in so much processor time.
+    pub(crate) fn started(&self, took: Duration) {
+        self.starts.add(1);
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.start_nanoseconds.add(nanoseconds);
+    }
+
     pub(crate) fn callback(&self, took: Duration) {
         let microseconds = u64::try_from(took.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         self.callback_time.0.record(&CALLBACK_BOUNDS, microseconds);

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::instance::Host;
 use crate::runtime::{Runtime, RuntimeInner, text};
 
-pub use self::interface::{Inspection, Needs};
+pub use self::interface::{Inspection, Needs, Producer};
 pub use self::verify::{PublicKey, Verification};
 
 /// The largest module that is looked at, in bytes. A plugin's own limit may be lower.
@@ -88,6 +88,11 @@ impl Module {
         let module = module.map_err(|error| Error::Compile(text(&error)))?;
         let digest = hex::encode(digest::digest(&digest::SHA256, bytes));
         Ok(interface::inspect(&module, digest, bytes.len()))
+    }
+
+    /// What has made a module, as it says itself.
+    pub fn producers(bytes: &[u8]) -> Vec<Producer> {
+        interface::producers(bytes)
     }
 
     pub(crate) fn abi(&self) -> AbiVersion {

@@ -110,6 +110,8 @@ pub struct ConnectionInfo {
     pub peer: Option<PeerCertificate>,
     /// `connection.uri_san_local_certificate`.
     pub local_uri_san: Option<Arc<str>>,
+    /// `connection.subject_local_certificate`, in the form of RFC 2253.
+    pub local_subject: Option<Arc<str>>,
 }
 
 /// What is in a peer's certificate.

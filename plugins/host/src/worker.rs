@@ -1,7 +1,9 @@
 //! The plugins of one worker: one instance of each version.
 //!
 //! Owns: which instance a new stream gets, and that a lost one is replaced at once. A worker belongs to one tokio runtime,
-//! on which its timers and calls run. Must not: hold its lock while a guest runs.
+//! on which its timers and calls run. Must not: hold its lock while a guest runs. Next: `worker/losses.rs`.
+
+mod losses;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+use self::losses::Losses;
 use crate::callouts::{Callouts, NoCallouts};
 use crate::chain::Chain;
 use crate::error::Error;
@@ -22,26 +25,30 @@ use crate::tcp::TcpStream;
 
 /// How long a plugin that could not be configured is left alone.
 const RETRY: Duration = Duration::from_secs(1);
-/// A plugin that takes longer than this to start, and fails sooner than `COSTLY_SHARE` times that, is left alone for as long:
-/// otherwise its starts would take the worker's time from its neighbours.
-const COSTLY_START: Duration = Duration::from_millis(20);
-const COSTLY_SHARE: u32 = 10;
 
 /// Watches what guests do: for `ringwall plugin test`. It is called on the data path.
 pub trait Observer: Send + Sync {
     /// A host function has returned, with its status where it has one.
     fn hostcall(&self, plugin: &str, name: &'static str, status: Option<u32>);
-    /// A callback has returned: how long it took, its host calls, the instance's memory in bytes.
-    fn callback(
-        &self,
-        plugin: &str,
-        name: &'static str,
-        took: Duration,
-        hostcalls: u32,
-        memory: u64,
-    );
+    /// The host function that runs was asked for something that the plugin may not do; [`Self::hostcall`] follows.
+    fn refused(&self, plugin: &str, what: &str);
+    /// A callback has returned.
+    fn callback(&self, plugin: &str, callback: &Callback);
     /// A line that a plugin logs, before its rate is limited.
     fn log(&self, plugin: &str, level: crate::LogLevel, line: &str);
+}
+
+/// One callback that has returned, or failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Callback {
+    pub name: &'static str,
+    /// On the wall.
+    pub took: Duration,
+    /// Of the processor.
+    pub used: Duration,
+    pub hostcalls: u32,
+    /// Linear memory of the instance, in bytes.
+    pub memory: u64,
 }
 
 /// The plugins of one tokio runtime. Clones are the same one.
@@ -62,6 +69,8 @@ pub(crate) struct WorkerInner {
     pub(crate) handle: Option<Handle>,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     slots: Mutex<HashMap<u64, Slot>>,
+    /// Of the versions that have lost an instance.
+    losses: Mutex<HashMap<u64, Losses>>,
 }
 
 enum Slot {
@@ -92,6 +101,7 @@ impl Worker {
             handle: Some(Handle::current()),
             observer,
             slots: Mutex::default(),
+            losses: Mutex::default(),
         });
         runtime.inner.enlist(&inner);
         Self { inner }
@@ -126,6 +136,7 @@ impl WorkerInner {
             handle: None,
             observer: None,
             slots: Mutex::default(),
+            losses: Mutex::default(),
         })
     }
 
@@ -154,24 +165,35 @@ impl WorkerInner {
         Ok(())
     }
 
-    /// Puts another instance in the place of `lost`, unless that has happened already or nobody wants one.
-    pub(crate) fn replace_lost(self: &Arc<Self>, lost: &Instance) {
-        let is_in_use = match self.slots.lock().get(&lost.version.id) {
+    /// Puts another instance in the place of `lost`, unless that has happened already or nobody wants one. `cost`: what the
+    /// failure has taken of the worker's time.
+    pub(crate) fn replace_lost(self: &Arc<Self>, lost: &Instance, cost: Duration) {
+        let version = &lost.version;
+        let is_in_use = match self.slots.lock().get(&version.id) {
             Some(Slot::Ready(current)) => std::ptr::eq(&**current, lost),
             _ => false,
         };
         if !is_in_use {
             return;
         }
-        let start_time = lost.start_time.get().copied().unwrap_or_default();
-        let pause = start_time.saturating_mul(COSTLY_SHARE);
-        if start_time > COSTLY_START && lost.made.elapsed() < pause {
-            self.leave_alone(&lost.version, pause);
-        } else {
-            lost.version.metrics.recreations.add(1);
-            // An error is kept in the slot and logged.
-            let _ = self.make(&lost.version);
+        let start = lost.start_time.get().copied().unwrap_or_default();
+        match self.pay(version.id, cost.saturating_add(start)) {
+            Some(pause) => {
+                self.leave_alone(version, pause);
+            }
+            None => {
+                version.metrics.recreations.add(1);
+                // An error is kept in the slot and logged.
+                let _ = self.make(version);
+            }
         }
+    }
+
+    fn pay(&self, version: u64, cost: Duration) -> Option<Duration> {
+        let now = Instant::now();
+        let mut losses = self.losses.lock();
+        let account = losses.entry(version).or_insert_with(|| Losses::new(now));
+        account.pay(cost, now)
     }
 
     fn make(self: &Arc<Self>, version: &Arc<Version>) -> Result<Arc<Instance>, Failure> {
@@ -211,6 +233,7 @@ impl WorkerInner {
     pub(crate) fn retire(&self, version: u64) {
         let before = self.slots.lock().remove(&version);
         drop(before);
+        self.losses.lock().remove(&version);
     }
 }
 

@@ -136,6 +136,7 @@ impl Platform {
             state_dir: self.state.path().to_path_buf(),
             credentials: site.credentials()?,
             site: super::Site::Containers(site),
+            outside: None,
         })
     }
 

@@ -271,6 +271,7 @@ fn read_info(supervisor: &mut Child, state: &Path) -> Result<StackInfo> {
         site: super::Site::Native(Site {
             components: record.components,
         }),
+        outside: None,
     })
 }
 

@@ -5,17 +5,16 @@
 //! machine disturbs it less than the wall clock. Next: `gateway/subjects.rs` (how each proxy is configured),
 //! `material.rs` (keys and certificates).
 
-mod subjects;
+pub(super) mod subjects;
 
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::material::Material;
 use super::report::Report;
 use super::running::{LOAD_CORE, PROXY_CORE, Program, Running};
+use super::wrk::{Load, Wrk};
 use crate::build::{Profile, deployables};
 use crate::config::Config;
 use crate::process::{run, say};
@@ -45,21 +44,19 @@ pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
         .iter()
         .map(Subject::start)
         .collect::<Result<Vec<_>>>()?;
-    let wrk = config
-        .tool("wrk")
-        .context("wrk is missing: apt-get install -y wrk")?;
+    let wrk = Wrk::find(config)?;
     for subject in &subjects {
-        load(&wrk, subject, 1)?;
+        wrk.run(&subject.load(CONNECTIONS, 1))?;
     }
     let mut samples: Vec<Samples> = subjects.iter().map(|_| Samples::default()).collect();
     for round in 1..=rounds {
         say(&format!("round {round} of {rounds}"));
         for ((subject, process), samples) in subjects.iter().zip(&running).zip(&mut samples) {
             let before = process.cpu()?;
-            let done = load(&wrk, subject, SECONDS)?;
+            let done = wrk.run(&subject.load(CONNECTIONS, SECONDS))?;
             let used = process.cpu()?.saturating_sub(before);
-            samples.cpu.push(used.as_secs_f64() * 1e6 / done.requests);
-            samples.rate.push(done.requests / f64::from(SECONDS));
+            samples.cpu.push(used.as_secs_f64() * 1e6 / done.count);
+            samples.rate.push(done.count / f64::from(SECONDS));
         }
     }
     Ok(report(&subjects, &samples, rounds))
@@ -101,7 +98,18 @@ fn report(subjects: &[Subject], samples: &[Samples], rounds: u32) -> Report {
 }
 
 impl Subject {
-    fn start(&self) -> Result<Running> {
+    /// Requests to it.
+    pub(super) fn load(&self, connections: u32, seconds: u32) -> Load<'_> {
+        Load {
+            url: &self.url,
+            headers: &self.headers,
+            connections,
+            seconds,
+            script: None,
+        }
+    }
+
+    pub(super) fn start(&self) -> Result<Running> {
         let core = if self.case == Case::BackEnd {
             LOAD_CORE
         } else {
@@ -117,37 +125,4 @@ impl Subject {
         }
         .start()
     }
-}
-
-struct Load {
-    requests: f64,
-}
-
-/// One run of wrk; an answer that is not a success is a failed measurement.
-fn load(wrk: &Path, subject: &Subject, seconds: u32) -> Result<Load> {
-    let mut command = Command::new("taskset");
-    command.args(["-c", LOAD_CORE]).arg(wrk);
-    command.args([
-        "-t",
-        "1",
-        "-c",
-        &CONNECTIONS.to_string(),
-        "-d",
-        &format!("{seconds}s"),
-    ]);
-    for header in &subject.headers {
-        command.args(["-H", header]);
-    }
-    let output = command.arg(&subject.url).output().context("starting wrk")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() || said.contains("Non-2xx") || said.contains("Socket errors") {
-        bail!("{} in case {}:\n{said}", subject.name, subject.case.name());
-    }
-    let requests = said
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in "))
-        .and_then(|(count, _)| count.parse().ok())
-        .filter(|count| *count > 0.0)
-        .with_context(|| format!("wrk counted nothing:\n{said}"))?;
-    Ok(Load { requests })
 }

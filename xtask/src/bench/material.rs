@@ -1,6 +1,6 @@
 //! Keys and certificates of one measurement, made by openssl: nothing of them outlives it.
 //!
-//! Owns: an authority, the gateway's and the issuer's workload certificates (SPIFFE X.509-SVIDs), an edge
+//! Owns: an authority, the gateway's, the issuer's and the operator's workload certificates (SPIFFE X.509-SVIDs), an edge
 //! certificate for `localhost`, an RSA key set and a token signed with it (RS256).
 
 use std::fmt::Write as _;
@@ -32,7 +32,7 @@ impl Material {
         let maker = Maker::new(config, folder)?;
         maker.authority()?;
         maker.certificate("edge", "subjectAltName=DNS:localhost", "serverAuth")?;
-        for name in ["gateway", "authz-server"] {
+        for name in ["gateway", "authz-server", "ringwall"] {
             let identity = format!("subjectAltName=URI:spiffe://ringwall.local/{name}");
             maker.certificate(name, &identity, "serverAuth,clientAuth")?;
         }

@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use super::material;
 use super::report::Report;
 use super::running::{LOAD_CORE, Program, Running};
+use super::wrk::{Requests, Wrk};
 use crate::build::{Profile, packages};
 use crate::config::Config;
 use crate::process::{run, say};
@@ -225,7 +226,7 @@ impl Pair {
     }
 
     /// Microseconds of both proxies for each request, and requests each second.
-    fn under_load(&self, load: impl FnOnce() -> Result<load::Requests>) -> Result<(f64, f64)> {
+    fn under_load(&self, load: impl FnOnce() -> Result<Requests>) -> Result<(f64, f64)> {
         let before = self.cpu()?;
         let done = load()?;
         let used = self.cpu()?.saturating_sub(before);
@@ -380,7 +381,7 @@ fn free_port() -> Result<u16> {
 
 /// Programs of others.
 struct Tools {
-    wrk: PathBuf,
+    wrk: Wrk,
     nginx: PathBuf,
     iperf3: PathBuf,
 }
@@ -393,7 +394,7 @@ impl Tools {
                 .with_context(|| format!("{name} is missing: apt-get install -y {name}"))
         };
         Ok(Self {
-            wrk: find("wrk")?,
+            wrk: Wrk::find(config)?,
             nginx: find("nginx")?,
             iperf3: find("iperf3")?,
         })

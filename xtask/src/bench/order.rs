@@ -13,6 +13,7 @@ use super::report::Report;
 use crate::build::{Profile, deployables, packages};
 use crate::config::Config;
 use crate::process::{run, say};
+use crate::wasm;
 
 const PLATFORM: &str = "platform";
 const ONE_CUSTOMER: &str = "one customer";
@@ -35,6 +36,7 @@ struct Round {
 /// Builds, places orders, reports.
 pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
     say("building the platform (release)");
+    wasm::build(config)?;
     run(&mut deployables(config, Profile::Release)?)?;
     // Apart from them: together, cargo would build the platform with the features of the clients.
     run(&mut packages(config, Profile::Release, ["e2e"].into_iter()))?;

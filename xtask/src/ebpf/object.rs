@@ -9,7 +9,7 @@ const LIMIT_BYTES: usize = 2 * 1024 * 1024;
 /// What the kernel lends helpers to.
 const LICENSES: [&str; 2] = ["GPL", "Dual BSD/GPL"];
 /// The sections of programs; each holds one, or a pair for IPv4 and IPv6 in two.
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 19] = [
     "cgroup/bind4",
     "cgroup/bind6",
     "cgroup/connect4",
@@ -24,9 +24,11 @@ const PROGRAMS: [&str; 17] = [
     "cgroup/sock_create",
     "cgroup_skb/egress",
     "cgroup_skb/ingress",
+    "classifier",
     "sk_lookup",
     "sk_msg",
     "sockops",
+    "xdp.frags",
 ];
 
 /// What was found.
@@ -50,9 +52,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<Found> {
         ensure!(!found.1.is_empty(), "the program in {name} is empty");
     }
     for (name, _) in &sections {
-        let program = ["cgroup", "sock", "sk_"]
-            .iter()
-            .any(|start| name.starts_with(start));
+        let starts = ["cgroup", "sock", "sk_", "classifier", "xdp"];
+        let program = starts.iter().any(|start| name.starts_with(start));
         if program && !PROGRAMS.contains(&name.as_str()) {
             bail!("the object has a program in {name} that xtask/src/ebpf/object.rs does not name");
         }
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn what_is_demanded_is_enough() {
         let found = check(&elf(&good())).unwrap();
-        assert_eq!(found.programs, 17);
+        assert_eq!(found.programs, 19);
         assert_eq!(found.license, "Dual BSD/GPL");
     }
 

@@ -14,7 +14,7 @@ use crate::build::{self, Profile};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::process::{human, output, say};
-use crate::setup;
+use crate::{setup, wasm};
 
 const TAGS: [&str; 2] = ["check-one", "check-two"];
 
@@ -78,6 +78,7 @@ fn second_checkout(config: &Config) -> Result<Config> {
     }
     let second = config.of_checkout(root, folder.join("target"));
     setup::ensure_web(&second)?;
+    wasm::build(&second)?;
     Ok(second)
 }
 

@@ -92,6 +92,17 @@ impl Component {
     }
 }
 
+impl Component {
+    /// Modules of plugins that it also holds: those that `ringwall.yaml` names.
+    pub(super) fn plugins(&self) -> &'static [&'static str] {
+        if self.name == "gateway" {
+            &["waf.wasm"]
+        } else {
+            &[]
+        }
+    }
+}
+
 #[cfg(test)]
 impl Component {
     pub(super) fn for_test(name: &str) -> Self {

@@ -14,6 +14,7 @@ use super::components::Component;
 use crate::build::Profile;
 use crate::config::Config;
 use crate::process::output;
+use crate::wasm;
 
 /// Who the platform runs as: `deploy/images/rootfs/etc/passwd`.
 const USER: &str = "10001";
@@ -21,6 +22,8 @@ const USER: &str = "10001";
 const OWN: [&str; 2] = ["run/ringwall", "var/lib/ringwall"];
 /// The layer, as the Dockerfile names it.
 pub(super) const LAYER: &str = "rootfs.tar";
+/// Where an image has its plugins.
+const PLUGINS: &str = "usr/share/ringwall/plugins";
 
 /// Stages every component below the folder: `<folder>/<component>/rootfs.tar`.
 pub(super) fn all(
@@ -33,6 +36,7 @@ pub(super) fn all(
     let stage = Stage {
         root: &config.root,
         web: config.web().join("dist"),
+        plugins: wasm::folder(config),
         binaries,
         profile,
     };
@@ -48,6 +52,7 @@ pub(super) fn all(
 pub(super) struct Stage<'run> {
     pub(super) root: &'run Path,
     pub(super) web: PathBuf,
+    pub(super) plugins: PathBuf,
     pub(super) binaries: &'run Path,
     pub(super) profile: Profile,
 }
@@ -68,6 +73,11 @@ impl Stage<'_> {
         self.binary(component, &files.join(component.program()))?;
         if component.has_web() {
             copy_tree(&self.web, &files.join("usr/share/ringwall/web"))?;
+        }
+        for module in component.plugins() {
+            let (built, place) = (self.plugins.join(module), files.join(PLUGINS).join(module));
+            make_folder_of(&place)?;
+            fs::copy(&built, &place).with_context(|| format!("copying {}", built.display()))?;
         }
         archive(&files, &folder.join(LAYER))?;
         fs::remove_dir_all(&files).context("removing staged files")

@@ -52,6 +52,8 @@ pub(super) fn check(metadata: &Metadata) -> Vec<String> {
 fn layer(folder: &str) -> Layer {
     match folder {
         "cli" | "xtask" | "tests" | "plugins/envoy" => Layer::Tools,
+        // Runs plugins for their authors: above the host, below the command line.
+        "plugins/runner" => Layer::Deployables,
         "plugins/host" | "ebpf/loader" => Layer::Engines,
         // Decides for whoever asks, in the kernel and out of it, and needs nothing.
         "ebpf/common" => Layer::Crates,

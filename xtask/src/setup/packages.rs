@@ -79,7 +79,7 @@ const BENCH: &[Need] = &[
         met: |config| config.tool("iperf3").is_some(),
     },
     Need {
-        what: "nft (what interception is measured beside)",
+        what: "nft (what interception and the shield are measured beside)",
         packages: &["nftables"],
         met: |config| config.tool("nft").is_some(),
     },

@@ -21,7 +21,7 @@ pub(super) enum Category {
     ControlPlane,
     /// The agent, and how it recognises workloads.
     Identity,
-    /// Who leads components to their proxies: the kernel, or their own configuration.
+    /// Who leads components to their proxies: the kernel, or their own configuration. The shield at the edge.
     Interception,
     /// Those that are served now.
     Certificates,

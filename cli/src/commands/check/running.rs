@@ -13,6 +13,8 @@ use time::{Duration, OffsetDateTime};
 use super::finding::{Category, Finding};
 use crate::cgroups::Tier;
 use crate::commands::runtime;
+use crate::commands::shield::Desk;
+use crate::commands::up::NEEDS_KERNEL;
 use crate::composition::OPERATOR;
 use crate::error::CliError;
 use crate::plane::Plane;
@@ -51,6 +53,7 @@ pub(super) fn findings(state: &StateDir) -> Result<Vec<Finding>, CliError> {
         if intercepts {
             findings.extend(acceleration(&plane, &prober).await);
         }
+        findings.extend(shield(&plane).await);
         findings.extend(control_plane);
         findings.extend(components.into_iter().flatten());
         Ok(findings)
@@ -112,6 +115,29 @@ fn acceleration_of(metrics: &str) -> Option<String> {
         .replace("\\\"", "\"")
         .replace("\\\\", "\\");
     Some(format!("{state}: {reason}"))
+}
+
+/// Whether the shield is at work, and why not. Off is good only where nobody has asked for it.
+async fn shield(plane: &Plane) -> Option<Finding> {
+    const CATEGORY: Category = Category::Interception;
+    const SUBJECT: &str = "shield";
+    plane.record.interception.as_ref()?;
+    if let Some(why) = plane.record.shield.as_deref() {
+        let said = format!("off: {why}");
+        return Some(if why == NEEDS_KERNEL {
+            Finding::bad(CATEGORY, SUBJECT, said)
+        } else {
+            Finding::good(CATEGORY, SUBJECT, said)
+        });
+    }
+    let desk = Desk::of(plane).ok()?;
+    Some(match desk.list(1).await {
+        Ok(standing) if standing.missing.is_empty() => {
+            Finding::good(CATEGORY, SUBJECT, standing.to_string())
+        }
+        Ok(standing) => Finding::bad(CATEGORY, SUBJECT, standing.to_string()),
+        Err(error) => Finding::bad(CATEGORY, SUBJECT, error.to_string()),
+    })
 }
 
 async fn control_plane(plane: &Plane) -> Vec<Finding> {

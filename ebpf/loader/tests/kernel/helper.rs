@@ -154,6 +154,7 @@ impl Shell {
             }
             ["by-packets", id] => crate::acceleration::by_packets(self.socket(id)?),
             ["open", pins, slice] => crate::lifecycle::open_and_hold(pins, slice),
+            ["shield", pins, interface, denied] => crate::shield::hold(pins, interface, denied),
             ["run", command @ ..] => {
                 let status = std::process::Command::new(command[0])
                     .args(&command[1..])

@@ -23,6 +23,7 @@ mod inbound;
 mod lifecycle;
 mod names;
 mod policy;
+mod shield;
 mod steering;
 mod wire;
 mod world;
@@ -36,7 +37,6 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == "helper") {
         return helper::run(&words[2..]);
     }
-    let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     for tests in [
         capture::TESTS,
@@ -52,6 +52,8 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         wire::TESTS,
         equivalence::TESTS,
+        shield::TESTS,
+        shield::lists::TESTS,
     ] {
         for (name, test) in tests {
             trials.push(Trial::test(*name, move || {
@@ -60,5 +62,5 @@ fn main() -> ExitCode {
             }));
         }
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

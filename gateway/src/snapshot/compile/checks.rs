@@ -1,6 +1,7 @@
 //! Checks between the parts of a configuration that yield nothing but a fault.
 
 use http::Method;
+use ringwall_plugin_host::config::{NameFault, fault_of_names};
 
 use super::{list, quoted};
 use crate::config::{AuthConfig, Config, RouteConfig};
@@ -55,26 +56,25 @@ pub(super) fn refuse_closed_anonymous(
 
 /// Names of plugins are theirs alone, and have a form that metrics can show.
 pub(super) fn check_plugins(config: &Config) -> Result<(), Fault> {
-    let mut names = std::collections::BTreeSet::new();
-    for plugin in &config.plugins {
-        let key = format!("plugins[{}]", plugin.name);
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if plugin.name.is_empty() || !plugin.name.bytes().all(plain) {
-            return Err(Fault::new(
+    if let Some((name, fault)) = fault_of_names(&config.plugins) {
+        let key = format!("plugins[{name}]");
+        return Err(match fault {
+            NameFault::Characters => Fault::new(
                 key,
-                quoted(&plugin.name),
+                quoted(name),
                 "letters, digits, `-`, `_` and `.`",
                 "give it another name",
-            ));
-        }
-        if !names.insert(&plugin.name) {
-            return Err(Fault::new(
+            ),
+            NameFault::Twice => Fault::new(
                 key,
                 "the name twice",
                 "each name once",
                 "rename one of the two",
-            ));
-        }
+            ),
+        });
+    }
+    for plugin in &config.plugins {
+        let key = format!("plugins[{}]", plugin.name);
         if let Some(unknown) = plugin
             .capabilities
             .clusters

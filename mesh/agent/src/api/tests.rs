@@ -24,6 +24,7 @@ use crate::renewal::Renewals;
 use crate::trust::Follower;
 
 mod envoy;
+mod shield;
 
 struct Node {
     wall: Wall,
@@ -43,6 +44,16 @@ impl Node {
     }
 
     fn with(workloads: &[&str], is: Option<&str>, change: impl FnOnce(&mut Plane)) -> Self {
+        Self::beside(workloads, is, change, None)
+    }
+
+    /// With a shield.
+    fn beside(
+        workloads: &[&str],
+        is: Option<&str>,
+        change: impl FnOnce(&mut Plane),
+        edge: Option<Arc<Edge>>,
+    ) -> Self {
         let wall = Wall::new();
         let mut plane = Plane::new(&wall);
         change(&mut plane);
@@ -69,7 +80,7 @@ impl Node {
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            serve(socket, shared, stopped).await.unwrap();
+            serve(socket, shared, edge, stopped).await.unwrap();
         });
         let node = Self {
             wall,

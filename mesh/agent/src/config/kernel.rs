@@ -7,6 +7,7 @@ use ringwall_service::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::shield::ShieldConfig;
 use super::wrong;
 
 /// The kernel captures what workloads connect to, and refuses everything that the policy does not allow.
@@ -29,6 +30,9 @@ pub(crate) struct KernelConfig {
     /// Bytes between an application and its own proxy go from socket to socket, where a trial finds that good.
     #[serde(default)]
     pub(crate) acceleration: AccelerationWish,
+    /// Denied sources and floods are dropped at the gateway's interface; absent: they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shield: Option<ShieldConfig>,
 }
 
 /// Whether connections on loopback are accelerated.
@@ -109,6 +113,9 @@ impl KernelConfig {
                 "one directly below `kernel.slice`, by which the kernel tells workloads apart",
                 &format!("make it in {}", self.slice.display()),
             );
+        }
+        if let Some(shield) = &self.shield {
+            shield.validate()?;
         }
         self.workloads
             .iter()

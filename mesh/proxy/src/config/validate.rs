@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringwall_mesh_api::weight;
+use ringwall_plugin_host::config::{NameFault, fault_of_names, unverified};
 use ringwall_service::config::IdentityFrom;
 use ringwall_service::{ConfigError, Refusal};
 
-use super::{Config, Limits};
+use super::{ANY_SERVICE, Config, Limits};
 use crate::egress::EgressConfig;
 
 /// Threads beyond this help nobody.
@@ -41,6 +42,8 @@ pub(super) fn validate(config: &Config) -> Result<(), ConfigError> {
         ));
     }
     limits(&config.limits)?;
+    plugins(config)?;
+    filters(config)?;
     config
         .egress
         .as_ref()
@@ -265,6 +268,61 @@ fn limits(limits: &Limits) -> Result<(), ConfigError> {
     none.map_or(Ok(()), |(key, _)| Err(nothing(key, "0s")))
 }
 
+fn plugins(config: &Config) -> Result<(), ConfigError> {
+    let Some((name, fault)) = fault_of_names(&config.plugins) else {
+        return Ok(());
+    };
+    let key = format!("plugins[{name}]");
+    Err(match fault {
+        NameFault::Characters => ConfigError::invalid(
+            &key,
+            &format!("`{name}`"),
+            "letters, digits, `-`, `_` and `.`",
+            "give it another name",
+        ),
+        NameFault::Twice => ConfigError::invalid(
+            &key,
+            "the name twice",
+            "each name once",
+            "rename one of the two",
+        ),
+    })
+}
+
+/// Chains are of declared plugins, and stand where there is something to filter.
+fn filters(config: &Config) -> Result<(), ConfigError> {
+    let inbound = config.inbound.iter().enumerate();
+    let inbound = inbound.map(|(index, one)| (format!("inbound[{index}].filters"), &one.filters));
+    let outbound = config.outbound.filters.iter();
+    let outbound = outbound.map(|(to, names)| (format!("outbound.filters.{to}"), names));
+    for (key, names) in inbound.chain(outbound) {
+        let declared = |name: &String| config.plugins.iter().any(|plugin| plugin.name == *name);
+        if let Some(unknown) = names.iter().find(|name| !declared(name)) {
+            let known: Vec<&str> = config.plugins.iter().map(|one| one.name.as_str()).collect();
+            return Err(ConfigError::invalid(
+                &key,
+                &format!("`{unknown}`, which `plugins` does not declare"),
+                &format!("names out of `plugins`: {}", known.join(", ")),
+                "declare it under `plugins`",
+            ));
+        }
+    }
+    let unread = config.outbound.filters.keys().find(|key| {
+        let port = key.split_once(':').map(|(_, port)| port.parse::<u16>());
+        let name = key.split(':').next().unwrap_or_default();
+        let is_any = *key == ANY_SERVICE;
+        name.is_empty() || (name.contains('*') && !is_any) || matches!(port, Some(Err(_) | Ok(0)))
+    });
+    unread.map_or(Ok(()), |key| {
+        Err(ConfigError::invalid(
+            "outbound.filters",
+            &format!("`{key}`"),
+            "a service, `service:port`, or `*` for all others",
+            "write `payments`, or `payments:7106`",
+        ))
+    })
+}
+
 fn nothing(key: &str, seen: &str) -> ConfigError {
     ConfigError::invalid(
         key,
@@ -295,6 +353,15 @@ pub(super) fn production_refusals(config: &Config) -> Vec<Refusal> {
             "name a directory of this proxy's own, where the last good state is kept",
         ));
     }
+    refusals.extend(
+        unverified(&config.plugins, &config.plugin_keys).map(|name| {
+            Refusal::new(
+                format!("plugin {name} neither signed nor pinned"),
+                "whoever can write the file runs code in the data path",
+                "declare `plugin_keys`, or the module's `sha256`",
+            )
+        }),
+    );
     if config.access_log.disabled {
         refusals.push(Refusal::new(
             "access_log.disabled: true",

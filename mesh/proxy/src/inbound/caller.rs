@@ -1,9 +1,10 @@
 //! A peer on one of our ports: what its requests have in common.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use http::{HeaderValue, Request, Response};
 use ringwall_identity::SpiffeId;
+use ringwall_plugin_host::ConnectionInfo;
 use ringwall_policy::mesh::edge_use;
 
 use super::{AppPort, Inbound};
@@ -11,6 +12,7 @@ use crate::access_log::Direction;
 use crate::body::ProxyBody;
 use crate::metrics::{EdgeSeries, OpenConnection};
 use crate::pipeline;
+use crate::plugins::facts;
 use crate::serve::live::Bond;
 use crate::serve::peer::Peer;
 use crate::serve::{Handler, Session};
@@ -26,6 +28,8 @@ pub(crate) struct Caller {
     /// Envoy's `x-forwarded-client-cert` for the application.
     pub(crate) client_cert: HeaderValue,
     pub(crate) series: Arc<EdgeSeries>,
+    /// For plugins; made for the first of them.
+    facts: OnceLock<Arc<ConnectionInfo>>,
     _open: OpenConnection,
 }
 
@@ -52,6 +56,7 @@ impl Caller {
         Arc::new(Self {
             // SPIFFE ids and hexadecimal digits are visible ASCII.
             client_cert: HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("")),
+            facts: OnceLock::new(),
             _open: series.opened(),
             series,
             session,
@@ -72,6 +77,12 @@ impl Caller {
             peer: Arc::clone(&self.peer),
             ports: Arc::from([port.number]),
         }
+    }
+
+    /// What plugins may ask about it.
+    pub(crate) fn facts(&self) -> Arc<ConnectionInfo> {
+        let facts = self.facts.get_or_init(|| Arc::new(facts::of_a_peer(self)));
+        Arc::clone(facts)
     }
 
     pub(crate) fn port_number(&self) -> u16 {

@@ -81,6 +81,18 @@ impl Decisions {
         request: &MeshRequest<'_>,
         usage: &Usage,
     ) -> Arc<Verdict> {
+        let verdict = self.verdict(policy, request, usage);
+        verdict.used();
+        verdict
+    }
+
+    /// The same, counted nowhere: of a request that was counted before.
+    pub(crate) fn verdict(
+        &mut self,
+        policy: &Arc<MeshPolicy>,
+        request: &MeshRequest<'_>,
+        usage: &Usage,
+    ) -> Arc<Verdict> {
         if !self
             .policy
             .as_ref()
@@ -93,16 +105,14 @@ impl Decisions {
             };
         }
         write_key(&mut self.key, policy, request);
-        let verdict = match self.find() {
+        match self.find() {
             Some(known) => known,
             None => {
                 let made = Arc::new(Verdict::of(&policy.decide(request), usage));
                 self.remember(&made);
                 made
             }
-        };
-        verdict.used();
-        verdict
+        }
     }
 
     fn find(&mut self) -> Option<Arc<Verdict>> {

@@ -90,6 +90,26 @@ pub(super) fn admit(
     })
 }
 
+/// A plugin's own call: a request, of whatever host it names.
+pub(super) fn of_a_plugin(request: Request<ProxyBody>) -> Result<Admitted, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        return Err(Refusal::Upgrade);
+    }
+    check_form(&parts)?;
+    fields::check_framing(&parts.headers, parts.version).map_err(Refusal::Malformed)?;
+    let target = target(&parts)?;
+    match purpose(&mut parts)? {
+        purpose @ Purpose::Request { .. } => Ok(Admitted {
+            parts,
+            body,
+            target,
+            purpose,
+        }),
+        Purpose::WebSocket(_) | Purpose::Tunnel(_) => Err(Refusal::Upgrade),
+    }
+}
+
 /// RFC 9112 §3.2: a target form that fits the method, and a scheme of ours.
 fn check_form(parts: &Parts) -> Result<(), Refusal> {
     let uri = &parts.uri;

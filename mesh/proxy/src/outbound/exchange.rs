@@ -17,6 +17,8 @@ use crate::access_log::{Direction, Flow, FlowKind};
 use crate::body::{ProxyBody, Record};
 use crate::metrics::EdgeSeries;
 use crate::pipeline::admit::is_grpc;
+use crate::plugins::http::Noted;
+use crate::plugins::tcp::Late;
 use crate::refusal::Refusal;
 use crate::resilience::{Attempt, Entered};
 use crate::serve::live::Bond;
@@ -55,6 +57,8 @@ pub(super) struct Exchange {
     /// Bytes that flow once the answer has left.
     pub(super) joint: Option<Joint>,
     held: Option<(Attempt, Entered)>,
+    /// Why bytes ended that flow beside this record.
+    late: Option<Late>,
     _in_flight: InFlight,
 }
 
@@ -86,6 +90,7 @@ impl Exchange {
             tapped: None,
             joint: None,
             held: None,
+            late: None,
             _in_flight: session.request(),
             session: Arc::clone(session),
         }
@@ -137,6 +142,11 @@ impl Exchange {
         });
     }
 
+    /// Where a plugin's end of the bytes will be noted.
+    pub(super) fn late(&mut self) -> Late {
+        Late::clone(self.late.get_or_insert_default())
+    }
+
     pub(super) const fn is_grpc(&self) -> bool {
         self.grpc
     }
@@ -181,6 +191,16 @@ impl Exchange {
     }
 }
 
+impl Noted for Exchange {
+    fn refused(&mut self, why: &Refusal) {
+        self.refused(why);
+    }
+
+    fn abandon(&mut self) {
+        self.joint = None;
+    }
+}
+
 impl Record for Exchange {
     fn moved(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
@@ -199,12 +219,16 @@ impl Record for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        let worker = &self.session.worker;
+        let worker = &Arc::clone(&self.session.worker);
         let shared = &worker.shared;
         let bytes_in = self
             .bytes_in
             .as_ref()
             .map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        let late = self.late.as_ref().and_then(|late| late.get());
+        if let (None, Some(late)) = (&self.refusal, late) {
+            self.refusal = Some(late.clone());
+        }
         let refusal = self.refusal.as_ref().map(Refusal::name);
         let reason = self.refusal.as_ref().and_then(Refusal::reason);
         // Without its edge no call gets as far as an attempt.

@@ -1,4 +1,4 @@
-//! Step 6: to an endpoint and back, in as many attempts as it takes.
+//! Step 7: to an endpoint and back, in as many attempts as it takes.
 //!
 //! Owns: what a request is for the loop of `attempts.rs`: its copies, its body while that can be had again, the meaning of
 //! what went wrong. Must not: choose endpoints or count.
@@ -73,7 +73,7 @@ async fn request(
         method: parts.method,
         uri,
         headers: parts.headers,
-        source: Source::new(exchange.count(body), again),
+        source: Source::new(body, again),
         deadline: placed.deadline,
         asked: placed.asked,
         grpc,
@@ -99,6 +99,7 @@ async fn switched(
         placed,
         uri,
         websocket_key,
+        bytes,
     } = outgoing;
     let Admitted {
         parts,
@@ -131,7 +132,7 @@ async fn switched(
         }
         Purpose::Tunnel(how) => {
             let authority = switch::authority(service, placed.port, &target);
-            switch::tunnel(way, authority, how, body, exchange).await
+            switch::tunnel(way, authority, how, (body, bytes), exchange).await
         }
         Purpose::Request { .. } => Err(Refusal::Upgrade),
     }

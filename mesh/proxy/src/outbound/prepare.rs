@@ -1,4 +1,4 @@
-//! Step 5: the request as the next hop will see it.
+//! Step 6: the request as the next hop will see it.
 //!
 //! Owns: removal of hop-by-hop fields (RFC 9110 §7.6.1) and of what only proxies may say, the trace context, and the form
 //! of HTTP/2 (RFC 9113 §8.3.1). Must not: touch the body.
@@ -14,7 +14,9 @@ use ringwall_proto::headers::TRACESTATE;
 use super::admit::Admitted;
 use super::enter::Placed;
 use super::exchange::Exchange;
+use super::filter::Filtered;
 use crate::pipeline::strip::is_ours;
+use crate::plugins::tcp;
 use crate::resilience::deadline::GRPC_TIMEOUT;
 
 const TRACE: HeaderName = HeaderName::from_static(TRACEPARENT);
@@ -29,9 +31,14 @@ pub(super) struct Outgoing {
     pub(super) uri: Uri,
     /// The key of an RFC 6455 handshake, which ends here.
     pub(super) websocket_key: Option<HeaderValue>,
+    /// The plugins of a tunnel's bytes.
+    pub(super) bytes: Option<tcp::Plugins>,
 }
 
-pub(super) fn prepare(mut placed: Placed, exchange: &mut Exchange) -> Outgoing {
+pub(super) fn prepare(filtered: Filtered, exchange: &mut Exchange) -> Outgoing {
+    let Filtered {
+        mut placed, bytes, ..
+    } = filtered;
     let Admitted { parts, target, .. } = &mut placed.admitted;
     let headers = &mut parts.headers;
     let takes_trailers = takes_trailers(headers);
@@ -55,6 +62,7 @@ pub(super) fn prepare(mut placed: Placed, exchange: &mut Exchange) -> Outgoing {
         placed,
         uri,
         websocket_key,
+        bytes,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Step 7: the answer leaves, and the record of the call with it.
+//! Step 8: the answer leaves, and the record of the call with it.
 //!
 //! Must not: change a status. Connection fields are those of `serve.rs`.
 
@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use super::exchange::Exchange;
 use super::switch::Joint;
 use crate::body::{ProxyBody, Record as _};
+use crate::plugins::tcp::relay;
 use crate::refusal::Refusal;
 use crate::tunnel::{Moved, splice};
 
@@ -50,9 +51,23 @@ fn flow(joint: Joint, mut exchange: Box<Exchange>) {
     session.beside(exchange.bond(), async move {
         let moved = Moved::default();
         let ended = match joint.application.await {
-            Ok(application) => splice(TokioIo::new(application), joint.tunnel, &moved).await,
-            Err(error) => Err(std::io::Error::other(error)),
+            Ok(application) => match joint.plugins {
+                None => splice(TokioIo::new(application), joint.tunnel, &moved)
+                    .await
+                    .map_err(|_| None),
+                Some(plugins) => {
+                    let application = TokioIo::new(application);
+                    let watch = &exchange.session.watch;
+                    relay(&plugins, application, joint.tunnel, &moved, watch)
+                        .await
+                        .map_err(Some)
+                }
+            },
+            Err(_) => Err(None),
         };
+        if let Err(Some(refusal @ Refusal::Filter(..))) = &ended {
+            exchange.refused(refusal);
+        }
         exchange.flown(&moved, ended.is_ok());
     });
 }

@@ -20,6 +20,7 @@ use super::exchange::Exchange;
 use super::forward::{fault, judge, refusal, stream};
 use crate::body::ProxyBody;
 use crate::pipeline::strip::strip_response;
+use crate::plugins::tcp;
 use crate::refusal::Refusal;
 use crate::resilience::breaker::Outcome;
 use crate::resilience::policy::Rules;
@@ -56,6 +57,8 @@ pub(super) struct Handshake {
 pub(super) struct Joint {
     pub(super) application: OnUpgrade,
     pub(super) tunnel: TunnelStream,
+    /// What the bytes pass.
+    pub(super) plugins: Option<tcp::Plugins>,
 }
 
 pub(super) async fn websocket(
@@ -105,7 +108,7 @@ pub(super) async fn websocket(
             headers.insert(ACCEPT, accept);
         }
     }
-    let body = join(way.session, how, body, tunnel, exchange);
+    let body = join(way.session, how, body, (tunnel, None), exchange);
     Ok(Response::from_parts(parts, body))
 }
 
@@ -113,7 +116,7 @@ pub(super) async fn tunnel(
     way: Way<'_>,
     authority: String,
     how: Switch,
-    body: ProxyBody,
+    (body, plugins): (ProxyBody, Option<tcp::Plugins>),
     exchange: &mut Exchange,
 ) -> Result<Response<ProxyBody>, Refusal> {
     let carrier = Opaque {
@@ -126,7 +129,7 @@ pub(super) async fn tunnel(
         .await
         .map_err(refusal)?;
     exchange.answered(attempt, way.entered);
-    let body = join(way.session, how, body, tunnel, exchange);
+    let body = join(way.session, how, body, (tunnel, plugins), exchange);
     Ok(Response::new(body))
 }
 
@@ -143,7 +146,7 @@ fn join(
     session: &Arc<Session>,
     how: Switch,
     body: ProxyBody,
-    tunnel: TunnelStream,
+    (tunnel, plugins): (TunnelStream, Option<tcp::Plugins>),
     exchange: &mut Exchange,
 ) -> ProxyBody {
     match how {
@@ -151,12 +154,17 @@ fn join(
             exchange.joint = Some(Joint {
                 application,
                 tunnel,
+                plugins,
             });
             ProxyBody::empty()
         }
         Switch::Stream => {
-            let (reader, writer) = tokio::io::split(tunnel);
             let body = exchange.count(body);
+            if let Some(plugins) = plugins {
+                let late = exchange.late();
+                return tcp::beside(session, exchange.bond(), (body, tunnel), plugins, late);
+            }
+            let (reader, writer) = tokio::io::split(tunnel);
             let (answer, link) = ReadBody::linked(reader);
             session.beside(exchange.bond(), async move {
                 if feed(body, writer).await.is_ok() {

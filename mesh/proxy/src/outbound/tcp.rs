@@ -19,13 +19,14 @@ use super::switch::Opaque;
 use super::{destine, permit};
 use crate::access_log::{Direction, Flow, FlowKind};
 use crate::metrics::{EdgeSeries, OpenConnection};
+use crate::plugins::{facts, tcp as plugins};
 use crate::refusal::Refusal;
 use crate::resilience::deadline::Deadline;
 use crate::resilience::policy::Rules;
 use crate::resilience::{Attempt, Callee, Entered};
 use crate::serve::Session;
 use crate::serve::live::Bond;
-use crate::snapshot::Service;
+use crate::snapshot::{Protocol, Service};
 use crate::tunnel::{Moved, TunnelStream, splice};
 use crate::worker::Accepted;
 
@@ -75,9 +76,22 @@ async fn carry(
     let entered = callee
         .enter_connection()
         .map_err(|overloaded| Refusal::Overloaded(overloaded.0))?;
+    let filters = shared.filters.load();
+    let chain = filters.outbound(&service.name, port.number).clone();
+    drop(filters);
+    if port.protocol != Protocol::Tcp && !chain.is_empty() {
+        // What stands there is for requests, and would not see them.
+        return Err(Refusal::Filter("filter-tunnel", None));
+    }
+    let facts = || facts::outbound(Arc::new(facts::of_a_socket(session)), service, port);
+    let plugins = plugins::admit(&session.worker, &chain, facts).await?;
     let far = Box::pin(open(session, service, &callee, port.number, passage)).await?;
     passage.opened = Some(Instant::now());
-    Ok(join(session, socket, far, entered, &passage.moved).await)
+    let moved = &passage.moved;
+    match plugins {
+        None => Ok(join(session, socket, far, entered, moved).await),
+        Some(plugins) => relay(session, socket, (far, entered), &plugins, moved).await,
+    }
 }
 
 /// Whatever it is carried by, it ends with its edge.
@@ -147,6 +161,28 @@ async fn join(
     };
     drop(entered);
     ended.is_ok()
+}
+
+/// The same past plugins; an end of theirs is a refusal.
+async fn relay(
+    session: &Session,
+    socket: TcpStream,
+    (far, _entered): (Far, Entered),
+    plugins: &plugins::Plugins,
+    moved: &Moved,
+) -> Result<bool, Refusal> {
+    let watch = &session.watch;
+    let ended = match far {
+        Far::Tunnel(tunnel, _attempt) => {
+            plugins::relay(plugins, socket, tunnel, moved, watch).await
+        }
+        Far::Direct(far) => plugins::relay(plugins, socket, far, moved, watch).await,
+    };
+    match ended {
+        Ok(()) => Ok(true),
+        Err(why @ Refusal::Filter(..)) => Err(why),
+        Err(_) => Ok(false),
+    }
 }
 
 /// The record of one connection.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ringwall_policy::mesh::MeshRequest;
+use ringwall_policy::mesh::{MeshRequest, UserFacts};
 
 use super::admit::Purpose;
 use super::exchange::Exchange;
@@ -20,6 +20,7 @@ use crate::refusal::Refusal;
 #[derive(Debug)]
 pub(crate) struct Authorized {
     stripped: Stripped,
+    user: Option<Arc<UserFacts>>,
 }
 
 impl Authorized {
@@ -31,8 +32,9 @@ impl Authorized {
         )
     }
 
-    pub(super) fn into_request(self) -> Stripped {
-        self.stripped
+    /// With the user whom the policy was told of.
+    pub(super) fn into_request(self) -> (Stripped, Option<Arc<UserFacts>>) {
+        (self.stripped, self.user)
     }
 }
 
@@ -48,28 +50,51 @@ pub(crate) fn authorize(
     let policy = snapshot.policy.as_ref().ok_or(Refusal::NoPolicy)?;
     if matches!(stripped.purpose, Purpose::Tunnel) {
         return if policy.allows_edge(caller.name(), &shared.workload, stripped.port.number) {
-            Ok(Authorized { stripped })
+            Ok(Authorized { stripped, user })
         } else {
             Err(Refusal::Denied("no edge".into()))
         };
     }
-    let request = MeshRequest {
-        caller: &caller.peer.id,
-        callee: &shared.workload,
-        port: stripped.port.number,
-        method: method(&stripped),
-        path: stripped.parts.uri.path(),
-        headers: &stripped.parts.headers,
-        user: user.as_deref(),
-    };
+    let request = asked(caller, &stripped, user.as_deref());
     let mut decisions = worker.inbound.decisions.lock();
     let verdict = decisions.decide(policy, &request, &shared.state.usage);
     drop(decisions);
     exchange.verdict = Some(Arc::clone(&verdict));
     if verdict.allowed {
-        Ok(Authorized { stripped })
+        Ok(Authorized { stripped, user })
     } else {
         Err(Refusal::Denied(Arc::clone(&verdict.reason)))
+    }
+}
+
+/// Whether the policy permits the request as plugins have left it. It counts as one request still.
+pub(super) fn still_holds(caller: &Caller, stripped: &Stripped, user: Option<&UserFacts>) -> bool {
+    let worker = &caller.session.worker;
+    let shared = &worker.shared;
+    let snapshot = shared.state.snapshot.load();
+    let Some(policy) = &snapshot.policy else {
+        return false;
+    };
+    let request = asked(caller, stripped, user);
+    let mut decisions = worker.inbound.decisions.lock();
+    decisions
+        .verdict(policy, &request, &shared.state.usage)
+        .allowed
+}
+
+fn asked<'a>(
+    caller: &'a Caller,
+    stripped: &'a Stripped,
+    user: Option<&'a UserFacts>,
+) -> MeshRequest<'a> {
+    MeshRequest {
+        caller: &caller.peer.id,
+        callee: &caller.session.worker.shared.workload,
+        port: stripped.port.number,
+        method: method(stripped),
+        path: stripped.parts.uri.path(),
+        headers: &stripped.parts.headers,
+        user,
     }
 }
 

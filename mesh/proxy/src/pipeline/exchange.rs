@@ -17,6 +17,8 @@ use crate::body::{ProxyBody, Record};
 use crate::inbound::apps::Lease;
 use crate::inbound::caller::Caller;
 use crate::inbound::{AppPort, Verdict};
+use crate::plugins::http::Noted;
+use crate::plugins::tcp::Late;
 use crate::refusal::Refusal;
 use crate::serve::InFlight;
 use ringwall_observe::{Seen, Tapped};
@@ -50,6 +52,8 @@ pub(crate) struct Exchange {
     pub(super) lease: Option<Lease>,
     pub(super) permit: Option<Permit>,
     tapped: Option<Tapped>,
+    /// Why bytes ended that flow beside this record.
+    late: Option<Late>,
     _in_flight: InFlight,
 }
 
@@ -80,6 +84,7 @@ impl Exchange {
             lease: None,
             permit: None,
             tapped: None,
+            late: None,
             _in_flight: caller.session.request(),
             caller: Arc::clone(caller),
         }
@@ -89,6 +94,11 @@ impl Exchange {
     pub(super) fn serves(&mut self, port: AppPort, kind: FlowKind) {
         self.port = port.number;
         self.kind = kind;
+    }
+
+    /// Where a plugin's end of the bytes will be noted.
+    pub(super) fn late(&mut self) -> Late {
+        Late::clone(self.late.get_or_insert_default())
     }
 
     pub(super) const fn is_headless(&self) -> bool {
@@ -149,6 +159,17 @@ impl Exchange {
     }
 }
 
+impl Noted for Exchange {
+    fn refused(&mut self, why: &Refusal) {
+        self.refused(why);
+    }
+
+    fn abandon(&mut self) {
+        // Its answer was not read to the end: it is no connection for anybody else.
+        self.lease = None;
+    }
+}
+
 impl Record for Exchange {
     fn moved(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
@@ -170,12 +191,16 @@ impl Record for Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        let caller = &self.caller;
+        let caller = &Arc::clone(&self.caller);
         let worker = &caller.session.worker;
         let bytes_in = self
             .bytes_in
             .as_ref()
             .map_or(0, |bytes| bytes.load(Ordering::Relaxed));
+        let late = self.late.as_ref().and_then(|late| late.get());
+        if let (None, Some(late)) = (&self.refusal, late) {
+            self.refusal = Some(late.clone());
+        }
         let refusal = self.refusal.as_ref().map(Refusal::name);
         let reason = self.refusal.as_ref().and_then(Refusal::reason);
         let verdict = self.verdict.as_deref();

@@ -1,4 +1,4 @@
-//! Step 7: to the application and back.
+//! Step 8: to the application and back.
 //!
 //! Owns: the choice of HTTP/1.1 or HTTP/2 for the way over loopback, the one retry that is safe, and the wait for a
 //! response head. Takes what only an authorized request becomes. Must not: buffer bodies.
@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 
 use super::admit::Purpose;
@@ -45,11 +45,6 @@ pub(crate) async fn forward(
         Purpose::Request { .. } => {}
     }
     let limits = &caller.session.worker.shared.config.limits;
-    let mut body = exchange.count(body);
-    if !grpc {
-        check_length(&parts.headers, limits.max_body)?;
-        body = body.limited(limits.max_body);
-    }
     let request = Request::from_parts(parts, body);
     let pool = caller.session.worker.inbound.apps.pool(port.app);
     let answer = async {
@@ -73,19 +68,6 @@ pub(crate) async fn forward(
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, Refusal> {
     let done = tokio::time::timeout(limit, work).await;
     done.map_err(|_elapsed| Refusal::Timeout)
-}
-
-/// A length beyond the limit is refused before a byte of the body is read.
-fn check_length(headers: &http::HeaderMap, limit: u64) -> Result<(), Refusal> {
-    let Some(length) = headers.get(header::CONTENT_LENGTH) else {
-        return Ok(());
-    };
-    let length: Option<u64> = length.to_str().ok().and_then(|text| text.parse().ok());
-    match length {
-        Some(length) if length <= limit => Ok(()),
-        Some(_) => Err(Refusal::BodyTooLarge),
-        None => Err(Refusal::Malformed("invalid-content-length")),
-    }
 }
 
 async fn http2_exchange(

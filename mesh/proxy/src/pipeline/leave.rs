@@ -1,4 +1,4 @@
-//! Step 6 of the egress gateway: out of the platform instead of to an application.
+//! Step 7 of the egress gateway: out of the platform instead of to an application.
 //!
 //! Owns: the hand-over of an authorized request or tunnel to the gateway's role (`egress.rs`), which has its own
 //! allow-list beside the mesh's policy. Must not: add what an application behind a proxy would be told.
@@ -11,7 +11,7 @@ use ringwall_http_io::body;
 
 use super::admit::Purpose;
 use super::exchange::Exchange;
-use super::limit::Limited;
+use super::filter::Filtered;
 use super::strip::Stripped;
 use crate::body::ProxyBody;
 use crate::egress::Egress;
@@ -25,20 +25,21 @@ const PIPE: usize = 16 * 1024;
 pub(crate) async fn leave(
     caller: &Arc<Caller>,
     egress: &Arc<Egress>,
-    limited: Limited,
+    filtered: Filtered,
     exchange: &mut Exchange,
 ) -> Result<Response<ProxyBody>, Refusal> {
-    let Limited { authorized, permit } = limited;
+    let Filtered {
+        stripped, permit, ..
+    } = filtered;
     let Stripped {
         parts,
         body,
         port,
         purpose,
         ..
-    } = authorized.into_request();
+    } = stripped;
     exchange.permit = Some(permit);
     exchange.tap(&parts);
-    let body = exchange.count(body);
     match purpose {
         Purpose::WebSocket(_) => Err(Refusal::Upgrade),
         Purpose::Request { .. } => {
@@ -48,6 +49,7 @@ pub(crate) async fn leave(
             Ok(response.map(ProxyBody::boxed))
         }
         Purpose::Tunnel => {
+            let body = exchange.count(body);
             let authority = parts.uri.authority().ok_or(Refusal::UnknownPort)?;
             match egress.connect(caller.name(), authority.as_str()).await {
                 Err(refusal) => Ok(refusal.response().map(ProxyBody::boxed)),

@@ -1,4 +1,4 @@
-//! Step 8: the response leaves, and the record of the exchange with it.
+//! Step 9: the response leaves, and the record of the exchange with it.
 //!
 //! Must not: change a status. Connection fields are those of `serve.rs`.
 

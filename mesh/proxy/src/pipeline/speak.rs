@@ -1,4 +1,4 @@
-//! Step 6: what we say about the request, in the form that the application reads.
+//! Step 7: what we say about the request, in the form that the application reads.
 //!
 //! Owns: the caller's identity (`x-forwarded-client-cert`), our own proof, the trace context, and the version and target
 //! form of the way to the application. Everything here was stripped from the peer's own fields before.
@@ -13,7 +13,7 @@ use ringwall_proto::headers::{CLIENT_CERT, LOOPBACK, TRACESTATE};
 
 use super::admit::Purpose;
 use super::exchange::Exchange;
-use super::limit::Limited;
+use super::filter::Filtered;
 use super::strip::Stripped;
 use crate::body::ProxyBody;
 use crate::inbound::AppPort;
@@ -38,15 +38,17 @@ pub(crate) struct Outgoing {
     pub(super) permit: Permit,
 }
 
-pub(crate) fn speak(caller: &Caller, limited: Limited, exchange: &mut Exchange) -> Outgoing {
-    let Limited { authorized, permit } = limited;
+pub(crate) fn speak(caller: &Caller, filtered: Filtered, exchange: &mut Exchange) -> Outgoing {
+    let Filtered {
+        stripped, permit, ..
+    } = filtered;
     let Stripped {
         mut parts,
         body,
         port,
         purpose,
         takes_trailers,
-    } = authorized.into_request();
+    } = stripped;
     let shared = &caller.session.worker.shared;
     // Before our own proof is in it, which no operator needs to see.
     exchange.tap(&parts);

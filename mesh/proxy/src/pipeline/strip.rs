@@ -48,7 +48,7 @@ fn takes_trailers(headers: &HeaderMap) -> bool {
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
 }
 
-fn ends_here(name: &HeaderName) -> bool {
+pub(super) fn ends_here(name: &HeaderName) -> bool {
     let text = name.as_str();
     match text.as_bytes().first() {
         Some(b'x') => is_ours(text) || (text.contains('_') && is_trusted_header(text)),

@@ -5,6 +5,7 @@
 //! leads around no policy. Must not: look into opaque bytes.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use http::Response;
@@ -17,9 +18,10 @@ use crate::access_log::{Direction, Flow, FlowKind};
 use crate::body::ProxyBody;
 use crate::inbound::caller::Caller;
 use crate::inbound::{AppPort, nested};
+use crate::plugins::{facts, tcp as plugins};
 use crate::refusal::Refusal;
 use crate::snapshot::Protocol;
-use crate::tunnel::{ReadBody, feed};
+use crate::tunnel::{Moved, ReadBody, feed};
 
 pub(super) async fn forward(
     caller: &Arc<Caller>,
@@ -33,8 +35,14 @@ pub(super) async fn forward(
         exchange.answered();
         return Ok(Response::new(answer));
     }
+    let plugins = admit(caller, port).await?;
     let app = dial(caller, port).await?;
     exchange.answered();
+    if let Some(plugins) = plugins {
+        let (bond, late) = (caller.bond(port), exchange.late());
+        let answer = plugins::beside(&caller.session, bond, (body, app), plugins, late);
+        return Ok(Response::new(answer));
+    }
     let (reader, writer) = app.into_split();
     let (answer, link) = ReadBody::linked(reader);
     caller.session.beside(caller.bond(port), async move {
@@ -43,6 +51,13 @@ pub(super) async fn forward(
         }
     });
     Ok(Response::new(ProxyBody::socket(answer)))
+}
+
+/// Asks the port's plugins about a new connection.
+async fn admit(caller: &Caller, port: AppPort) -> Result<Option<plugins::Plugins>, Refusal> {
+    let worker = &caller.session.worker;
+    let chain = worker.shared.filters.load().inbound(port.number).clone();
+    plugins::admit(worker, &chain, || facts::inbound(caller, port.number)).await
 }
 
 async fn dial(caller: &Caller, port: AppPort) -> Result<TcpStream, Refusal> {
@@ -68,8 +83,19 @@ where
     let mut moved = (0, 0);
     let ended = async {
         authorize_bytes(&caller, port)?;
+        let filters = admit(&caller, port).await?;
         let mut app = dial(&caller, port).await?;
         let mut stream = stream;
+        if let Some(filters) = filters {
+            let counted = Moved::default();
+            let watch = &caller.session.watch;
+            let ended = plugins::relay(&filters, stream, app, &counted, watch).await;
+            moved = (
+                counted.up.load(Ordering::Relaxed),
+                counted.down.load(Ordering::Relaxed),
+            );
+            return ended;
+        }
         moved = tokio::io::copy_bidirectional(&mut stream, &mut app)
             .await
             .map_err(|error| Refusal::Failed(error.to_string().into()))?;

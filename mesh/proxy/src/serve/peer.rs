@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use ringwall_identity::leaf::Leaf;
+use ringwall_identity::leaf::{self, Leaf};
 use ringwall_identity::{IdentityError, SpiffeId};
 use ringwall_tls::{IdentitySource, PeerSide};
 use time::OffsetDateTime;
@@ -73,6 +73,11 @@ impl Peer {
     /// Name of the workload.
     pub(crate) fn name(&self) -> &str {
         self.id.path()
+    }
+
+    /// Subject of its certificate, where that is still at hand.
+    pub(crate) fn subject(&self) -> Option<String> {
+        leaf::subject(self.chain.first()?)
     }
 
     pub(crate) fn is_revoked(&self, revocations: &Revocations) -> bool {

@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::peers::{Answer, read_answer};
-use super::world::{ADMIN, HOUR, HTTP, HTTP2, TCP, TOKEN, World, bundle, id, identity};
+use super::world::{ADMIN, Edit, HOUR, HTTP, HTTP2, TCP, TOKEN, World, bundle, id, identity};
 use crate::app::{Running, shared};
 use crate::config::Config;
 use crate::control::State;
@@ -60,8 +60,22 @@ impl Pair {
         pair
     }
 
+    /// A pair whose caller has another configuration.
+    pub(super) async fn start_edited(edits: &[Edit]) -> Self {
+        let pair = Self::make(edits).await;
+        pair.publish(
+            vec![pair.orders(), pair.database_service()],
+            bundle_with_database(),
+        );
+        pair
+    }
+
     /// A caller that nobody has told anything yet.
     pub(super) async fn ignorant() -> Self {
+        Self::make(&[]).await
+    }
+
+    async fn make(edits: &[Edit]) -> Self {
         let world = World::start_with(&[]).await;
         let root = world.directory.path();
         let directory = identity(&world.authority, root, "gateway", HOUR);
@@ -93,6 +107,10 @@ access_log: {{ file: {} }}
             root.display(),
             log.display(),
         );
+        let text = edits.iter().fold(text, |text, (from, to)| {
+            assert!(text.contains(from), "no {from:?} in the configuration");
+            text.replacen(from, to, 1)
+        });
         let config: Config = parse_yaml(&text, Path::new("gateway-proxy.yaml")).expect("parse");
         let shell = Shell::open("proxy", config.service.clone()).expect("shell");
         let state = State::new();

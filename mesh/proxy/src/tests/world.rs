@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +51,8 @@ pub(super) struct World {
     pub(super) directory: TempDir,
     pub(super) shell: Shell,
     pub(super) config: Arc<Config>,
+    /// Where it stands too, for those who read it again.
+    pub(super) config_file: PathBuf,
     pub(super) state: Arc<State>,
     pub(super) running: Option<Running>,
     pub(super) app: TestApp,
@@ -99,7 +101,10 @@ impl World {
             text.replace(from, to)
         });
         let text = text.replace("APP_HTTP2", &app.http.to_string());
-        let config: Config = parse_yaml(&text, Path::new("orders-proxy.yaml")).expect("parse");
+        let text = text.replace("ROOT_FOLDER", &root.display().to_string());
+        let config_file = root.join("orders-proxy.yaml");
+        fs::write(&config_file, &text).expect("configuration");
+        let config: Config = parse_yaml(&text, &config_file).expect("parse");
         let shell = Shell::open("proxy", config.service.clone()).expect("shell");
         let config = Arc::new(config);
         let state = State::new();
@@ -111,6 +116,7 @@ impl World {
             directory,
             shell,
             config,
+            config_file,
             state,
             running: Some(running),
             app,
@@ -292,6 +298,7 @@ service:
   admin: 127.0.0.1:0
   identity: {root}/ringwall.local-orders
   drain: 5s
+  upstreams: {{ control-plane: {{ address: "127.0.0.1:7110", identity: control-plane }} }}
   secrets: {{ provider: file, directory: {root}/secrets }}
 inbound:
   - {{ listen: "127.0.0.1:0", app: "{http}", port: {HTTP} }}

@@ -5,6 +5,7 @@
 
 mod client;
 mod config;
+mod guests;
 mod process;
 mod restriction;
 mod servers;
@@ -15,7 +16,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let mut trials: Vec<Trial> = tools::guests()
+    let mut trials: Vec<Trial> = guests::guests()
         .into_iter()
         .map(|guest| {
             let name = guest.name.replace('-', "_");
@@ -26,7 +27,7 @@ fn main() {
         })
         .collect();
     trials.push(Trial::test("r94_every_module_has_cases", || {
-        tools::every_module_has_cases().map_err(Failed::from)
+        guests::every_module_has_cases().map_err(Failed::from)
     }));
     trials.push(Trial::test("r94_a_case_that_is_not_met_is_told", || {
         suite::tells_what_is_not_met().map_err(Failed::from)

@@ -7,9 +7,9 @@ use tempfile::TempDir;
 
 use crate::client;
 use crate::config::{self, Port, Ports};
+use crate::guests::{self, Guest};
 use crate::process::{Envoy, Listener};
 use crate::servers::Stage;
-use crate::tools::{self, Guest};
 
 /// Runs all cases of a plugin; every case that fails is told, not only the first.
 pub(crate) fn run(guest: &Guest) -> Result<(), String> {
@@ -41,7 +41,7 @@ cases:
   - name: is taken
     refused: anything
 ";
-    let guest = tools::guests()
+    let guest = guests::guests()
         .into_iter()
         .find(|guest| guest.name == "template");
     let guest = guest.ok_or("the template has no cases")?;
@@ -65,7 +65,7 @@ cases:
 
 /// The suites: each is failed by a plugin that is not the one it is for, in what is refused and in what is exchanged.
 pub(crate) fn tell_plugins_apart() -> Result<(), String> {
-    let guests = tools::guests();
+    let guests = guests::guests();
     let other = guests.iter().find(|guest| guest.name == OTHER);
     let other = other
         .ok_or_else(|| format!("there is no {OTHER}"))?

@@ -321,7 +321,63 @@ impl Reader<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Every place of a tree lies within the place around it.
+    fn is_nested(node: &Node, around: &Range<usize>) -> bool {
+        let within = around.start <= node.place.start && node.place.end <= around.end;
+        within
+            && match &node.kind {
+                Kind::Array(items) => items.iter().all(|item| is_nested(item, &node.place)),
+                Kind::Object(members) => members
+                    .iter()
+                    .all(|member| is_nested(&member.value, &node.place)),
+                _ => true,
+            }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_tree_or_malformed(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
+            match parse(&bytes) {
+                Ok(node) => prop_assert!(is_nested(&node, &(0..bytes.len()))),
+                Err(malformed) => prop_assert!(malformed.at <= bytes.len()),
+            }
+        }
+
+        #[test]
+        fn what_is_taken_is_json_for_others_too(text in r#"[\[\]{}",:0-9a-ftrulns\\.eE+ -]{0,48}"#) {
+            if parse(text.as_bytes()).is_ok() {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{}", text);
+            }
+        }
+
+        #[test]
+        fn a_text_is_read_as_it_was_quoted(text in any::<String>()) {
+            let quoted = quote(&text);
+            prop_assert_eq!(parse(quoted.as_bytes()).unwrap().kind, Kind::Text(text.clone()));
+            let read: String = serde_json::from_str(&quoted).unwrap();
+            prop_assert_eq!(read, text);
+        }
+
+        #[test]
+        fn nesting_has_its_limit(depth in 0_usize..200) {
+            let text = format!("{}{}", "[".repeat(depth + 1), "]".repeat(depth + 1));
+            prop_assert_eq!(parse(text.as_bytes()).is_ok(), depth <= MAX_DEPTH);
+        }
+
+        #[test]
+        fn any_places_are_replaced_without_panic(
+            text in prop::collection::vec(any::<u8>(), 0..32),
+            places in prop::collection::vec((0_usize..40, 0_usize..40), 0..4),
+        ) {
+            let changes: Vec<_> = places.iter().map(|(one, other)| (*one..*other, "x".to_owned())).collect();
+            let changed = replace(&text, changes);
+            prop_assert!(changed.len() <= text.len() * (places.len() + 1) + places.len());
+        }
+    }
 
     #[test]
     fn values_know_their_places() {

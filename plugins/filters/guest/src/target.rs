@@ -149,7 +149,35 @@ fn decode_unreserved(path: &[u8]) -> Result<String, PathError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_path_has_one_form_or_none(path in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = normalise(&path);
+            prop_assert!(decode(&path).len() <= path.len());
+        }
+
+        #[test]
+        fn the_one_form_is_its_own_and_leads_nowhere_else(path in "/([a-c./%~;]|%2[eEfF0]|%[45][0-9a-f]){0,24}") {
+            if let Ok(normal) = normalise(path.as_bytes()) {
+                let again = normalise(normal.as_bytes());
+                prop_assert_eq!(again.as_ref(), Ok(&normal));
+                prop_assert!(normal.starts_with('/') && !normal.contains("//"), "{}", normal);
+                let mut segments = normal.split('/');
+                prop_assert!(segments.all(|segment| segment != "." && segment != ".."), "{}", normal);
+                prop_assert!(normal.len() <= path.len() + 1);
+            }
+        }
+
+        #[test]
+        fn parameters_are_no_longer_than_their_query(target in prop::collection::vec(any::<u8>(), 0..96)) {
+            let sizes = Target::new(&target).parameters().map(|(name, value)| name.len() + value.len());
+            prop_assert!(sizes.sum::<usize>() <= target.len());
+        }
+    }
 
     #[test]
     fn a_target_is_cut_at_its_query() {

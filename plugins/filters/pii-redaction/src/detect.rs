@@ -53,17 +53,32 @@ pub fn find(text: &str, kinds: &[Kind]) -> Vec<(Range<usize>, Kind)> {
             Kind::Phone => starts(text, |at| phone(text, at)),
             Kind::Email => emails(text),
         };
-        for place in places {
-            let free = found
-                .iter()
-                .all(|(other, _)| other.end <= place.start || place.end <= other.start);
-            if free {
-                found.push((place, *kind));
-            }
+        found = merge(found, places, *kind);
+    }
+    found
+}
+
+/// Both are in their order; of two that overlap, the one found earlier stays. Linear: an answer may hold as many as it has room for.
+fn merge(
+    found: Vec<(Range<usize>, Kind)>,
+    places: Vec<Range<usize>>,
+    kind: Kind,
+) -> Vec<(Range<usize>, Kind)> {
+    let mut merged = Vec::with_capacity(found.len() + places.len());
+    let mut found = found.into_iter().peekable();
+    for place in places {
+        while let Some(before) = found.next_if(|(other, _)| other.end <= place.start) {
+            merged.push(before);
+        }
+        if found
+            .peek()
+            .is_none_or(|(other, _)| place.end <= other.start)
+        {
+            merged.push((place, kind));
         }
     }
-    found.sort_by_key(|(place, _)| place.start);
-    found
+    merged.extend(found);
+    merged
 }
 
 fn byte(text: &str, at: usize) -> Option<u8> {
@@ -167,29 +182,35 @@ fn ssn(text: &str, start: usize) -> Option<usize> {
     (fits && alone && given).then_some(end)
 }
 
+/// The longest IBAN (ISO 13616), in letters and digits.
+const LONGEST_IBAN: usize = 34;
+
 fn iban(text: &str, start: usize) -> Option<usize> {
-    let mut compact = Vec::new();
-    let mut ends = Vec::new();
-    let mut at = start;
-    while compact.len() < 34 {
+    // Arrays, and an end at the first letter that does not fit: this is tried at every word of a body.
+    let (mut compact, mut ends) = ([0_u8; LONGEST_IBAN], [0_usize; LONGEST_IBAN]);
+    let (mut count, mut at) = (0, start);
+    while count < LONGEST_IBAN {
         match byte(text, at) {
             Some(letter) if letter.is_ascii_alphanumeric() => {
-                compact.push(letter.to_ascii_uppercase());
-                ends.push(at + 1);
+                let fits = match count {
+                    0 | 1 => letter.is_ascii_alphabetic(),
+                    2 | 3 => letter.is_ascii_digit(),
+                    _ => true,
+                };
+                if !fits {
+                    return None;
+                }
+                *compact.get_mut(count)? = letter.to_ascii_uppercase();
+                *ends.get_mut(count)? = at + 1;
+                count += 1;
             }
             Some(b' ') if is_word(byte(text, at + 1)) => {}
             _ => break,
         }
         at += 1;
     }
-    let starts = compact.first_chunk::<4>().is_some_and(|[a, b, c, d]| {
-        a.is_ascii_uppercase() && b.is_ascii_uppercase() && c.is_ascii_digit() && d.is_ascii_digit()
-    });
-    if !starts {
-        return None;
-    }
     // The longest that has the sum, as a word may follow behind a space.
-    (15..=compact.len()).rev().find_map(|length| {
+    (15..=count).rev().find_map(|length| {
         let end = *ends.get(length - 1)?;
         let whole = !is_word(byte(text, end));
         (whole && modulo_97(compact.get(..length)?) == 1).then_some(end)
@@ -267,6 +288,20 @@ fn emails(text: &str) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_that_overlap_the_surer_stays() {
+        let found = vec![(2..4, Kind::Card), (8..9, Kind::Iban)];
+        let places = vec![0..1, 1..3, 4..8, 8..12, 12..13];
+        let expected = [
+            (0..1, Kind::Email),
+            (2..4, Kind::Card),
+            (4..8, Kind::Email),
+            (8..9, Kind::Iban),
+            (12..13, Kind::Email),
+        ];
+        assert_eq!(merge(found, places, Kind::Email), expected);
+    }
 
     fn seen(text: &str) -> Vec<(&str, &str)> {
         let found = find(text, &Kind::ALL);

@@ -99,7 +99,9 @@ impl Rules {
         let mut at = 0;
         for (place, kind) in found {
             changed.push_str(text.get(at..place.start).unwrap_or_default());
-            changed.push_str(&format!("[redacted {}]", kind.name()));
+            changed.push_str("[redacted ");
+            changed.push_str(kind.name());
+            changed.push(']');
             at = place.end;
         }
         changed.push_str(text.get(at..).unwrap_or_default());

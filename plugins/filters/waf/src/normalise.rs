@@ -177,7 +177,32 @@ fn space(text: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_value_has_a_form_of_bounded_length(value in prop::collection::vec(any::<u8>(), 0..128)) {
+            prop_assert!(normalise(&value).text.len() <= 3 * value.len());
+        }
+
+        #[test]
+        fn what_looks_like_an_encoding_has_one_too(value in r"([%&\\#;*/uUxX0-9a-fA-F<]|&(amp|lt|#x?)|%25|\\u00){0,40}") {
+            prop_assert!(normalise(value.as_bytes()).text.len() <= 3 * value.len());
+        }
+
+        #[test]
+        fn no_round_of_percent_encoding_hides_a_text(text in "[a-zA-Z0-9<>'\"(=) ]{0,24}", rounds in 1_usize..=3) {
+            let mut hidden = text.clone();
+            for _ in 0..rounds {
+                hidden = hidden.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            }
+            let (seen, plain) = (normalise(hidden.as_bytes()), normalise(text.as_bytes()));
+            prop_assert_eq!(&seen.text, &plain.text);
+            prop_assert!(!seen.too_often);
+        }
+    }
 
     #[test]
     fn what_is_hidden_is_seen() {

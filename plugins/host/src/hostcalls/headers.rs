@@ -44,7 +44,7 @@ pub(super) fn get_value(caller: Guest<'_, '_>, kind: u32, key: Span, out: Out) -
     let host = &*host;
     let found = match view(host, kind) {
         Some(fields) => fields.get(&key),
-        None if is_logging(host) => None,
+        None if is_logging(host) || is_of_failed_call(host, kind) => None,
         None => return Err(Status::BadArgument.into()),
     };
     let found = match found {
@@ -296,6 +296,16 @@ fn visible<'a>(
 fn is_logging(host: &Host) -> bool {
     let context = host.contexts.get(&host.effective());
     context.is_some_and(|context| context.is_logging)
+}
+
+/// The answer of a call that has failed is one without fields: plugins ask it for `:status`, and some SDKs end the guest at any
+/// other word than `NOT_FOUND`. Envoy's client makes a 503 of most failures.
+fn is_of_failed_call(host: &Host, kind: MapKind) -> bool {
+    let is_answer = matches!(
+        kind,
+        MapKind::CallResponseHeaders | MapKind::CallResponseTrailers
+    );
+    is_answer && host.delivery.has_failed
 }
 
 /// A map that is open to be read.

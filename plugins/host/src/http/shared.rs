@@ -22,6 +22,7 @@ pub(crate) struct StreamShared {
     pub(crate) seen: Seen,
     /// Why the stream is over, where that was found out while a body was read.
     pub(crate) ended: Mutex<Option<Ended>>,
+    has_ended: AtomicBool,
     pub(crate) is_grpc: AtomicBool,
     request: AtomicWaker,
     response: AtomicWaker,
@@ -41,6 +42,7 @@ impl StreamShared {
             properties: SetProperties::default(),
             seen: Seen::default(),
             ended: Mutex::default(),
+            has_ended: AtomicBool::new(false),
             is_grpc: AtomicBool::new(false),
             request: AtomicWaker::new(),
             response: AtomicWaker::new(),
@@ -75,7 +77,13 @@ impl StreamShared {
     /// Notes the end, unless there is an earlier one.
     pub(crate) fn end(&self, ended: Ended) {
         self.ended.lock().get_or_insert(ended);
+        self.has_ended.store(true, Ordering::Release);
         self.interrupt.wake();
+    }
+
+    /// Whether there was an end, even if somebody deals with it already.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended.load(Ordering::Acquire)
     }
 
     pub(crate) fn bypass(&self, place: usize) {

@@ -5,6 +5,7 @@
 //! one made on the response's way does not. Must not: read bodies; `stage.rs` does.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Poll;
@@ -132,6 +133,21 @@ impl HttpStream {
         });
         let ended = ended.await;
         self.refuse(ended).await
+    }
+
+    /// Awaits `work`, such as the upstream's response, unless a plugin ends the stream meanwhile. An end that makes `work` fail,
+    /// since the body that it sends breaks off, is the plugin's and not the failure.
+    pub async fn beside<T>(&self, work: impl Future<Output = T>) -> Result<T, Refused> {
+        let mut interrupted = pin!(self.interrupted());
+        let done = tokio::select! {
+            biased;
+            refused = &mut interrupted => return Err(refused),
+            done = work => done,
+        };
+        if self.inner.shared.has_ended() {
+            return Err(interrupted.await);
+        }
+        Ok(done)
     }
 
     /// A response of a plugin's, through the filters that have seen the request.

@@ -10,9 +10,10 @@ use tokio::time::MissedTickBehavior;
 use wasmtime::{Store, Trap, TypedFunc, WasmParams, WasmResults};
 
 use crate::callouts;
+use crate::instance::deadline::processor_time;
 use crate::instance::host::ROOT;
 use crate::instance::{Action, Configuring, Failure, FailureKind, Host, Inner, Instance};
-use crate::worker::WorkerInner;
+use crate::worker::{Callback, WorkerInner};
 
 /// Why the host ends a guest.
 #[derive(Debug, thiserror::Error)]
@@ -51,15 +52,25 @@ pub(crate) fn run<P: WasmParams, R: WasmResults>(
         return Ok(absent);
     };
     begin(store, context);
+    let used = store.data().observer.is_some().then(processor_time);
     let started = Instant::now();
     let result = function.call(&mut *store, params);
     let took = started.elapsed();
     let host = store.data_mut();
     host.effective = None;
+    if result.is_err() {
+        host.deadline.fail(took);
+    }
     host.version.metrics.callback(took);
     if let Some(observer) = &host.observer {
-        let plugin = &host.version.spec.name;
-        observer.callback(plugin, name, took, host.hostcalls, host.meter.used());
+        let callback = Callback {
+            name,
+            took,
+            used: processor_time().saturating_sub(used.unwrap_or_default()),
+            hostcalls: host.hostcalls,
+            memory: host.meter.used(),
+        };
+        observer.callback(&host.version.spec.name, &callback);
     }
     result
 }

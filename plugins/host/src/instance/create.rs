@@ -5,7 +5,6 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use parking_lot::Mutex;
 use wasmtime::Store;
@@ -58,12 +57,12 @@ impl Instance {
             sees_stream: guest.downstream_data.is_some() || guest.upstream_data.is_some(),
             looks_back: guest.log.is_some(),
             start_time: OnceLock::new(),
-            made: Instant::now(),
             inner: Mutex::new(Inner { store, guest }),
         });
         made.configure()?;
         let took = deadline::processor_time().saturating_sub(begun);
         made.start_time.get_or_init(|| took);
+        version.metrics.started(took);
         Ok(made)
     }
 

@@ -11,12 +11,17 @@ use wasmtime::{Store, UpdateDeadline};
 
 use crate::instance::Host;
 
+/// About the most that a callback uses before its first tick.
+const BEFORE_FIRST_TICK: Duration = Duration::from_millis(2);
+
 /// The state of the running callback's limit.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
     budget: Duration,
     first_tick: Option<Duration>,
     pub(crate) is_over: bool,
+    /// What the callback took that failed.
+    pub(crate) lost: Duration,
 }
 
 impl Deadline {
@@ -24,6 +29,15 @@ impl Deadline {
         self.budget = budget;
         self.first_tick = None;
         self.is_over = false;
+        self.lost = Duration::ZERO;
+    }
+
+    /// The callback has failed after `took`, of which waiting for the processor is not the guest's.
+    pub(crate) fn fail(&mut self, took: Duration) {
+        let since_first = self.first_tick.map_or(Duration::ZERO, |first| {
+            processor_time().saturating_sub(first)
+        });
+        self.lost = took.min(since_first + BEFORE_FIRST_TICK);
     }
 
     fn tick(&mut self, now: Duration) -> UpdateDeadline {

@@ -98,6 +98,7 @@ impl Instance {
             }
             None => {
                 host.version.metrics.callouts_failed.add(1);
+                host.delivery.has_failed = true;
                 host.delivery.status = (BROKEN, "reset".to_owned());
             }
         }

@@ -94,6 +94,8 @@ impl Drop for Call {
 /// What the running callback may read of the answer that it is about.
 #[derive(Default)]
 pub(crate) struct Delivery {
+    /// A call has failed: its answer has no fields.
+    pub(crate) has_failed: bool,
     pub(crate) call_head: Option<Head>,
     pub(crate) call_body: Option<Bytes>,
     pub(crate) call_trailers: Option<HeaderMap>,
@@ -276,7 +278,11 @@ impl Host {
     /// Counts something that the plugin may not do.
     pub(crate) fn refuse(&self, what: &str, status: Status) -> Status {
         self.version.metrics.refused_hostcalls.add(1);
-        tracing::debug!(plugin = %self.version.spec.name, what, "a plugin was refused");
+        let plugin = &*self.version.spec.name;
+        tracing::debug!(plugin, what, "a plugin was refused");
+        if let Some(observer) = &self.observer {
+            observer.refused(plugin, what);
+        }
         status
     }
 

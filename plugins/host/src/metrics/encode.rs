@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::metrics::defined::{BOUNDS, Metric, MetricKind};
 use crate::metrics::{Buckets, CALLBACK_BOUNDS, PluginMetrics};
@@ -110,6 +111,7 @@ pub(super) fn text(plugins: &Plugins) -> String {
         let bytes = metrics.memory.load(Ordering::Relaxed);
         line(&mut out, "memory_bytes", &[("plugin", plugin)], bytes);
     }
+    starts(&mut out, plugins);
     let name = "callback_microseconds";
     family(&mut out, name, "Time of its callbacks.", "histogram");
     for (plugin, metrics) in plugins {
@@ -142,6 +144,18 @@ pub(super) fn text(plugins: &Plugins) -> String {
         }
     }
     out
+}
+
+fn starts(out: &mut String, plugins: &Plugins) {
+    let help = "Processor time in which instances were made and configured.";
+    family(out, "start_seconds", help, "summary");
+    for (plugin, metrics) in plugins {
+        let labels = [("plugin", &**plugin)];
+        let seconds = Duration::from_nanos(metrics.start_nanoseconds.get()).as_secs_f64();
+        let count = metrics.starts.get();
+        line(out, "start_seconds_sum", &labels, seconds);
+        line(out, "start_seconds_count", &labels, count);
+    }
 }
 
 fn own(out: &mut String, name: &str, plugin: &str, metric: &Metric) {

@@ -26,8 +26,19 @@ pub struct Inspection {
     pub imports: Vec<(String, String, String)>,
     /// Name and type of each.
     pub exports: Vec<(String, String)>,
+    /// Of the memory that it exports as `memory`: bytes at its start, and at most where it says so.
+    pub memory: Option<(u64, Option<u64>)>,
     /// What its imports and exports make likely that it needs.
     pub needs: Needs,
+}
+
+/// What has made a module, as it says itself in its custom section `producers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Producer {
+    /// `language`, `sdk` or `processed-by`.
+    pub field: String,
+    pub name: String,
+    pub version: String,
 }
 
 /// Kinds of capabilities. A module built with an SDK imports what it never calls: these are upper bounds.
@@ -71,6 +82,13 @@ pub(super) fn inspect(module: &wasmtime::Module, digest: String, size: usize) ->
         .into_iter()
         .find(|version| abi_markers.iter().any(|marker| marker == version.as_str()));
     let needs = needs(&imports, &exports);
+    let memory = match module.get_export("memory") {
+        Some(ExternType::Memory(memory)) => {
+            let bytes = |pages: u64| pages.saturating_mul(memory.page_size());
+            Some((bytes(memory.minimum()), memory.maximum().map(bytes)))
+        }
+        _ => None,
+    };
     Inspection {
         abi,
         abi_markers,
@@ -78,8 +96,32 @@ pub(super) fn inspect(module: &wasmtime::Module, digest: String, size: usize) ->
         size,
         imports,
         exports,
+        memory,
         needs,
     }
+}
+
+/// Nobody checks what a module says of itself: a section that cannot be read says nothing.
+pub(super) fn producers(bytes: &[u8]) -> Vec<Producer> {
+    let mut found = Vec::new();
+    let payloads = wasmparser::Parser::new(0).parse_all(bytes);
+    for payload in payloads.map_while(Result::ok) {
+        let wasmparser::Payload::CustomSection(section) = payload else {
+            continue;
+        };
+        let wasmparser::KnownCustom::Producers(fields) = section.as_known() else {
+            continue;
+        };
+        for field in fields.into_iter().map_while(Result::ok) {
+            let values = field.values.into_iter().map_while(Result::ok);
+            found.extend(values.map(|value| Producer {
+                field: field.name.to_owned(),
+                name: value.name.to_owned(),
+                version: value.version.to_owned(),
+            }));
+        }
+    }
+    found
 }
 
 fn needs(imports: &[(String, String, String)], exports: &[(String, String)]) -> Needs {

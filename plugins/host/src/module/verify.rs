@@ -2,6 +2,7 @@
 //!
 //! Owns: the pinned digest and the ed25519 signature (RFC 8032), which is detached and over the module's bytes.
 
+use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ED25519, ParsedPublicKey};
 
 use crate::error::Error;
@@ -48,6 +49,12 @@ impl Verification {
         self.keys = keys;
         self.signature = Some(signature.unwrap_or_default());
         self
+    }
+
+    /// Whether these bytes are what was meant; they need not be a module.
+    pub fn verify(&self, bytes: &[u8]) -> Result<(), Error> {
+        let digest = digest::digest(&digest::SHA256, bytes);
+        self.check(bytes, digest.as_ref())
     }
 
     pub(super) fn check(&self, bytes: &[u8], digest: &[u8]) -> Result<(), Error> {

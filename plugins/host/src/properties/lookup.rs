@@ -206,6 +206,7 @@ fn connection(connection: &ConnectionInfo, name: &str) -> Option<Value> {
         }
         "tls_version" => text(&connection.tls_version),
         "uri_san_local_certificate" => text(&connection.local_uri_san),
+        "subject_local_certificate" => text(&connection.local_subject),
         "uri_san_peer_certificate" => text(&peer?.uri_san),
         "dns_san_peer_certificate" => text(&peer?.dns_san),
         "subject_peer_certificate" => text(&peer?.subject),

@@ -164,6 +164,17 @@ async fn r91_a_call_that_fails_or_takes_too_long_says_so() {
 }
 
 #[tokio::test]
+async fn r90_the_answer_of_a_call_that_has_failed_has_no_fields() {
+    let asked = "(call $get_header (i32.const 6) (i32.const 8) (i32.const 8) (global.get $p) (global.get $n))";
+    for (cluster, expected) in [("broken", "01"), ("echo", "01")] {
+        let lab = Lab::new(&caller(cluster, 0, asked), spec());
+        assert_eq!(lab.said().await, expected, "{cluster}"); // NOT_FOUND
+    }
+    // Without a call there is no such map: BAD_ARGUMENT.
+    assert_eq!(status_of("", asked).await, 2);
+}
+
+#[tokio::test]
 async fn r91_only_declared_clusters_are_called() {
     let mut spec = spec();
     spec.capabilities.clusters = Names::new(["e*"]);

@@ -116,6 +116,24 @@ async fn r90_a_local_response_from_the_request_s_body_interrupts_the_stream() {
 }
 
 #[tokio::test]
+async fn r91_an_end_that_breaks_what_is_sent_is_the_plugin_s_and_no_failure() {
+    let body = format!(
+        r#"{RESPOND}(func (export "proxy_on_request_body") (param i32 i32 i32) (result i32)
+            (call $answer) (i32.const 0))"#
+    );
+    let bed = Bed::new(&guest(&body));
+    let stream = bed.open();
+    let passed = stream.request(request("abc")).await.unwrap();
+    // The body breaks off while it is sent, so that sending fails, and that is seen first.
+    let sent = http_body_util::BodyExt::collect(passed.into_body());
+    let refused = stream.beside(sent).await.unwrap_err();
+    assert_eq!(refused.response.unwrap().status(), 418);
+    let untouched = bed.open();
+    let failed: Result<(), &str> = untouched.beside(async { Err("of its own") }).await.unwrap();
+    assert_eq!(failed, Err("of its own"));
+}
+
+#[tokio::test]
 async fn r90_a_timer_may_answer_a_request_that_the_upstream_has() {
     let body = format!(
         r#"{RESPOND}(global $id (mut i32) (i32.const 0))

@@ -10,6 +10,8 @@ mod bodies;
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+mod driver;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod hostile;

@@ -39,6 +39,7 @@ fn facts() -> StreamInfo {
             ..PeerCertificate::default()
         }),
         local_uri_san: None,
+        local_subject: Some(Arc::from("CN=gateway,O=Ringwall")),
     };
     let mut info = StreamInfo::new(
         Arc::new(connection),
@@ -101,6 +102,11 @@ async fn r90_properties_have_envoy_s_names() {
             "spiffe://ringwall.local/orders",
         ),
         ("connection.subject_peer_certificate", "none"),
+        ("connection.uri_san_local_certificate", "none"),
+        (
+            "connection.subject_local_certificate",
+            "CN=gateway,O=Ringwall",
+        ),
         ("connection.id", "HGFEDCBA"), // little-endian
         ("connection_id", "HGFEDCBA"),
         ("route_name", "route"),

@@ -11,14 +11,14 @@ use super::super::material::{AUDIENCE, ISSUER, Material};
 use crate::config::Config;
 use crate::setup::wheels;
 
-pub(super) const NGINX: &str = "nginx";
-pub(super) const HAPROXY: &str = "haproxy";
-pub(super) const ENVOY: &str = "envoy";
-pub(super) const RINGWALL: &str = "ringwall";
+pub(in crate::bench) const NGINX: &str = "nginx";
+pub(in crate::bench) const HAPROXY: &str = "haproxy";
+pub(in crate::bench) const ENVOY: &str = "envoy";
+pub(in crate::bench) const RINGWALL: &str = "ringwall";
 
 /// What a subject does with a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Case {
+pub(in crate::bench) enum Case {
     /// Not measured: what the proxies forward to.
     BackEnd,
     /// Forwarding alone.
@@ -27,47 +27,55 @@ pub(super) enum Case {
     Full,
     /// Forwarding alone, over TLS 1.3 with keep-alive.
     Tls,
+    /// Forwarding through a plugin.
+    Filtered,
+    /// The same, in a process that has a hostile plugin on another route.
+    BesideHostile,
 }
 
 impl Case {
-    pub(super) fn name(self) -> &'static str {
+    pub(in crate::bench) fn name(self) -> &'static str {
         match self {
             Self::BackEnd => "back end",
             Self::Plain => "plain",
             Self::Full => "JWT + policy + limit + log",
             Self::Tls => "TLS keep-alive",
+            Self::Filtered => "a plugin",
+            Self::BesideHostile => "beside a hostile plugin",
         }
     }
 }
 
 /// One process in one configuration.
-pub(super) struct Subject {
-    pub(super) name: &'static str,
-    pub(super) case: Case,
-    pub(super) program: PathBuf,
-    pub(super) arguments: Vec<String>,
-    pub(super) port: u16,
-    pub(super) url: String,
-    pub(super) headers: Vec<String>,
-    pub(super) log: PathBuf,
+pub(in crate::bench) struct Subject {
+    pub(in crate::bench) name: &'static str,
+    pub(in crate::bench) case: Case,
+    pub(in crate::bench) program: PathBuf,
+    pub(in crate::bench) arguments: Vec<String>,
+    pub(in crate::bench) port: u16,
+    pub(in crate::bench) url: String,
+    pub(in crate::bench) headers: Vec<String>,
+    pub(in crate::bench) log: PathBuf,
+    /// Its configuration.
+    pub(in crate::bench) file: PathBuf,
+    /// Where Ringwall shows its metrics.
+    pub(in crate::bench) admin: u16,
+}
+
+/// Plugins under measurement.
+#[derive(Clone)]
+pub(in crate::bench) struct Modules {
+    pub(in crate::bench) good: PathBuf,
+    pub(in crate::bench) hostile: PathBuf,
 }
 
 /// Back ends and subjects, with their configuration files written.
-pub(super) fn all(
+pub(in crate::bench) fn all(
     config: &Config,
     folder: &Path,
     material: &Material,
 ) -> Result<(Vec<Subject>, Vec<Subject>)> {
-    let kit = Kit {
-        folder,
-        material,
-        nginx: tool(config, "nginx")?,
-        haproxy: tool(config, "haproxy")?,
-        envoy: wheels::ENVOY.ensure(config)?,
-        ringwall: config.outputs.join("release/ringwall-gateway"),
-        back_end: free_port()?,
-        issuer: free_port()?,
-    };
+    let kit = Kit::new(config, folder, material, None)?;
     let back_ends = vec![kit.back_end()?];
     let subjects = vec![
         kit.nginx(Case::Plain)?,
@@ -80,6 +88,25 @@ pub(super) fn all(
         kit.haproxy(Case::Tls)?,
         kit.envoy(Case::Tls)?,
         kit.ringwall(Case::Tls)?,
+    ];
+    Ok((back_ends, subjects))
+}
+
+/// The same for what plugins cost.
+pub(in crate::bench) fn with_plugins(
+    config: &Config,
+    folder: &Path,
+    material: &Material,
+    modules: Modules,
+) -> Result<(Vec<Subject>, Vec<Subject>)> {
+    let kit = Kit::new(config, folder, material, Some(modules))?;
+    let back_ends = vec![kit.back_end()?];
+    let subjects = vec![
+        kit.envoy(Case::Plain)?,
+        kit.envoy(Case::Filtered)?,
+        kit.ringwall(Case::Plain)?,
+        kit.ringwall(Case::Filtered)?,
+        kit.ringwall(Case::BesideHostile)?,
     ];
     Ok((back_ends, subjects))
 }
@@ -104,9 +131,29 @@ struct Kit<'run> {
     ringwall: PathBuf,
     back_end: u16,
     issuer: u16,
+    modules: Option<Modules>,
 }
 
-impl Kit<'_> {
+impl<'run> Kit<'run> {
+    fn new(
+        config: &Config,
+        folder: &'run Path,
+        material: &'run Material,
+        modules: Option<Modules>,
+    ) -> Result<Self> {
+        Ok(Self {
+            folder,
+            material,
+            nginx: tool(config, "nginx")?,
+            haproxy: tool(config, "haproxy")?,
+            envoy: wheels::ENVOY.ensure(config)?,
+            ringwall: config.outputs.join("release/ringwall-gateway"),
+            back_end: free_port()?,
+            issuer: free_port()?,
+            modules,
+        })
+    }
+
     fn subject(
         &self,
         name: &'static str,
@@ -130,6 +177,8 @@ impl Kit<'_> {
                 Vec::new()
             },
             log: self.folder.join(format!("{name}-{port}.log")),
+            file: PathBuf::new(),
+            admin: 0,
         }
     }
 
@@ -240,6 +289,8 @@ impl Kit<'_> {
                     r#""access_log":[{{"name":"envoy.access_loggers.file","typed_config":{{"@type":"type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog","path":"{folder}/envoy-{port}.access","log_format":{{"json_format":{{"method":"%REQ(:METHOD)%","path":"%REQ(:PATH)%","status":"%RESPONSE_CODE%","us":"%DURATION%","peer":"%DOWNSTREAM_REMOTE_ADDRESS%"}}}}}}}}],"#
                 ),
             )
+        } else if case == Case::Filtered {
+            (format!("{},{router}", self.envoy_plugin()?), String::new())
         } else {
             (router.to_owned(), String::new())
         };
@@ -280,6 +331,39 @@ impl Kit<'_> {
         )
     }
 
+    fn modules(&self) -> Result<&Modules> {
+        self.modules.as_ref().context("no plugins were built")
+    }
+
+    fn envoy_plugin(&self) -> Result<String> {
+        let module = self.modules()?.good.display();
+        Ok(format!(
+            r#"{{"name":"envoy.filters.http.wasm","typed_config":{{"@type":"type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm","config":{{"name":"good","root_id":"good","failure_policy":"FAIL_CLOSED","vm_config":{{"vm_id":"good","runtime":"envoy.wasm.runtime.v8","code":{{"local":{{"filename":"{module}"}}}}}}}}}}}}"#
+        ))
+    }
+
+    /// The plugins of a case: their declarations, what the route for orders names, and further routes.
+    fn ringwall_plugins(&self, case: Case) -> Result<(String, &'static str, &'static str)> {
+        if !matches!(case, Case::Filtered | Case::BesideHostile) {
+            return Ok(Default::default());
+        }
+        let Modules { good, hostile } = self.modules()?;
+        let mut plugins = format!(
+            "plugins:\n  - {{ name: good, module: {}, capabilities: {{ read_headers: [\"*\"], write_headers: [\"*\"] }} }}\n",
+            good.display()
+        );
+        if case == Case::Filtered {
+            return Ok((plugins, ", filters: [good]", ""));
+        }
+        plugins += &format!(
+            "  - {{ name: hostile, module: {}, capabilities: {{ read_headers: [\"*\"], write_headers: [\"*\"], clusters: [back-end] }} }}\n",
+            hostile.display()
+        );
+        let route = "      - { id: hostile, match: { prefix: /v1/hostile, methods: [GET] }, auth: none, action: open, policy: everybody, \
+                     cluster: back-end, filters: [hostile] }\n";
+        Ok((plugins, ", filters: [good]", route))
+    }
+
     fn ringwall(&self, case: Case) -> Result<Subject> {
         let port = free_port()?;
         let (listen, admin) = (free_port()?, free_port()?);
@@ -304,6 +388,7 @@ impl Kit<'_> {
                 "auth: none, action: open, policy: everybody".to_owned(),
             )
         };
+        let (plugins, filters, routes) = self.ringwall_plugins(case)?;
         let text = format!(
             "service:\n  name: gateway\n  trust_domain: ringwall.local\n  profile: demo\n  listen: 127.0.0.1:{listen}\n  admin: 127.0.0.1:{admin}\n  \
              identity: {folder}/identity\n  upstreams: {{ authz-server: {{ address: \"127.0.0.1:{}\", identity: authz-server }} }}\n  \
@@ -312,18 +397,18 @@ impl Kit<'_> {
              tokens: {{ issuer: \"{ISSUER}\", upstream: authz-server }}\n\
              actions: {{ list: read, open: read }}\npolicies:\n  everybody: |\n    @id(\"everybody\") permit (principal, action == Action::\"open\", resource);\n  \
              customers: |\n    @id(\"customers\") permit (principal is User, action, resource) when {{ principal.roles.contains(\"customer\") }};\n\
-             clusters: {{ back-end: {{ plain: \"127.0.0.1:{}\" }} }}\n\
-             hosts:\n  - host: localhost\n    routes:\n      - {{ id: orders, match: {{ prefix: /v1/orders, methods: [GET] }}, {route}, cluster: back-end }}\n",
+             clusters: {{ back-end: {{ plain: \"127.0.0.1:{}\" }} }}\n{plugins}\
+             hosts:\n  - host: localhost\n    routes:\n      - {{ id: orders, match: {{ prefix: /v1/orders, methods: [GET] }}, {route}, cluster: back-end{filters} }}\n{routes}",
             self.issuer, self.back_end,
         );
         let file = self.write(RINGWALL, port, "yaml", &text)?;
-        Ok(self.subject(
-            RINGWALL,
-            case,
-            &self.ringwall,
-            vec!["--config".to_owned(), file],
-            port,
-        ))
+        let arguments = vec!["--config".to_owned(), file.clone()];
+        let subject = self.subject(RINGWALL, case, &self.ringwall, arguments, port);
+        Ok(Subject {
+            file: file.into(),
+            admin,
+            ..subject
+        })
     }
 }
 

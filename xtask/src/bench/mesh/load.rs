@@ -9,30 +9,24 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::bench::running::LOAD_CORE;
-
-/// What one run of wrk measured.
-pub(super) struct Requests {
-    pub(super) count: f64,
-    pub(super) p50_us: f64,
-    pub(super) p99_us: f64,
-}
+use crate::bench::wrk::{Load, Requests, Wrk};
 
 /// Each request has a path of its own, so that no decision is remembered.
 const EACH_ITS_PATH: &str = "local n = 0\nrequest = function()\n  n = n + 1\n  \
                              return wrk.format('GET', '/v1/orders/' .. n)\nend\n";
 
 /// Requests over keep-alive connections; an answer that is not a success is a failed measurement.
-pub(super) fn requests(wrk: &Path, port: u16, connections: u32, seconds: u32) -> Result<Requests> {
-    measured(wrk, port, connections, seconds, &[])
+pub(super) fn requests(wrk: &Wrk, port: u16, connections: u32, seconds: u32) -> Result<Requests> {
+    measured(wrk, port, connections, seconds, None)
 }
 
 /// The same, each for another path; `folder` gets the script.
 pub(super) fn requests_for_many(
-    wrk: &Path,
+    wrk: &Wrk,
     port: u16,
     connections: u32,
     seconds: u32,
@@ -40,57 +34,23 @@ pub(super) fn requests_for_many(
 ) -> Result<Requests> {
     let script = folder.join("paths.lua");
     fs::write(&script, EACH_ITS_PATH).context("writing a script")?;
-    let script = script.display().to_string();
-    measured(wrk, port, connections, seconds, &["-s", &script])
+    measured(wrk, port, connections, seconds, Some(&script))
 }
 
 fn measured(
-    wrk: &Path,
+    wrk: &Wrk,
     port: u16,
     connections: u32,
     seconds: u32,
-    more: &[&str],
+    script: Option<&Path>,
 ) -> Result<Requests> {
-    let mut command = Command::new("taskset");
-    command.args(["-c", LOAD_CORE]).arg(wrk).args([
-        "--latency",
-        "-t1",
-        &format!("-c{connections}"),
-        &format!("-d{seconds}s"),
-        "-H",
-        "Host: back",
-    ]);
-    command.args(more);
-    command.arg(format!("http://127.0.0.1:{port}/v1/orders"));
-    let output = command.output().context("starting wrk")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() || said.contains("Non-2xx") || said.contains("Socket errors") {
-        bail!("port {port}:\n{said}");
-    }
-    let lines = || said.lines().map(str::trim);
-    let count = lines()
-        .find_map(|line| line.split_once(" requests in "))
-        .and_then(|(count, _)| count.parse().ok())
-        .filter(|count| *count > 0.0);
-    let quantile = |name: &str| {
-        lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| microseconds(rest.trim()))
-    };
-    let complaint = || format!("wrk's report is not understood:\n{said}");
-    Ok(Requests {
-        count: count.with_context(complaint)?,
-        p50_us: quantile("50%").with_context(complaint)?,
-        p99_us: quantile("99%").with_context(complaint)?,
+    wrk.run(&Load {
+        url: &format!("http://127.0.0.1:{port}/v1/orders"),
+        headers: &["Host: back".to_owned()],
+        connections,
+        seconds,
+        script,
     })
-}
-
-/// `87.00us`, `1.20ms` or `1.00s`.
-fn microseconds(text: &str) -> Option<f64> {
-    let factors = [("us", 1.0), ("ms", 1e3), ("s", 1e6)];
-    factors
-        .iter()
-        .find_map(|(unit, factor)| Some(text.strip_suffix(unit)?.parse::<f64>().ok()? * factor))
 }
 
 /// Opens `per_second` connections every second for `length`: on each one request and its answer. Gives how many were
@@ -169,17 +129,4 @@ pub(super) fn bulk(iperf3: &Path, port: u16, seconds: u32) -> Result<f64> {
     rate.and_then(Value::as_f64)
         .map(|rate| rate / 1e9)
         .with_context(|| format!("iperf3 through port {port}: {report}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wrk_s_times_are_read() {
-        for (text, expected) in [("87.00us", 87.0), ("1.20ms", 1200.0), ("1.00s", 1e6)] {
-            assert_eq!(microseconds(text), Some(expected));
-        }
-        assert_eq!(microseconds("n/a"), None);
-    }
 }

@@ -113,6 +113,68 @@ fn every_refusal_names_the_key_and_the_fix() {
     assert!(said.starts_with("orders-proxy.yaml:17:"), "{said}");
 }
 
+const PLUGINS: &str = r#"
+plugins:
+  - { name: audit, module: /plugins/audit.wasm }
+  - { name: framing, module: /plugins/framing.wasm }
+"#;
+
+#[test]
+fn r90_chains_are_of_declared_plugins() {
+    let sound = |chains: &str| {
+        let text = SOUND.replacen(
+            "outbound:\n",
+            &format!("outbound:\n  filters: {chains}\n"),
+            1,
+        );
+        let text = format!("{text}{PLUGINS}");
+        parse(&text).validate().map_err(|error| error.to_string())
+    };
+    sound(r#"{ "*": [audit], payments: [framing, audit], "postgres:7432": [framing], free: [] }"#)
+        .expect("sound");
+    for (chains, what) in [
+        ("{ payments: [nobody] }", "outbound.filters.payments"),
+        (
+            "{ payments: [nobody] }",
+            "names out of `plugins`: audit, framing",
+        ),
+        ("{ \"payments:x\": [audit] }", "`payments:x`"),
+        ("{ \"payments:0\": [audit] }", "`payments:0`"),
+        ("{ \"pay*\": [audit] }", "`pay*`"),
+        ("{ \"*:80\": [audit] }", "`*:80`"),
+        ("{ \"\": [audit] }", "``"),
+    ] {
+        let said = sound(chains).expect_err(chains);
+        assert!(said.contains(what), "{chains}: {said}");
+    }
+    let inbound = SOUND.replacen("port: 7205 }", "port: 7205, filters: [nobody] }", 1);
+    let error = parse(&inbound).validate().expect_err("nobody");
+    assert!(error.to_string().contains("inbound[1].filters"), "{error}");
+    for (name, what) in [("\"a b\"", "plugins[a b]"), ("framing", "the name twice")] {
+        let text = format!("{SOUND}{PLUGINS}").replacen("audit,", &format!("{name},"), 1);
+        let error = parse(&text).validate().expect_err(name);
+        assert!(error.to_string().contains(what), "{error}");
+    }
+}
+
+#[test]
+fn r91_production_refuses_plugins_that_are_neither_pinned_nor_signed() {
+    let refused = |plugin: &str, keys: &str| {
+        let text = format!(
+            "{SOUND}plugins: [ {{ name: audit, module: /plugins/audit.wasm{plugin} }} ]\nplugin_keys: [{keys}]\n"
+        );
+        let refusals = parse(&text).production_refusals();
+        refusals.into_iter().map(|one| one.what).collect::<String>()
+    };
+    let pin = ", sha256: \"0000000000000000000000000000000000000000000000000000000000000000\"";
+    let canary = ", canary: { module: /plugins/next.wasm, weight: 5 }";
+    let said = "plugin audit neither signed nor pinned";
+    assert_eq!(refused("", ""), said);
+    assert_eq!(refused(pin, ""), "");
+    assert_eq!(refused("", "/plugins/release.pub"), "");
+    assert_eq!(refused(&format!("{pin}{canary}"), ""), said);
+}
+
 #[test]
 fn a_proxy_without_listeners_has_nothing_to_do() {
     let head = SOUND.split("inbound:").next().expect("head");
