@@ -25,7 +25,9 @@ use crate::config::Source;
 use crate::error::CliError;
 
 pub(crate) use interpolate::Variables;
-pub(crate) use mesh::{MONITOR, Mesh, PROXY_BINARY, Role, Sidecar, TcpEdge, proxy_name};
+pub(crate) use mesh::{
+    Acceleration, MONITOR, Mesh, PROXY_BINARY, Role, Sidecar, TcpEdge, proxy_name,
+};
 pub(crate) use secrets::{Holders, SecretSpec, Shown};
 pub(crate) use validate::{API_KEY_ENTRIES, API_KEY_PEPPER};
 

@@ -16,6 +16,8 @@ use crate::state::StateDir;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest answer that is shown.
 const LONGEST_ANSWER: usize = 4096;
+/// Largest page of metrics.
+const LARGEST_METRICS: usize = 4 * 1024 * 1024;
 
 /// The operator's side of every admin listener.
 #[derive(Clone)]
@@ -53,6 +55,27 @@ impl Prober {
         pid: Option<i32>,
     ) -> Result<(), String> {
         let asked = tokio::time::timeout(PATIENCE, self.ask(workload, admin, pid)).await;
+        asked.unwrap_or_else(|_| Err(format!("does not answer within {} s", PATIENCE.as_secs())))
+    }
+
+    /// The metrics of the workload at `admin`, as Prometheus reads them.
+    pub(crate) async fn metrics(&self, workload: &str, admin: &Address) -> Result<String, String> {
+        let asked = async {
+            let client = self.client(workload, admin)?;
+            let request = http::Request::get("/metrics")
+                .header("host", workload)
+                .body(body::empty());
+            let request = request.map_err(|error| error.to_string())?;
+            let response = client.send(request).await;
+            let response = response.map_err(|error| error.to_string())?;
+            if !response.status().is_success() {
+                return Err(format!("answers {}", response.status()));
+            }
+            let bytes = body::collect(response.into_body(), LARGEST_METRICS).await;
+            let bytes = bytes.map_err(|error| error.to_string())?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let asked = tokio::time::timeout(PATIENCE, asked).await;
         asked.unwrap_or_else(|_| Err(format!("does not answer within {} s", PATIENCE.as_secs())))
     }
 

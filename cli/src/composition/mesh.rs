@@ -35,8 +35,21 @@ pub(crate) struct Mesh {
     /// Where it stands: calls preferably stay in a zone. Absent: as the node is called.
     #[serde(default)]
     pub(crate) zone: Option<Spanned<String>>,
+    /// Bytes between a component and its proxy go from socket to socket, where the kernel leads it there and a trial finds
+    /// that good.
+    #[serde(default)]
+    pub(crate) acceleration: Option<Spanned<Acceleration>>,
     /// The file with the policies, from where the composition stands.
     pub(crate) policy: Spanned<PathBuf>,
+}
+
+/// Whether connections between a component and its proxy are accelerated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Acceleration {
+    Off,
+    /// Where the agent's trial finds it right and worth it.
+    Auto,
 }
 
 /// Which component is the control plane, and what it has besides the ports of every component.

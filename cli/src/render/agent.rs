@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Rendering;
 use crate::cgroups::Side;
-use crate::composition::{Component, MONITOR, OPERATOR, Role};
+use crate::composition::{Acceleration, Component, MONITOR, OPERATOR, Role};
 use crate::interception::Interception;
 
 impl Rendering<'_> {
@@ -119,10 +119,14 @@ impl Rendering<'_> {
                 };
                 json!({ "workload": component.name.value, "group": group(component, side) })
             });
+        let mesh = self.composition.mesh.as_ref();
+        let acceleration = mesh.and_then(|mesh| mesh.acceleration.as_ref());
+        let acceleration = acceleration.map(|wish| wish.value);
         let mut document = json!({
             "object": kernel.object, "slice": kernel.slice, "pins": kernel.pins,
             "workloads": workloads.collect::<Vec<_>>(),
             "uncaptured": uncaptured.collect::<Vec<_>>(),
+            "acceleration": acceleration.unwrap_or(Acceleration::Off),
         });
         let public = &self.composition.public;
         if let (Some(shield), Some(fields)) = (&public.shield, document.as_object_mut()) {

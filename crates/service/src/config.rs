@@ -21,6 +21,8 @@ use ringwall_secret::SecretsConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::error::StartError;
+
 pub use self::{
     error::ConfigError,
     identity::IdentityFrom,
@@ -42,6 +44,12 @@ pub trait ComponentConfig: DeserializeOwned + JsonSchema {
     /// What of the component's own keys a production profile refuses.
     fn production_refusals(&self) -> Vec<Refusal> {
         Vec::new()
+    }
+
+    /// What has to be done while the process has one thread, such as giving up privileges, which are a thread's own. Called
+    /// once, before the runtime is made; not by `--check`.
+    fn before_threads(&self) -> Result<(), StartError> {
+        Ok(())
     }
 }
 

@@ -128,6 +128,7 @@ where
             cli.config().display()
         )));
     }
+    config.before_threads()?;
     runtime(&config)?.block_on(Box::pin(live(name, cli, config, identify, start)))?;
     Ok(None)
 }

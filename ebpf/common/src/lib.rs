@@ -21,8 +21,8 @@ pub use address::{Address, Endpoint};
 pub use decide::{Action, Policy, Verdict};
 pub use event::{Event, Hook};
 pub use map::{
-    Connection, DirectKey, EdgeKey, Flow, FlowKey, Kind, PortKey, Rate, Role, ServiceKey, Traffic,
-    TrafficKey, Workload,
+    Connection, DirectKey, EdgeKey, Flow, FlowKey, Kind, PortKey, Rate, Role, ServiceKey, Splice,
+    SteerKey, Switch, Traffic, TrafficKey, Workload,
 };
 pub use prefix::{Prefix, PrefixError};
 pub use reason::Reason;

@@ -95,7 +95,67 @@ pub struct FlowKey {
     pub server: Address,
     pub client_port: u16,
     pub server_port: u16,
+    /// 0, but in `SOCKETS`: there it is the end that the socket is, `CLIENT` or `SERVER`.
+    pub end: u32,
+}
+
+impl FlowKey {
+    pub const CLIENT: u32 = 0;
+    pub const SERVER: u32 = 1;
+
+    /// The key of the other end's socket.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other_end(self) -> Self {
+        Self {
+            end: 1 - self.end,
+            ..self
+        }
+    }
+}
+
+/// `ACCELERATION`: whether bytes go from socket to socket, past the packets of loopback.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Switch {
+    /// 0: off. Another number than a connection began with: that one goes by packets from now on, which are judged.
+    pub epoch: u64,
+    /// Nanoseconds since the machine started, after which it is off: nobody watches it any more.
+    pub until: u64,
+}
+
+impl Switch {
+    /// The epoch that holds now; 0 where it is off.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at(&self, now: u64) -> u64 {
+        if now < self.until { self.epoch } else { 0 }
+    }
+}
+
+/// Storage of a socket whose bytes go to the other end's queue.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Splice {
+    /// In which it began, never 0.
+    pub epoch: u64,
+    /// Bytes that have gone so: TCP has not counted them.
+    pub sent: u64,
+    pub peer: FlowKey,
+    /// A byte has gone by packets: all that follow do, or they would overtake it.
+    pub packets: u32,
     pub padding: u32,
+}
+
+/// `STEERED`: a port of a network namespace that belongs to its proxy; `STEERS`: the proxy's listener for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SteerKey {
+    /// Which namespace, as the loader numbers them: a program there is loaded with its number.
+    pub network: u32,
+    pub port: u16,
+    /// 4 or 6 in `STEERS`, 0 in `STEERED`.
+    pub family: u16,
 }
 
 /// `FLOWS`: a captured connection between its SYN and its acceptance.
@@ -190,4 +250,7 @@ const _: () = {
     assert!(size_of::<TrafficKey>() == 12);
     assert!(size_of::<Traffic>() == 40);
     assert!(size_of::<Rate>() == 16);
+    assert!(size_of::<Switch>() == 16);
+    assert!(size_of::<Splice>() == 72);
+    assert!(size_of::<SteerKey>() == 8);
 };

@@ -41,3 +41,20 @@ pub(crate) fn depth(path: &Path) -> Result<u32> {
         path: path.to_path_buf(),
     })
 }
+
+/// The group of the calling process, in the hierarchy that `path` is in.
+pub(crate) fn own(path: &Path) -> io::Result<std::path::PathBuf> {
+    let mut places = path.ancestors();
+    let root = places
+        .find(|place| matches!(inode(place), Ok(ROOT)))
+        .ok_or_else(|| io::Error::other("the root of control groups is not seen"))?;
+    let text = std::fs::read_to_string("/proc/self/cgroup")?;
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+    own.map(|own| root.join(own))
+        .ok_or_else(|| io::Error::other("/proc/self/cgroup names no group of version 2"))
+}
+
+/// Moves the calling process.
+pub(crate) fn join(group: &Path) -> io::Result<()> {
+    std::fs::write(group.join("cgroup.procs"), "0")
+}

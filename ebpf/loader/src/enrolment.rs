@@ -108,7 +108,12 @@ impl Kernel {
             dns_4: endpoint(enrolment.dns.v4),
             dns_6: endpoint(enrolment.dns.v6),
         };
-        self.maps.workloads.insert(&number, &Raw(workload))?;
+        let before = self.maps.workloads.get(&number);
+        if before.is_some_and(|before| before != Raw(workload)) {
+            self.revoking(|kernel| kernel.maps.workloads.insert(&number, &Raw(workload)))?;
+        } else {
+            self.maps.workloads.insert(&number, &Raw(workload))?;
+        }
         self.attach_to(enrolment.cgroup)
     }
 
@@ -135,7 +140,7 @@ impl Kernel {
         let Some(Raw(gone)) = self.maps.workloads.get(&number) else {
             return Ok(());
         };
-        self.maps.workloads.remove(&number)?;
+        self.revoking(|kernel| kernel.maps.workloads.remove(&number))?;
         self.detach_from(number);
         // A replica, or the other half of the pair, may still be there.
         let mut others = self.maps.workloads.keys()?.into_iter();

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::programs::ACCELERATION;
+
 /// The result of everything here.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -45,6 +47,15 @@ pub enum Error {
     Attach {
         program: &'static str,
         path: PathBuf,
+        source: io::Error,
+    },
+    #[error("attaching {ACCELERATION} to the map SOCKETS: {0}")]
+    AttachToMap(io::Error),
+    #[error("acceleration is not possible here: {0}")]
+    NoAcceleration(String),
+    #[error("trying acceleration: {what}: {source}")]
+    Trial {
+        what: &'static str,
         source: io::Error,
     },
     #[error("replacing the program behind {path}: {source}")]

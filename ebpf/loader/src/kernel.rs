@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::events::Events;
 use crate::maps::{self, Maps};
 use crate::names::Names;
-use crate::programs::{self, CAPTURE, ENFORCEMENT};
+use crate::programs::{self, ACCELERATION, CAPTURE, ENFORCEMENT};
 use crate::tier::{self, Tier};
 use crate::{bpffs, cgroup, sys};
 
@@ -59,8 +59,12 @@ pub struct Kernel {
     pub(crate) maps: Maps,
     pub(crate) names: Names,
     slice: Slice,
-    without: Vec<String>,
+    pub(crate) without: Vec<String>,
     tier: Tier,
+    /// Why nothing can go from socket to socket here.
+    pub(crate) no_acceleration: Option<String>,
+    /// 0 where nothing does.
+    pub(crate) epoch: u64,
 }
 
 impl Kernel {
@@ -68,6 +72,11 @@ impl Kernel {
     #[must_use]
     pub fn prospect() -> Tier {
         tier::missing().map_or(Tier::Full, Tier::Userspace)
+    }
+
+    /// Makes the folder of pins, and mounts bpffs where it is not, which takes CAP_SYS_ADMIN; nothing afterwards does.
+    pub fn prepare(pins: &Path) -> Result<()> {
+        bpffs::prepare(pins)
     }
 
     /// Loads the programs and attaches them, or takes over what a predecessor has pinned.
@@ -97,6 +106,7 @@ impl Kernel {
         }
         let mut object = loader.load(object)?;
         let tier = load_all(&mut object)?;
+        let acceleration = programs::load(&mut object, ACCELERATION);
         let mut kernel = Self {
             maps: Maps::take(&mut object)?,
             object,
@@ -104,8 +114,13 @@ impl Kernel {
             slice,
             without: options.without.clone(),
             tier,
+            no_acceleration: acceleration.err().map(|error| error.to_string()),
+            epoch: 0,
         };
+        // Whatever a predecessor has tried and found good, this one tries anew.
+        kernel.decelerate()?;
         kernel.replace_pinned()?;
+        kernel.attach_acceleration()?;
         if kernel.slice.attach == Attach::Slice {
             let path = kernel.slice.path.clone();
             kernel.attach_all(&path)?;
@@ -216,7 +231,11 @@ impl Kernel {
         matches!(self.tier, Tier::CaptureOnly(_)) && ENFORCEMENT.contains(&name)
     }
 
-    fn link(&self, program: &str, number: u64) -> PathBuf {
+    pub(crate) fn maps_folder(&self) -> PathBuf {
+        self.slice.pins.join(maps_name())
+    }
+
+    pub(crate) fn link(&self, program: &str, number: u64) -> PathBuf {
         self.slice
             .pins
             .join("links")

@@ -5,6 +5,7 @@
 //! What is pinned goes on without this process: the policy that was in the maps holds, and nothing more is let through.
 //! Read next: `kernel.rs` (the mesh), `shield.rs` (the edge), then docs/ebpf.md.
 
+pub mod acceleration;
 mod bpffs;
 mod cgroup;
 mod counters;
@@ -17,20 +18,23 @@ mod names;
 mod policy;
 mod programs;
 mod shield;
+mod steering;
 mod sys;
 mod tier;
 
+pub use acceleration::Acceleration;
 pub use counters::{Counters, Pressure, TrafficRow};
 pub use enrolment::{Bind, Enrolment, Listener};
 pub use error::{Error, Result};
 pub use events::{Events, Refused};
 pub use kernel::{Attach, Kernel, Options, Slice, Way};
 pub use names::id_of;
-pub use programs::{CAPTURE, ENFORCEMENT};
+pub use programs::{ACCELERATION, CAPTURE, ENFORCEMENT};
 pub use ringwall_ebpf_common::shield::{Cause, Count};
 pub use ringwall_ebpf_common::{Hook, Prefix, PrefixError, Reason, Role};
 pub use shield::{
     Added, Attached, ConnectionRate, Denied, Fill, Guard, List, Mode, SHIELD, Shield,
     ShieldOptions, Swept, Talker, Want,
 };
+pub use steering::Steering;
 pub use tier::Tier;

@@ -3,17 +3,20 @@
 use std::hash::Hash;
 use std::path::Path;
 
-use aya::maps::{HashMap, IterableMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{
+    Array, HashMap, IterableMap, MapData, PerCpuArray, PerCpuHashMap, RingBuf, SockHash,
+};
 use aya::{Ebpf, Pod};
 use ringwall_ebpf_common::shield::{Bucket, Denial, Settings};
 use ringwall_ebpf_common::{
-    Address, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Traffic, TrafficKey, Workload,
+    Address, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, SteerKey, Switch, Traffic,
+    TrafficKey, Workload,
 };
 
 use crate::error::{Error, Result};
 
 /// Every map that is pinned. What is not named here (constants) belongs to one loading of the programs.
-pub(crate) const PINNED: [&str; 12] = [
+pub(crate) const PINNED: [&str; 17] = [
     "WORKLOADS",
     "SERVICES",
     "EDGES",
@@ -26,10 +29,15 @@ pub(crate) const PINNED: [&str; 12] = [
     "RATES",
     "COUNTERS",
     "TRAFFIC",
+    "ACCELERATION",
+    "SOCKETS",
+    "SPLICES",
+    "STEERED",
+    "STEERS",
 ];
 
 /// Maps whose memory the kernel takes at once: who loads the programs for the shield alone wants little of it.
-pub(crate) const PREALLOCATED: [&str; 9] = [
+pub(crate) const PREALLOCATED: [&str; 10] = [
     "WORKLOADS",
     "SERVICES",
     "EDGES",
@@ -39,6 +47,7 @@ pub(crate) const PREALLOCATED: [&str; 9] = [
     "INBOUND",
     "RATES",
     "TRAFFIC",
+    "STEERED",
 ];
 /// Entries of a map that is made because it stands in the object, and that nobody uses.
 pub(crate) const SMALL: u32 = 64;
@@ -57,7 +66,7 @@ macro_rules! plain {
 
 plain!(
     Address, Bucket, Denial, DirectKey, EdgeKey, Flow, FlowKey, PortKey, ServiceKey, Settings,
-    Traffic, TrafficKey, Workload,
+    SteerKey, Switch, Traffic, TrafficKey, Workload,
 );
 
 // SAFETY: every `Plain` type is `repr(C)`, made of integers, without implicit padding (its size is asserted beside its
@@ -147,6 +156,11 @@ pub(crate) struct Maps {
     pub(crate) counters: PerCpuArray<MapData, u64>,
     pub(crate) traffic: PerCpuHashMap<MapData, Raw<TrafficKey>, Raw<Traffic>>,
     pub(crate) events: Option<RingBuf<MapData>>,
+    /// One entry.
+    pub(crate) acceleration: Array<MapData, Raw<Switch>>,
+    pub(crate) sockets: SockHash<MapData, Raw<FlowKey>>,
+    pub(crate) steered: Table<Raw<SteerKey>, u32>,
+    pub(crate) steers: SockHash<MapData, Raw<SteerKey>>,
 }
 
 impl Maps {
@@ -154,6 +168,9 @@ impl Maps {
         let counters = take(object, "COUNTERS")?;
         let traffic = take(object, "TRAFFIC")?;
         let events = take(object, "EVENTS")?;
+        let acceleration = take(object, "ACCELERATION")?;
+        let sockets = take(object, "SOCKETS")?;
+        let steers = take(object, "STEERS")?;
         Ok(Self {
             workloads: Table::take(object, "WORKLOADS")?,
             services: Table::take(object, "SERVICES")?,
@@ -167,6 +184,11 @@ impl Maps {
             traffic: PerCpuHashMap::try_from(traffic)
                 .map_err(|error| Error::map("TRAFFIC", error))?,
             events: Some(RingBuf::try_from(events).map_err(|error| Error::map("EVENTS", error))?),
+            acceleration: Array::try_from(acceleration)
+                .map_err(|error| Error::map("ACCELERATION", error))?,
+            sockets: SockHash::try_from(sockets).map_err(|error| Error::map("SOCKETS", error))?,
+            steered: Table::take(object, "STEERED")?,
+            steers: SockHash::try_from(steers).map_err(|error| Error::map("STEERS", error))?,
         })
     }
 }

@@ -43,6 +43,10 @@ impl Kernel {
             };
             wanted.insert(Raw(key), 1);
         }
-        self.maps.edges.become_exactly(&wanted)
+        let goes = self.maps.edges.keys()?;
+        if goes.iter().all(|key| wanted.contains_key(key)) {
+            return self.maps.edges.become_exactly(&wanted);
+        }
+        self.revoking(|kernel| kernel.maps.edges.become_exactly(&wanted))
     }
 }

@@ -34,7 +34,13 @@ pub const CAPTURE: [&str; 10] = [
     "rw_connect6",
 ];
 
-/// Every program, in the order of attachment: nothing passes before what judges packets stands.
+/// What lets bytes go from socket to socket. It is attached to a map, and nothing needs it.
+pub const ACCELERATION: &str = "rw_msg";
+
+/// What steers connections to the proxy's listener. It is attached to network namespaces.
+pub(crate) const STEERING: &str = "rw_lookup";
+
+/// Every program of a control group, in the order of attachment: nothing passes before what judges packets stands.
 pub(crate) fn all() -> impl Iterator<Item = &'static str> {
     ENFORCEMENT.into_iter().chain(CAPTURE)
 }
@@ -48,6 +54,8 @@ pub(crate) fn load(object: &mut Ebpf, name: &'static str) -> Result<()> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::SkMsg(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
         Program::Xdp(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         _ => Err(ProgramError::UnexpectedProgramType),
@@ -55,7 +63,7 @@ pub(crate) fn load(object: &mut Ebpf, name: &'static str) -> Result<()> {
     loaded.map_err(|error| Error::load(name, error))
 }
 
-/// Attaches a loaded program to a control group, and pins the link.
+/// Attaches a loaded program to a control group, or to a network namespace by its file, and pins the link.
 pub(crate) fn attach(object: &Ebpf, name: &'static str, group: &Path, pin: &Path) -> Result<()> {
     let failed = |source: io::Error| Error::Attach {
         program: name,
@@ -87,6 +95,7 @@ fn attach_type(name: &str) -> u32 {
         "rw_getsockopt" => 21,
         "rw_getpeername4" => 29,
         "rw_getpeername6" => 30,
+        STEERING => 36,
         // No such type: the kernel refuses it by EINVAL.
         _ => u32::MAX,
     }

@@ -13,6 +13,7 @@ use nix::libc;
 
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -39,6 +40,28 @@ struct LinkUpdate {
     new_prog_fd: u32,
     flags: u32,
     old_prog_fd: u32,
+}
+
+#[repr(C)]
+struct ProgAttach {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+/// `BPF_SK_MSG_VERDICT`
+const SK_MSG_VERDICT: u32 = 7;
+
+/// Runs a program for what the sockets of a map send, in place of another one. The map keeps it.
+pub(crate) fn attach_to_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    let attribute = ProgAttach {
+        target_fd: number(&map)?,
+        attach_bpf_fd: number(&program)?,
+        attach_type: SK_MSG_VERDICT,
+        attach_flags: 0,
+    };
+    bpf(BPF_PROG_ATTACH, &attribute).map(drop)
 }
 
 /// Opens what is pinned there.

@@ -21,6 +21,8 @@ mod report;
 mod sendmsg;
 mod shield;
 mod sockops;
+mod splice;
+mod steer;
 mod storage;
 
 /// The kernel lends some helpers (`bpf_ktime_get_ns` is free, the storage of sockets is not) to GPL programs only.

@@ -1,13 +1,15 @@
 //! The maps, and the policy as the decisions ask for it.
 
 use aya_ebpf::Global;
-use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya_ebpf::btf_maps::{
+    Array, HashMap, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash,
+};
 use aya_ebpf::helpers::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
 use aya_ebpf::macros::btf_map;
 use core::ffi::c_void;
 use ringwall_ebpf_common::{
     Connection, DirectKey, EdgeKey, Event, Flow, FlowKey, Policy, PortKey, Rate, Reason,
-    ServiceKey, Traffic, TrafficKey, Workload,
+    ServiceKey, Splice, SteerKey, Switch, Traffic, TrafficKey, Workload,
 };
 
 use crate::storage::SkStorage;
@@ -42,6 +44,21 @@ pub static RATES: LruHashMap<u32, Rate, 4096> = LruHashMap::new();
 pub static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static TRAFFIC: PerCpuHashMap<TrafficKey, Traffic, 16384> = PerCpuHashMap::new();
+
+/// One entry: whether bytes may go from socket to socket.
+#[btf_map]
+pub static ACCELERATION: Array<Switch, 1> = Array::new();
+/// Both ends of connections within a workload. The kernel takes a socket out when it closes.
+#[btf_map]
+pub static SOCKETS: SockHash<FlowKey, 16384> = SockHash::new();
+#[btf_map]
+pub static SPLICES: SkStorage<Splice> = SkStorage::new();
+
+/// Ports that are steered, and where to.
+#[btf_map]
+pub static STEERED: HashMap<SteerKey, u32, 4096> = HashMap::new();
+#[btf_map]
+pub static STEERS: SockHash<SteerKey, 4096> = SockHash::new();
 
 /// The policy in the maps.
 pub struct Maps;

@@ -9,8 +9,9 @@ use ringwall_ebpf_common::{
     Address, Connection, Endpoint, FlowKey, Hook, Reason, TCP, UDP, Verdict, decide,
 };
 
-use crate::maps::{self, CONNECTIONS, INBOUND, Maps};
+use crate::maps::{self, CONNECTIONS, INBOUND, Maps, SPLICES};
 use crate::report::{self, Seen};
+use crate::splice;
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
@@ -34,6 +35,9 @@ pub fn rw_ingress(context: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn judge(context: &SkBuffContext, out: bool) -> i32 {
+    if out && splice::epoch() != 0 {
+        leaves(context);
+    }
     let skb = context.skb.skb;
     // SAFETY: the context is valid while the program runs.
     let cgroup = unsafe { bpf_skb_ancestor_cgroup_id(skb, maps::level()) };
@@ -97,6 +101,42 @@ fn connection(context: &SkBuffContext) -> Option<&Connection> {
     }
 }
 
+/// Of a socket whose bytes go past the packets: the first byte that does not takes all that follow along. Data that is
+/// sent with the SYN, or while somebody waits for the handshake, goes so.
+#[inline(always)]
+fn leaves(context: &SkBuffContext) {
+    // SAFETY: as in `connection`.
+    let splice = unsafe {
+        let socket = (*context.skb.skb).__bindgen_anon_2.sk;
+        if socket.is_null() {
+            return;
+        }
+        let socket = bpf_sk_fullsock(socket);
+        if socket.is_null() {
+            return;
+        }
+        SPLICES.get(socket)
+    };
+    if let Some(splice) = splice
+        && splice.packets == 0
+        && has_payload(context).unwrap_or(true)
+    {
+        splice.packets = 1;
+    }
+}
+
+#[inline(always)]
+fn has_payload(context: &SkBuffContext) -> Option<bool> {
+    let first: u8 = load(context, 0)?;
+    let header = if first >> 4 == 4 {
+        ((first & 0x0f) as u32) * 4
+    } else {
+        40
+    };
+    let offset: u8 = load(context, header + 12)?;
+    Some(context.len() > header + ((offset >> 4) as u32) * 4)
+}
+
 /// The workload whose proxy has dialled this connection.
 #[inline(always)]
 fn dialled(context: &SkBuffContext, packet: &Packet, out: bool) -> Option<u32> {
@@ -111,7 +151,7 @@ fn dialled(context: &SkBuffContext, packet: &Packet, out: bool) -> Option<u32> {
         server: server.address,
         client_port: client.port,
         server_port: server.port,
-        padding: 0,
+        end: 0,
     };
     // SAFETY: a word is copied.
     unsafe { INBOUND.get(&key) }.copied()

@@ -4,8 +4,8 @@
 //! keeps it in its own storage. At the end of a connection its bytes and round-trip time are added up.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -19,6 +19,7 @@ use ringwall_ebpf_common::{
 use crate::context::read;
 use crate::maps::{self, CONNECTIONS, FLOWS, INBOUND, TRAFFIC};
 use crate::report;
+use crate::splice;
 
 const AF_INET: u32 = 2;
 const TCP_CLOSE: u32 = 7;
@@ -33,6 +34,7 @@ pub fn rw_sockops(context: SockOpsContext) -> u32 {
     }
     match context.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&context, socket),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&context, socket),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&context, socket),
         BPF_SOCK_OPS_STATE_CB => {
             // SAFETY: as above; this operation has two arguments, the old state and the new one.
@@ -74,6 +76,40 @@ fn connecting(context: &SockOpsContext, socket: *mut bpf_sock) {
     watch_the_end(context);
 }
 
+/// The handshake is over at the connecting end.
+#[inline(always)]
+fn established(context: &SockOpsContext, socket: *mut bpf_sock) {
+    let epoch = splice::epoch();
+    if epoch == 0 || has_sent(context) {
+        return;
+    }
+    // SAFETY: the hook's own socket, looked at for null before.
+    let Some(connection) = (unsafe { CONNECTIONS.get(socket) }) else {
+        return;
+    };
+    let within = connection.kind == Kind::Captured as u8 || connection.kind == Kind::Dialled as u8;
+    if within && connection.mapped != 0 {
+        let own = FlowKey {
+            end: FlowKey::CLIENT,
+            ..key_of_client(context)
+        };
+        splice::join(context, socket, own, epoch);
+    }
+}
+
+/// Whether a byte has left, or waits to leave, with the SYN: it goes by packets.
+#[inline(always)]
+fn has_sent(context: &SockOpsContext) -> bool {
+    let raw = context.ops;
+    // SAFETY: the context is valid while the program runs. The SYN counts as a byte.
+    unsafe {
+        let next = addr_of_mut!((*raw).snd_nxt).read_volatile();
+        let acknowledged = addr_of_mut!((*raw).snd_una).read_volatile();
+        let bytes = addr_of_mut!((*raw).bytes_acked).read_volatile();
+        next != acknowledged || bytes > 1
+    }
+}
+
 /// The handshake is over at the listening end.
 #[inline(always)]
 fn accepted(context: &SockOpsContext, socket: *mut bpf_sock) {
@@ -106,6 +142,14 @@ fn accepted(context: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: the hook's own socket, looked at for null before.
     unsafe { CONNECTIONS.put(socket, known) };
     watch_the_end(context);
+    let epoch = splice::epoch();
+    if epoch != 0 {
+        let own = FlowKey {
+            end: FlowKey::SERVER,
+            ..key
+        };
+        splice::join(context, socket, own, epoch);
+    }
 }
 
 /// The socket is closed.
@@ -115,13 +159,18 @@ fn ended(context: &SockOpsContext, socket: *mut bpf_sock) {
     let Some(connection) = (unsafe { CONNECTIONS.get(socket) }) else {
         return;
     };
+    // SAFETY: as above.
+    let past_tcp = unsafe { splice::sent(socket) };
     // What nobody has accepted.
     if connection.kind == Kind::Captured as u8 {
         let _ = FLOWS.remove(key_of_client(context));
     } else if connection.kind == Kind::Dialled as u8 {
         let _ = INBOUND.remove(key_of_client(context));
+        // The application's end cannot know what it was sent past TCP.
+        receive(connection, Kind::Inbound, past_tcp);
         return;
     } else if connection.kind == Kind::Accepted as u8 {
+        receive(connection, Kind::Captured, past_tcp);
         return;
     }
     let raw = context.ops;
@@ -138,31 +187,53 @@ fn ended(context: &SockOpsContext, socket: *mut bpf_sock) {
         service: connection.service,
         kind: connection.kind as u32,
     };
-    add(key, sent, received, rtt as u64);
+    add(
+        key,
+        &Traffic {
+            connections: 1,
+            sent_bytes: sent + past_tcp,
+            received_bytes: received,
+            rtt_sum_us: rtt as u64,
+            rtt_max_us: rtt as u64,
+        },
+    );
+}
+
+/// Bytes that the application's end has got from its proxy's.
+#[inline(always)]
+fn receive(proxy_s: &Connection, kind: Kind, bytes: u64) {
+    if bytes == 0 {
+        return;
+    }
+    let key = TrafficKey {
+        workload: proxy_s.workload,
+        service: proxy_s.service,
+        kind: kind as u32,
+    };
+    add(
+        key,
+        &Traffic {
+            received_bytes: bytes,
+            ..Traffic::default()
+        },
+    );
 }
 
 #[inline(always)]
-fn add(key: TrafficKey, sent: u64, received: u64, rtt: u64) {
+fn add(key: TrafficKey, more: &Traffic) {
     if let Some(sums) = TRAFFIC.get_ptr_mut(key) {
         // SAFETY: the entry is this CPU's and stays allocated while this program runs.
         let sums = unsafe { &mut *sums };
-        sums.connections += 1;
-        sums.sent_bytes += sent;
-        sums.received_bytes += received;
-        sums.rtt_sum_us += rtt;
-        if rtt > sums.rtt_max_us {
-            sums.rtt_max_us = rtt;
+        sums.connections += more.connections;
+        sums.sent_bytes += more.sent_bytes;
+        sums.received_bytes += more.received_bytes;
+        sums.rtt_sum_us += more.rtt_sum_us;
+        if more.rtt_max_us > sums.rtt_max_us {
+            sums.rtt_max_us = more.rtt_max_us;
         }
         return;
     }
-    let first = Traffic {
-        connections: 1,
-        sent_bytes: sent,
-        received_bytes: received,
-        rtt_sum_us: rtt,
-        rtt_max_us: rtt,
-    };
-    let _ = TRAFFIC.insert(key, first, 0);
+    let _ = TRAFFIC.insert(key, *more, 0);
 }
 
 #[inline(always)]
@@ -191,7 +262,7 @@ fn key(context: &SockOpsContext, client: Endpoint, server: Endpoint) -> FlowKey 
         server: server.address,
         client_port: client.port,
         server_port: server.port,
-        padding: 0,
+        end: 0,
     }
 }
 

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ringwall_http_io::Address;
-use ringwall_service::{ComponentConfig, ConfigError, IdentityFrom, ServiceConfig};
+use ringwall_service::{ComponentConfig, ConfigError, IdentityFrom, ServiceConfig, StartError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +187,14 @@ impl Delivery {
         }
     }
 
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        match self {
+            Self::Svid { owner, .. }
+            | Self::DatabaseClient { owner, .. }
+            | Self::Server { owner, .. } => *owner,
+        }
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         match self {
             Self::Svid { directory, .. }
@@ -242,6 +250,10 @@ impl ComponentConfig for Config {
             kernel.validate()?;
         }
         self.deliver.iter().try_for_each(validate_delivery)
+    }
+
+    fn before_threads(&self) -> Result<(), StartError> {
+        crate::privileges::narrow(self)
     }
 }
 

@@ -110,11 +110,7 @@ impl Deliverer {
     }
 
     fn owner(&self) -> Option<Owner> {
-        match &self.delivery {
-            Delivery::Svid { owner, .. }
-            | Delivery::DatabaseClient { owner, .. }
-            | Delivery::Server { owner, .. } => *owner,
-        }
+        self.delivery.owner()
     }
 
     fn take(&self, result: Result<Issued, AgentError>) -> bool {

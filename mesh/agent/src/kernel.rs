@@ -5,11 +5,14 @@
 //! over. Must not: decide (`ebpf/common` does, in the kernel), or allow what no edge allows.
 //! Read next: `kernel/reach.rs` (what may be reached), `kernel/report.rs` (what was refused), docs/ebpf.md.
 
+mod acceleration;
 mod reach;
 mod report;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +21,10 @@ use ringwall_ebpf_loader::{Attach, Bind, Enrolment, Error, Kernel, Listener, Sli
 use ringwall_observe::Observer;
 use ringwall_service::{App, Shell, StartError};
 
+use self::acceleration::Accelerator;
 use self::reach::Follower;
 use self::report::Metrics;
-use crate::config::kernel::{CapturedWorkload, KernelConfig};
+use crate::config::kernel::{AccelerationWish, CapturedWorkload, KernelConfig};
 use crate::plane::ControlPlane;
 use crate::shield::Edge;
 
@@ -54,6 +58,7 @@ pub(crate) fn start(
     let events = kernel.events().map_err(|error| refused(&error))?;
     let metrics = Metrics::register(&shell.metrics, kernel.tier());
     let kernel: Shared = Arc::new(Mutex::new(kernel));
+    let app = accelerated(app, config, shell, &kernel);
     let follower = Follower::open(Arc::clone(&kernel), state);
     let known = follower.known();
     let mut app = app
@@ -78,6 +83,21 @@ pub(crate) fn start(
         app = app.background("kernel events", report::tell(events, observer));
     }
     Ok(app)
+}
+
+/// Publishes what has become of acceleration, and tries it where it is asked for.
+fn accelerated(app: App, config: &KernelConfig, shell: &Shell, kernel: &Shared) -> App {
+    let status = acceleration::Status::register(&shell.metrics);
+    if config.acceleration == AccelerationWish::Off {
+        return app;
+    }
+    let accelerator = Accelerator {
+        kernel: Arc::clone(kernel),
+        object: config.object.clone(),
+        slice: config.slice.clone(),
+        status,
+    };
+    app.background("acceleration", accelerator.run())
 }
 
 fn enrolled(object: &[u8], config: &KernelConfig) -> Result<Kernel, Error> {
@@ -128,12 +148,33 @@ fn refused(error: &Error) -> StartError {
     ))
 }
 
+/// `ringwall-agent try-kernel OBJECT SLICE`: whether the kernel can take part here.
+const TRY_KERNEL: &str = "try-kernel";
+
+/// What this binary does in place of being an agent, where its words say so.
+pub(crate) fn errand(words: &[OsString]) -> Option<ExitCode> {
+    let [word, first, second] = words else {
+        return None;
+    };
+    let (first, second) = (Path::new(first), Path::new(second));
+    let done = match word.to_str()? {
+        TRY_KERNEL => rehearse(first, second).map(|()| ExitCode::SUCCESS),
+        acceleration::TRY => acceleration::try_it(first, second),
+        acceleration::CANARY => acceleration::fly(first, second),
+        _ => return None,
+    };
+    Some(done.unwrap_or_else(|why| {
+        eprintln!("{why}");
+        ExitCode::FAILURE
+    }))
+}
+
 /// Whether this kernel and our privileges do it all: everything is loaded, attached to a group of its own below `slice`, and
 /// taken away again.
 ///
 /// # Errors
 /// In words, why not.
-pub(crate) fn rehearse(object: &Path, slice: &Path) -> Result<(), String> {
+fn rehearse(object: &Path, slice: &Path) -> Result<(), String> {
     if let Tier::Userspace(why) = Kernel::prospect() {
         return Err(why);
     }

@@ -18,6 +18,7 @@ mod metrics;
 mod own;
 mod pem;
 mod plane;
+mod privileges;
 mod renewal;
 mod shield;
 mod trust;
@@ -28,21 +29,10 @@ mod fixture;
 
 use std::process::ExitCode;
 
-/// `ringwall-agent try-kernel OBJECT SLICE`: whether the kernel can take part here.
-const TRY_KERNEL: &str = "try-kernel";
-
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
-    if let [word, object, slice] = words.as_slice()
-        && word == TRY_KERNEL
-    {
-        return match kernel::rehearse(object.as_ref(), slice.as_ref()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(why) => {
-                eprintln!("{why}");
-                ExitCode::FAILURE
-            }
-        };
+    if let Some(done) = kernel::errand(&words) {
+        return done;
     }
     ringwall_service::run_with_identity::<config::Config, _, _, _, _, _>(
         "agent",

@@ -23,6 +23,8 @@ mod clients;
 mod envoy;
 #[path = "node/life.rs"]
 mod life;
+#[path = "node/privileges.rs"]
+mod privileges;
 #[path = "node/python.rs"]
 mod python;
 #[path = "node/stack.rs"]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         life::TESTS,
         attestation::TESTS,
         clients::TESTS,
+        privileges::TESTS,
         python::TESTS,
         envoy::TESTS,
     ];

@@ -9,7 +9,7 @@ const LIMIT_BYTES: usize = 2 * 1024 * 1024;
 /// What the kernel lends helpers to.
 const LICENSES: [&str; 2] = ["GPL", "Dual BSD/GPL"];
 /// The sections of programs; each holds one, or a pair for IPv4 and IPv6 in two.
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 19] = [
     "cgroup/bind4",
     "cgroup/bind6",
     "cgroup/connect4",
@@ -25,6 +25,8 @@ const PROGRAMS: [&str; 17] = [
     "cgroup_skb/egress",
     "cgroup_skb/ingress",
     "classifier",
+    "sk_lookup",
+    "sk_msg",
     "sockops",
     "xdp.frags",
 ];
@@ -50,7 +52,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<Found> {
         ensure!(!found.1.is_empty(), "the program in {name} is empty");
     }
     for (name, _) in &sections {
-        let starts = ["cgroup", "sock", "classifier", "xdp"];
+        let starts = ["cgroup", "sock", "sk_", "classifier", "xdp"];
         let program = starts.iter().any(|start| name.starts_with(start));
         if program && !PROGRAMS.contains(&name.as_str()) {
             bail!("the object has a program in {name} that xtask/src/ebpf/object.rs does not name");
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn what_is_demanded_is_enough() {
         let found = check(&elf(&good())).unwrap();
-        assert_eq!(found.programs, 17);
+        assert_eq!(found.programs, 19);
         assert_eq!(found.license, "Dual BSD/GPL");
     }
 

@@ -48,7 +48,11 @@ pub(super) fn findings(state: &StateDir) -> Result<Vec<Finding>, CliError> {
         let (control_plane, components) = tokio::join!(control_plane(&plane), join_all(asked));
         let mut findings = vec![own];
         let tier = plane.record.interception.clone();
+        let intercepts = tier.as_ref().is_some_and(|tier| tier.starts_with("full"));
         findings.extend(tier.map(|tier| Finding::good(Category::Interception, "tier", tier)));
+        if intercepts {
+            findings.extend(acceleration(&plane, &prober).await);
+        }
         findings.extend(shield(&plane).await);
         findings.extend(control_plane);
         findings.extend(components.into_iter().flatten());
@@ -76,6 +80,41 @@ fn operator(state: &StateDir, now: OffsetDateTime) -> Finding {
         now,
         "the supervisor renews it (in containers the provisioner): look at its output, or start it again",
     )
+}
+
+/// Whether bytes between applications and their proxies go from socket to socket, by the agent's word. Off is as good as
+/// on: nothing but speed differs.
+async fn acceleration(plane: &Plane, prober: &Prober) -> Option<Finding> {
+    const SUBJECT: &str = "acceleration";
+    let mut components = plane.record.components.iter();
+    let agent = components.find(|one| one.identity.starts_with("agent/"))?;
+    let asked = prober
+        .metrics(&agent.identity, agent.admin.as_ref()?)
+        .await
+        .and_then(|text| acceleration_of(&text).ok_or_else(|| "it says nothing of it".to_owned()));
+    Some(match asked {
+        Ok(said) => Finding::good(Category::Interception, SUBJECT, said),
+        Err(why) => {
+            let detail = format!("unknown: {why}\n  fix: look at `ringwall logs agent`");
+            Finding::bad(Category::Interception, SUBJECT, detail)
+        }
+    })
+}
+
+/// State and reason, from the row that is 1.
+fn acceleration_of(metrics: &str) -> Option<String> {
+    let mut rows = metrics.lines().filter_map(|line| {
+        let labels = line.strip_prefix("kernel_acceleration{")?;
+        labels.strip_suffix("} 1")
+    });
+    let labels = rows.next()?.strip_prefix("state=\"")?;
+    let (state, reason) = labels.split_once("\",reason=\"")?;
+    let reason = reason.strip_suffix('"')?;
+    let reason = reason
+        .replace("\\n", " ")
+        .replace("\\\"", "\"")
+        .replace("\\\\", "\\");
+    Some(format!("{state}: {reason}"))
 }
 
 /// Whether the shield is at work, and why not. Off is good only where nobody has asked for it.
@@ -227,6 +266,15 @@ mod tests {
     use ringwall_identity::{SpiffeId, TrustDomain};
 
     use super::*;
+
+    #[test]
+    fn acceleration_is_told_with_its_reason() {
+        let text = "# TYPE kernel_acceleration gauge\nkernel_acceleration{state=\"off\",reason=\"old\"} 0\n\
+             kernel_acceleration{state=\"refused\",reason=\"splice(2) \\\"stalls\\\"\"} 1\n";
+        let said = acceleration_of(text);
+        assert_eq!(said.as_deref(), Some("refused: splice(2) \"stalls\""));
+        assert_eq!(acceleration_of("kernel_tier{tier=\"full\"} 1\n"), None);
+    }
 
     #[test]
     fn a_certificate_that_was_not_renewed_in_time_is_told() {

@@ -15,6 +15,8 @@ use ringwall_ebpf_loader::{
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 /// What the client calls; nobody listens there.
 const SERVICE: &str = "127.0.0.9:80";
+/// Longer than any measurement.
+const LEASE: Duration = Duration::from_secs(24 * 3600);
 const CLIENT_CORE: &str = "0";
 const SERVER_CORE: &str = "1";
 
@@ -29,6 +31,8 @@ pub(crate) enum Subject {
     Capture,
     /// The same with default-deny on every packet.
     Full,
+    /// The same with bytes that go from socket to socket.
+    Accelerated,
 }
 
 impl Subject {
@@ -38,6 +42,7 @@ impl Subject {
             Self::Redirect => "redirect",
             Self::Capture => "capture",
             Self::Full => "full",
+            Self::Accelerated => "accelerated",
         }
     }
 }
@@ -209,6 +214,9 @@ impl Platform {
         let services = [("callee", service.as_slice())];
         kernel.set_services(services).unwrap();
         kernel.set_edges([("caller", "callee")]).unwrap();
+        if subject == Subject::Accelerated {
+            kernel.accelerate(LEASE).unwrap();
+        }
         platform.kernel = Some(kernel);
         // Where to is said before each figure; nobody is in the group before it is enrolled.
         platform.capture(SERVICE.parse().unwrap());

@@ -2,7 +2,8 @@
 //!
 //! `cost OBJECT ROUNDS` prints one JSON object: for each subject and figure, one sample a round. Subjects take turns within a
 //! round, each in a network namespace of its own, so that no rule of the machine's weighs on one of them: no interception at
-//! all, an nftables REDIRECT (what a mesh without eBPF does), our capture alone, and capture with enforcement. Client and
+//! all, an nftables REDIRECT (what a mesh without eBPF does), our capture alone, capture with enforcement, and both with
+//! acceleration. Client and
 //! server have a core each. Next: `ground.rs` (groups and namespaces), `worker.rs` (what runs in them).
 
 #![expect(

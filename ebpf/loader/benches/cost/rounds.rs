@@ -22,6 +22,7 @@ pub(crate) fn measure(object: &Path, rounds: u32) -> Samples {
         Ground::redirected(),
         Ground::intercepted(&object, Subject::Capture),
         Ground::intercepted(&object, Subject::Full),
+        Ground::intercepted(&object, Subject::Accelerated),
     ];
     let mut samples = Samples::new();
     for ground in &mut subjects {

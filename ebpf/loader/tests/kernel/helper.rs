@@ -139,6 +139,20 @@ impl Shell {
             }
             ["count", id, text] => crate::wire::count(self.socket(id)?, text),
             ["equivalence", pins, slice, seed] => crate::equivalence::rehearse(pins, slice, seed),
+            ["try-acceleration", switch, slice] => crate::acceleration::shapes(switch, slice),
+            ["descriptor", id] => Ok(self.socket(id)?.as_raw_fd().to_string()),
+            ["local", id] => Ok(inet(&self.socket(id)?.local_addr()?).to_string()),
+            ["relay", listener, way, to, folder] => {
+                let listener = self.socket(listener)?.try_clone()?;
+                crate::hosts::relay(listener, way, to, folder)
+            }
+            ["send-body", id, from, length] => {
+                crate::acceleration::send_body(self.socket(id)?, from, length)
+            }
+            ["receive-body", id, from, length] => {
+                crate::acceleration::receive_body(self.socket(id)?, from, length)
+            }
+            ["by-packets", id] => crate::acceleration::by_packets(self.socket(id)?),
             ["open", pins, slice] => crate::lifecycle::open_and_hold(pins, slice),
             ["shield", pins, interface, denied] => crate::shield::hold(pins, interface, denied),
             ["run", command @ ..] => {
@@ -223,6 +237,10 @@ impl Shell {
         let at = address(at);
         let socket = Socket::new(at.domain(), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
+        if at.is_ipv6() {
+            // `::` is a listener of both families.
+            socket.set_only_v6(false)?;
+        }
         socket.bind(&at)?;
         socket.listen(64)?;
         let local = inet(&socket.local_addr()?);

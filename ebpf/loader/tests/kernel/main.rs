@@ -11,17 +11,20 @@
     reason = "all of it is tests, which clippy does not see without its harness"
 )]
 
+mod acceleration;
 mod bind;
 mod capture;
 mod envoy;
 mod equivalence;
 mod escape;
 mod helper;
+mod hosts;
 mod inbound;
 mod lifecycle;
 mod names;
 mod policy;
 mod shield;
+mod steering;
 mod wire;
 mod world;
 
@@ -41,6 +44,9 @@ fn main() -> ExitCode {
         inbound::TESTS,
         names::TESTS,
         bind::TESTS,
+        acceleration::TESTS,
+        steering::TESTS,
+        hosts::TESTS,
         policy::TESTS,
         escape::TESTS,
         lifecycle::TESTS,

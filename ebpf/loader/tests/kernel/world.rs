@@ -164,6 +164,15 @@ impl World {
         }
     }
 
+    /// A workload's name, for edges of others than `orders`.
+    pub(crate) fn edges(&mut self, from: &str, services: &[(&str, &[SocketAddr])]) {
+        self.kernel()
+            .set_services(services.iter().copied())
+            .unwrap();
+        let edges = services.iter().map(|(name, _)| (from, *name));
+        self.kernel().set_edges(edges).unwrap();
+    }
+
     /// Takes the programs of capture away, and waits until the kernel has let go of them.
     pub(crate) fn detach_capture(&self, pair: &mut Pair) {
         for entry in fs::read_dir(self.pins.join("links")).unwrap().flatten() {

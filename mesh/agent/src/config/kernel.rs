@@ -27,9 +27,23 @@ pub(crate) struct KernelConfig {
     /// Groups below the slice that speak mTLS themselves, such as the gateway's: they are let go where they like.
     #[serde(default)]
     pub(crate) uncaptured: Vec<UncapturedWorkload>,
+    /// Bytes between an application and its own proxy go from socket to socket, where a trial finds that good.
+    #[serde(default)]
+    pub(crate) acceleration: AccelerationWish,
     /// Denied sources and floods are dropped at the gateway's interface; absent: they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shield: Option<ShieldConfig>,
+}
+
+/// Whether connections on loopback are accelerated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum AccelerationWish {
+    /// Never.
+    #[default]
+    Off,
+    /// Where a trial at start finds every shape of traffic right and a gain, as long as a canary finds it good.
+    Auto,
 }
 
 /// One application with its proxy.

@@ -189,21 +189,35 @@ impl Stack {
         self.agent = Some(self.spawn(agent, "agent"));
     }
 
+    /// By a command that changes something and starts the rest of its words.
+    pub(crate) fn start_agent_under(&mut self, prefix: &[&str]) {
+        let agent = env!("CARGO_BIN_EXE_ringwall-agent");
+        let child = self.spawn_as(
+            Command::new(prefix[0]).args(&prefix[1..]).arg(agent),
+            "agent",
+        );
+        self.agent = Some(child);
+    }
+
     fn spawn(&self, binary: &Path, name: &str) -> Child {
+        self.spawn_as(&mut Command::new(binary), name)
+    }
+
+    fn spawn_as(&self, command: &mut Command, name: &str) -> Child {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(self.path(&format!("{name}.log")))
             .unwrap();
-        Command::new(binary)
+        command
             .arg("--config")
             .arg(self.path(&format!("{name}.yaml")))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .unwrap_or_else(|error| panic!("{} does not start: {error}", binary.display()))
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"))
     }
 
     pub(crate) fn wait_ready(&mut self) {
