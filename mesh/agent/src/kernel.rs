@@ -1,30 +1,31 @@
 //! The kernel's side of the mesh on this node: it leads workloads to their proxies and refuses everything else.
 //!
-//! Owns: the enrolment of control groups, what the control plane allows them to reach, and the report of what the kernel
+//! Owns: which programs are at work, the enrolment of control groups, what the control plane allows them to reach, and the report of what the kernel
 //! has refused. What is pinned holds without this process: an agent that is killed opens nothing, and its successor takes
 //! over. Must not: decide (`ebpf/common` does, in the kernel), or allow what no edge allows.
-//! Read next: `kernel/reach.rs` (what may be reached), `kernel/report.rs` (what was refused), docs/ebpf.md.
+//! Read next: `kernel/groups.rs` (whose groups), `kernel/reach.rs` (what may be reached), `kernel/report.rs` (what was refused), docs/ebpf.md.
 
 mod acceleration;
+mod groups;
 mod reach;
 mod report;
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use ringwall_ebpf_loader::{Attach, Bind, Enrolment, Error, Kernel, Listener, Slice, Tier};
+use ringwall_ebpf_loader::{Attach, Error, Kernel, Slice, Tier};
 use ringwall_observe::Observer;
 use ringwall_service::{App, Shell, StartError};
 
 use self::acceleration::Accelerator;
+use self::groups::{Found, Keeper};
 use self::reach::Follower;
 use self::report::Metrics;
-use crate::config::kernel::{AccelerationWish, CapturedWorkload, KernelConfig};
+use crate::config::kernel::{AccelerationWish, Groups, KernelConfig};
 use crate::plane::ControlPlane;
 use crate::shield::Edge;
 
@@ -48,7 +49,9 @@ pub(crate) fn start(
             config.object.display()
         ))
     })?;
-    let mut kernel = enrolled(&object, config).map_err(|error| refused(&error))?;
+    let (placed, attach) = groups::placed(config).map_err(|why| refused(&why))?;
+    groups::make(&placed).map_err(|error| refused(&error))?;
+    let mut kernel = enrolled(&object, &placed, attach).map_err(|error| refused(&error))?;
     tracing::info!(
         tier = kernel.tier().as_str(),
         reason = kernel.tier().reason(),
@@ -58,8 +61,12 @@ pub(crate) fn start(
     let events = kernel.events().map_err(|error| refused(&error))?;
     let metrics = Metrics::register(&shell.metrics, kernel.tier());
     let kernel: Shared = Arc::new(Mutex::new(kernel));
-    let app = accelerated(app, config, shell, &kernel);
-    let follower = Follower::open(Arc::clone(&kernel), state);
+    let mut app = accelerated(app, config, shell, &kernel);
+    let keeper = Keeper::new(Arc::clone(&kernel), placed);
+    let follower = Follower::open(Arc::clone(&kernel), state, keeper.named());
+    if config.groups == Groups::Engine {
+        app = app.background("groups", keeper.run());
+    }
     let known = follower.known();
     let mut app = app
         .background("reach", follower.run(plane))
@@ -100,48 +107,19 @@ fn accelerated(app: App, config: &KernelConfig, shell: &Shell, kernel: &Shared) 
     app.background("acceleration", accelerator.run())
 }
 
-fn enrolled(object: &[u8], config: &KernelConfig) -> Result<Kernel, Error> {
+fn enrolled(object: &[u8], config: &KernelConfig, attach: Attach) -> Result<Kernel, Error> {
     let slice = Slice {
         path: config.slice.clone(),
         pins: config.pins.clone(),
-        attach: Attach::Slice,
+        attach,
     };
     let mut kernel = Kernel::open(object, slice)?;
-    for workload in &config.workloads {
-        kernel.enrol(&Enrolment::proxy(&workload.workload, &workload.proxy))?;
-        kernel.enrol(&application(workload))?;
-    }
-    for other in &config.uncaptured {
-        kernel.enrol(&Enrolment::proxy(&other.workload, &other.group))?;
-    }
-    // What a predecessor has enrolled, and nobody names any more.
-    let groups: Vec<&Path> = config.groups().collect();
-    kernel.retain(&groups)?;
+    // What a predecessor has enrolled, and nobody names any more, goes.
+    groups::enrol(&mut kernel, config, &Found::default())?;
     Ok(kernel)
 }
 
-fn application(workload: &CapturedWorkload) -> Enrolment<'_> {
-    Enrolment {
-        capture: listener(&workload.capture),
-        dns: listener(&workload.names),
-        direct: &workload.direct,
-        ports: &workload.ports,
-        bind: Bind::Refuse,
-        egress: workload.egress,
-        ..Enrolment::app(&workload.workload, &workload.app)
-    }
-}
-
-/// The address of each family.
-fn listener(addresses: &[SocketAddr]) -> Listener {
-    let of_family = |six: bool| addresses.iter().find(|at| at.is_ipv6() == six).copied();
-    Listener {
-        v4: of_family(false),
-        v6: of_family(true),
-    }
-}
-
-fn refused(error: &Error) -> StartError {
+fn refused(error: &dyn std::fmt::Display) -> StartError {
     StartError::config(format!(
         "kernel: {error}\n  fix: run the agent with the privileges that docs/ebpf.md names, or take `kernel` out: workloads then use their \
          proxies' explicit addresses"

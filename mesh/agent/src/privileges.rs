@@ -38,10 +38,14 @@ pub(crate) fn narrow(config: &Config) -> Result<(), StartError> {
         ))
     };
     let had = caps::read(None, CapSet::Permitted).map_err(failed)?;
+    // An engine that does not know the two younger ones gives the one that they were made of.
+    let stands_in = |capability: &Capability| {
+        *capability != Capability::CAP_NET_ADMIN && had.contains(&Capability::CAP_SYS_ADMIN)
+    };
     if let Some(kernel) = &config.kernel {
         let missing: Vec<String> = KERNEL
             .iter()
-            .filter(|(capability, _)| !had.contains(capability))
+            .filter(|(capability, _)| !had.contains(capability) && !stands_in(capability))
             .map(|(capability, purpose)| format!("{capability} ({purpose})"))
             .collect();
         if !missing.is_empty() {
@@ -55,7 +59,14 @@ pub(crate) fn narrow(config: &Config) -> Result<(), StartError> {
         Kernel::prepare(&kernel.pins)
             .map_err(|error| StartError::permission(format!("kernel: {error}")))?;
     }
-    let kept: CapsHashSet = needed(config).intersection(&had).copied().collect();
+    let needed = needed(config);
+    let mut kept: CapsHashSet = needed.intersection(&had).copied().collect();
+    if needed
+        .iter()
+        .any(|capability| KERNEL.iter().any(|(known, _)| known == capability) && !had.contains(capability))
+    {
+        kept.insert(Capability::CAP_SYS_ADMIN);
+    }
     // The bounding set goes first: it takes a capability to do so. Who has not that one gains nothing by it.
     if had.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::read(None, CapSet::Bounding).map_err(failed)? {

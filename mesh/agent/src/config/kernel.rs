@@ -1,8 +1,10 @@
 //! Which control groups the kernel binds to which proxies.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ringwall_http_io::Address;
 use ringwall_service::ConfigError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +21,9 @@ pub(crate) struct KernelConfig {
     /// The control group (version 2) above those of all workloads. What runs below it and is not named here is refused
     /// everything.
     pub(crate) slice: PathBuf,
+    /// Who makes the groups, and so where exactly they are.
+    #[serde(default)]
+    pub(crate) groups: Groups,
     /// Folder of our own on bpffs. What is pinned there goes on without the agent.
     pub(crate) pins: PathBuf,
     /// Applications, and the proxies that they are led to.
@@ -27,12 +32,28 @@ pub(crate) struct KernelConfig {
     /// Groups below the slice that speak mTLS themselves, such as the gateway's: they are let go where they like.
     #[serde(default)]
     pub(crate) uncaptured: Vec<UncapturedWorkload>,
+    /// Services without a proxy that the control plane knows by a name alone: where the agent looks them up.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, Vec<String>>")]
+    pub(crate) named: BTreeMap<String, Vec<Address>>,
     /// Bytes between an application and its own proxy go from socket to socket, where a trial finds that good.
     #[serde(default)]
     pub(crate) acceleration: AccelerationWish,
     /// Denied sources and floods are dropped at the gateway's interface; absent: they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shield: Option<ShieldConfig>,
+}
+
+/// Who makes the control groups of workloads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Groups {
+    /// A supervisor: they stand below `slice`, and nobody else's.
+    #[default]
+    Slice,
+    /// A container engine, by `cgroup_parent`: `slice` is where control groups are mounted, and a group is called there what the
+    /// engine was told. Others' groups stand beside them.
+    Engine,
 }
 
 /// Whether connections on loopback are accelerated.
@@ -60,9 +81,10 @@ pub(crate) struct CapturedWorkload {
     /// Where its questions for names go (UDP, port 53): one address, or one for each family. None: it has no names.
     #[serde(default)]
     pub(crate) names: Vec<SocketAddr>,
-    /// TCP past the capture, such as the proxy's explicit listeners.
+    /// TCP past the capture, such as the proxy's explicit listeners. Names are looked up by the agent.
     #[serde(default)]
-    pub(crate) direct: Vec<SocketAddr>,
+    #[schemars(with = "Vec<String>")]
+    pub(crate) direct: Vec<Address>,
     /// Ports of the application, which only its own proxy reaches. It binds to no other one, and to loopback alone.
     #[serde(default)]
     pub(crate) ports: Vec<u16>,

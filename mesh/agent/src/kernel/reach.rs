@@ -15,6 +15,7 @@ use ringwall_secret::private_file;
 use tokio::sync::watch;
 
 use super::Shared;
+use super::groups::Named;
 use crate::error::AgentError;
 use crate::plane::ControlPlane;
 
@@ -62,14 +63,18 @@ impl Known {
     }
 
     /// Makes it what the kernel knows. Edges go first, so that none leads to a new address for a moment.
-    fn apply(&self, kernel: &Shared) -> Result<(), ringwall_ebpf_loader::Error> {
+    fn apply(&self, kernel: &Shared, named: &Named) -> Result<(), ringwall_ebpf_loader::Error> {
         let mut kernel = kernel.lock();
         let edges = self.edges.iter();
         kernel.set_edges(edges.map(|(caller, callee)| (caller.as_str(), callee.as_str())))?;
         let lists: Vec<(&str, Vec<SocketAddr>)> = self
             .services
             .iter()
-            .map(|(name, addresses)| (name.as_str(), addresses.iter().copied().collect()))
+            .map(|(name, addresses)| {
+                let looked_up = named.get(name).into_iter().flatten();
+                let all: BTreeSet<SocketAddr> = addresses.iter().chain(looked_up).copied().collect();
+                (name.as_str(), all.into_iter().collect())
+            })
             .collect();
         kernel.set_services(lists.iter().map(|(name, list)| (*name, list.as_slice())))
     }
@@ -81,16 +86,18 @@ pub(super) struct Follower {
     file: PathBuf,
     known: Known,
     told: watch::Sender<bool>,
+    named: watch::Receiver<Named>,
 }
 
 impl Follower {
     /// Begins with the last good state on disk.
-    pub(super) fn open(kernel: Shared, state: &Path) -> Self {
+    pub(super) fn open(kernel: Shared, state: &Path, named: watch::Receiver<Named>) -> Self {
         let mut follower = Self {
             kernel,
             file: state.join(FILE),
             known: Known::default(),
             told: watch::Sender::new(false),
+            named,
         };
         let saved = match follower.file.exists() {
             true => private_file::read(&follower.file).map_err(AgentError::from),
@@ -134,11 +141,44 @@ impl Follower {
         pause: &mut Duration,
     ) -> Result<(), AgentError> {
         let mut stream = plane.watch_reach().await?;
-        while let Some(reach) = stream.message().await? {
+        loop {
+            let Some(reach) = self.next(&mut stream).await? else {
+                return Ok(());
+            };
             self.take(&reach, true);
             *pause = FIRST_PAUSE;
         }
-        Ok(())
+    }
+
+    /// The next message; meanwhile names that come to stand for something else are followed.
+    async fn next(
+        &mut self,
+        stream: &mut tonic::Streaming<v1::Reach>,
+    ) -> Result<Option<v1::Reach>, AgentError> {
+        loop {
+            let Self { named, .. } = self;
+            let changed = async {
+                if named.changed().await.is_err() {
+                    // Nobody looks anything up here.
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                message = stream.message() => return Ok(message?),
+                () = changed => {
+                    self.apply();
+                }
+            }
+        }
+    }
+
+    fn apply(&mut self) -> bool {
+        let named = self.named.borrow_and_update().clone();
+        if let Err(error) = self.known.apply(&self.kernel, &named) {
+            tracing::error!(%error, "the kernel's maps are not what the policy says: what is not in them is refused");
+            return false;
+        }
+        true
     }
 
     /// One that is not usable leaves the last good one in force.
@@ -147,8 +187,7 @@ impl Follower {
             tracing::error!(%error, "refused; the kernel goes on as it is");
             return;
         }
-        if let Err(error) = self.known.apply(&self.kernel) {
-            tracing::error!(%error, "the kernel's maps are not what the policy says: what is not in them is refused");
+        if !self.apply() {
             return;
         }
         self.told.send_replace(true);
