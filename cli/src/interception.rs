@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use clap::ValueEnum;
 
-use crate::cgroups::Slice;
+use crate::cgroups::{Side, Slice, group_below};
 use crate::error::CliError;
 use crate::output::say;
 use crate::state::StateDir;
@@ -19,8 +19,12 @@ const OBJECTS: [&str; 2] = ["ringwall.bpf.o", "../ebpf/ringwall.bpf.o"];
 /// Where the kernel keeps what must outlive the agent.
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// What is said of a platform in containers.
-pub(crate) const IN_CONTAINERS: &str = "userspace: in containers the agent loads no programs";
+/// The same in the agent's container: the image has the programs, the machine's control groups and bpffs are mounted.
+const IN_CONTAINER: [&str; 3] = [
+    "/usr/share/ringwall/ringwall.bpf.o",
+    "/sys/fs/cgroup",
+    "/sys/fs/bpf/ringwall-containers",
+];
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -42,6 +46,20 @@ pub(crate) struct Interception {
     pub(crate) slice: PathBuf,
     /// Where programs, maps and links are pinned.
     pub(crate) pins: PathBuf,
+    /// A container engine makes the groups, by `cgroup_parent`; `slice` is where control groups are mounted.
+    pub(crate) by_engine: bool,
+}
+
+impl Interception {
+    /// Where the group of a component, or of its proxy, stands; in containers it is named as in compose.yaml.
+    pub(crate) fn group(&self, name: &str, side: Side) -> PathBuf {
+        let name = match self.by_engine {
+            // A hyphen is a step downwards to systemd, which may make it.
+            true => name.replace('-', r"\x2d"),
+            false => name.to_owned(),
+        };
+        group_below(&self.slice, &name, side)
+    }
 }
 
 /// What came of the wish.
@@ -62,6 +80,23 @@ impl std::fmt::Display for Choice {
 }
 
 impl Choice {
+    /// In containers nothing can be tried before the agent's container runs: it does not start where the kernel cannot.
+    pub(crate) fn in_containers(wish: Wish) -> Self {
+        if wish == Wish::Userspace {
+            return Self::userspace("asked for by --interception userspace");
+        }
+        let [object, slice, pins] = IN_CONTAINER.map(PathBuf::from);
+        Self {
+            kernel: Some(Interception {
+                object,
+                slice,
+                pins,
+                by_engine: true,
+            }),
+            reason: None,
+        }
+    }
+
     fn userspace(reason: impl Into<String>) -> Self {
         Self {
             kernel: None,
@@ -92,6 +127,7 @@ pub(crate) fn choose(
                 object,
                 slice: slice.path().to_path_buf(),
                 pins: Path::new(BPF_FS).join(name),
+                by_engine: false,
             };
             match ask(binaries, &kernel) {
                 Ok(()) => Choice {

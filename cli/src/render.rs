@@ -127,7 +127,8 @@ impl<'a> Rendering<'a> {
             site: self.site,
             profile: self.profile,
             component,
-            captured: self.is_captured(component),
+            // A name of what speaks no HTTP is nothing that the kernel knows: the proxy has a listener for it.
+            captured: self.is_captured(component) && !self.site.has_own_network(),
         };
         variables.fill(value).map_err(|why| CliError::Composition {
             place: format!("component `{}`, {place}", component.name.value),
@@ -202,7 +203,11 @@ impl<'a> Rendering<'a> {
         fields.insert("admin".into(), json!(loopback(sidecar.app_admin.value)));
         if captured {
             // It dials services where they are, and knows of no proxy.
-            fields.insert("sidecar".into(), json!({}));
+            let sidecar = match self.site.has_own_network() {
+                true => json!({ "await_capture": true }),
+                false => json!({}),
+            };
+            fields.insert("sidecar".into(), sidecar);
             return service;
         }
         fields.insert("sidecar".into(), json!({ "outbound": outbound }));

@@ -24,7 +24,7 @@ use crate::build::{self, Profile};
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::process::{human, output, print, run, say};
-use crate::{setup, wasm};
+use crate::{ebpf, setup, wasm};
 pub(crate) use components::Component;
 
 /// Images are packed two at a time: the engine's work is mostly waiting.
@@ -163,6 +163,7 @@ pub(crate) fn folder(config: &Config) -> PathBuf {
 fn build(config: &Config, components: &[Component], profile: Profile) -> Result<()> {
     setup::ensure_web(config)?;
     wasm::build(config)?;
+    ebpf::build(config)?;
     let packages = components.iter().map(Component::package);
     run(&mut build::for_images(config, profile, packages))
 }

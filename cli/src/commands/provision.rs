@@ -14,7 +14,7 @@ use crate::composition::{Composition, Profile, policy};
 use crate::config::{self, Source};
 use crate::error::CliError;
 use crate::files;
-use crate::interception;
+use crate::interception::{self, Choice};
 use crate::output::say;
 use crate::probe::Prober;
 use crate::provision::Choices;
@@ -44,6 +44,10 @@ pub(super) struct ProvisionArgs {
     /// Port of the public listener
     #[arg(long, value_name = "PORT")]
     public_port: Option<u16>,
+    /// Whether the agent's container loads programs for the kernel; `auto` is `kernel` here, and `userspace` goes with
+    /// deploy/compose/userspace.yaml
+    #[arg(long, value_enum, default_value_t)]
+    interception: interception::Wish,
     /// Only tell whether everything is delivered and fresh: exit code 0, or 1 with the reason
     #[arg(long)]
     healthy: bool,
@@ -145,8 +149,10 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     })?;
     state.keep_profile(args.profile)?;
     let site = Site::containers(state, &args.run_dir);
+    let interception = Choice::in_containers(args.interception);
     let choices = Choices {
         external: args.external.clone(),
+        kernel: interception.kernel.clone(),
         ..Choices::default()
     };
     let provisioned = crate::provision::run(&composition, &site, args.profile, &choices)?;
@@ -155,10 +161,10 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     let begin = (Phase::Up, Condition::Unwatched);
     let public = site.public_dial(&composition);
     let mut record = Record::new(&composition, &site, args.profile, public, begin)?;
-    // In containers the kernel takes no part.
+    // A container's interface is no place for a shield yet.
     record.shield = without_shield(&composition, false).map(str::to_owned);
     let meshed = composition.mesh.as_ref();
-    record.interception = meshed.map(|_| interception::IN_CONTAINERS.to_owned());
+    record.interception = meshed.map(|_| interception.to_string());
     record.write(state)?;
     welcome(&record, &composition);
     Ok(Delivered {

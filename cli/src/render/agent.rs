@@ -1,11 +1,16 @@
 //! Configuration of the agent: how it joins, and which certificates it writes to files.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::Rendering;
 use crate::cgroups::Side;
 use crate::composition::{Acceleration, Component, MONITOR, OPERATOR, Role};
 use crate::interception::Interception;
+
+/// Whom everything in the platform's containers runs as (deploy/images/rootfs/etc/passwd).
+const CONTAINER_USER: u32 = 10_001;
 
 impl Rendering<'_> {
     pub(super) fn agent(&self, component: &Component) -> Map<String, Value> {
@@ -65,9 +70,7 @@ impl Rendering<'_> {
 
     /// Which control groups the kernel binds to which proxies.
     fn enforcement(&self, kernel: &Interception) -> Value {
-        let group = |component: &Component, side| {
-            crate::cgroups::group_below(&kernel.slice, &component.name.value, side)
-        };
+        let group = |component: &Component, side| kernel.group(&component.name.value, side);
         let sidecars = self.composition.sidecars();
         let captured = sidecars.filter(|(_, sidecar)| sidecar.captured.is_some());
         let egress = self
@@ -88,8 +91,7 @@ impl Rendering<'_> {
                     .map(|edge| super::loopback(edge.port.value)),
             );
             if sidecar.dials_public {
-                let public = self.site.public_listen(self.composition).into_iter();
-                direct.extend(public.map(|address| address.to_string()));
+                direct.extend(self.public_addresses());
             }
             json!({
                 "workload": component.name.value,
@@ -128,6 +130,12 @@ impl Rendering<'_> {
             "uncaptured": uncaptured.collect::<Vec<_>>(),
             "acceleration": acceleration.unwrap_or(Acceleration::Off),
         });
+        if kernel.by_engine
+            && let Some(fields) = document.as_object_mut()
+        {
+            fields.insert("groups".into(), json!("engine"));
+            fields.insert("named".into(), json!(self.named()));
+        }
         let public = &self.composition.public;
         if let (Some(shield), Some(fields)) = (&public.shield, document.as_object_mut()) {
             let shield = json!({
@@ -142,8 +150,48 @@ impl Rendering<'_> {
         document
     }
 
-    /// Certificates for those that read files.
+    /// Where the public listener is dialled past a proxy: everywhere it stands, or by its name.
+    fn public_addresses(&self) -> Vec<String> {
+        let (composition, site) = (self.composition, self.site);
+        if site.has_own_network() {
+            return vec![site.public_dial(composition).to_string()];
+        }
+        let listening = site.public_listen(composition).into_iter();
+        listening.map(|address| address.to_string()).collect()
+    }
+
+    /// Services without a proxy, which the control plane knows by a name: the ingress, and whom spans are passed on to. What
+    /// speaks no HTTP is dialled by a listener of the caller's proxy.
+    fn named(&self) -> BTreeMap<String, Vec<String>> {
+        let (composition, site) = (self.composition, self.site);
+        let ingress = composition
+            .components
+            .iter()
+            .filter(|component| composition.role(component) == Some(Role::Ingress))
+            .map(|component| (component.name.value.clone(), site.dial(component)));
+        let export = site.span_export(composition).map(|export| {
+            let to = &export.to.value;
+            (to.clone(), site.place(to, export.port.value))
+        });
+        let named = ingress.chain(export);
+        named
+            .map(|(name, address)| (name, vec![address.to_string()]))
+            .collect()
+    }
+
+    /// Certificates for those that read files. With programs for the kernel the agent is root, and files are the readers'.
     fn deliveries(&self) -> Vec<Value> {
+        let mut deliveries = self.written();
+        if self.kernel.is_some_and(|kernel| kernel.by_engine) {
+            for fields in deliveries.iter_mut().filter_map(Value::as_object_mut) {
+                let owner = json!({ "uid": CONTAINER_USER, "gid": CONTAINER_USER });
+                fields.insert("owner".into(), owner);
+            }
+        }
+        deliveries
+    }
+
+    fn written(&self) -> Vec<Value> {
         let (composition, site) = (self.composition, self.site);
         let mut deliveries = Vec::new();
         let public = &composition.public.component.value;

@@ -18,7 +18,9 @@ pub(crate) fn captured(sidecar: &Sidecar, kernel: Option<&Interception>) -> Vec<
         return Vec::new();
     };
     let families: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    let own = |ip: &IpAddr| ip.is_ipv4() || UdpSocket::bind((*ip, 0)).is_ok();
+    // In containers there is no IPv6; it is their network that counts, and not ours.
+    let elsewhere = kernel.is_some_and(|kernel| kernel.by_engine);
+    let own = |ip: &IpAddr| ip.is_ipv4() || (!elsewhere && UdpSocket::bind((*ip, 0)).is_ok());
     let families = families.into_iter().filter(own);
     families.map(|ip| (ip, port.value).into()).collect()
 }
@@ -63,6 +65,12 @@ impl Rendering<'_> {
         }
         let captured = captured(sidecar, self.kernel);
         let mut outbound = json!({ "http": loopback(sidecar.outbound.value), "tcp": tcp, "captured": captured, "names": captured });
+        if let (Some(host), Some(outbound)) = (
+            self.public_host(component, sidecar),
+            outbound.as_object_mut(),
+        ) {
+            outbound.insert("hosts".into(), json!([host]));
+        }
         if let Some(outbound) = outbound
             .as_object_mut()
             .filter(|_| !filters.outbound.is_empty())
@@ -86,6 +94,15 @@ impl Rendering<'_> {
             document.insert("user_context".into(), keys);
         }
         Ok(document)
+    }
+
+    /// The name under which a captured component dials the public listener past its proxy, where that is known by a name.
+    fn public_host(&self, component: &Component, sidecar: &Sidecar) -> Option<String> {
+        let dials = self.is_captured(component) && sidecar.dials_public;
+        match self.site.public_dial(self.composition) {
+            ringwall_http_io::Address::Name { host, .. } if dials => Some(host.to_string()),
+            _ => None,
+        }
     }
 
     /// What may run in the proxy's data path, as the composition has it.

@@ -1,5 +1,6 @@
 //! The life of a component's process, from the command line to the exit code.
 
+mod capture;
 mod health;
 mod identity;
 
@@ -200,9 +201,17 @@ where
     if cli.exit_on_stdin_eof {
         watch_stdin(&shell);
     }
+    let enforced = shell.config.is_enforced_in_a_container();
+    let begin = async {
+        if enforced {
+            capture::awaited().await;
+            capture::tell_health(&shell)?;
+        }
+        start(shell.clone(), ready).await
+    };
     // A signal during a slow start ends it at once: nothing is being served yet.
     let started = tokio::select! {
-        started = start(shell.clone(), ready) => started,
+        started = begin => started,
         () = shell.shutdown() => {
             tracing::info!(reason = "signal before the start was complete", "stopped");
             return Ok(());

@@ -59,8 +59,11 @@ pub(crate) async fn start(shell: Shell, config: Config) -> Result<App, StartErro
     app = app.background("configuration", reloader.run());
     for address in &config.outbound.names {
         let socket = names::bind(*address).map_err(|error| StartError::bind(*address, &error))?;
-        let domain = shell.config.trust_domain.to_string().into();
-        app = app.background("names", names::serve(socket, Arc::clone(&state), domain));
+        let known = names::Known {
+            domain: shell.config.trust_domain.to_string().into(),
+            hosts: config.outbound.hosts.clone(),
+        };
+        app = app.background("names", names::serve(socket, Arc::clone(&state), known));
     }
     app = app.ready_check("policy", move || {
         let ready = state.ready();

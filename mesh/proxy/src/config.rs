@@ -178,6 +178,9 @@ pub(crate) struct OutboundConfig {
     /// Where the kernel leads the application's questions for names (UDP), whichever server it asks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) names: Vec<SocketAddr>,
+    /// Names that it may ask for beside the services' own: of what it dials past this proxy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) hosts: Vec<String>,
     /// Names in `plugins`, by `service`, `service:port` or `*`, the most exact counting alone: calls pass them in this order.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) filters: BTreeMap<String, Vec<String>>,

@@ -41,8 +41,16 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
+/// What does not change while the proxy runs.
+pub(crate) struct Known {
+    /// In which services are known by their names.
+    pub(crate) domain: Box<str>,
+    /// Names beside those of services that are looked up.
+    pub(crate) hosts: Vec<String>,
+}
+
 /// Answers questions for ever.
-pub(crate) async fn serve(socket: UdpSocket, state: Arc<State>, domain: Box<str>) {
+pub(crate) async fn serve(socket: UdpSocket, state: Arc<State>, known: Known) {
     let mut question = [0; MAX_QUESTION];
     loop {
         let received = socket.recv_from(&mut question).await;
@@ -56,7 +64,7 @@ pub(crate) async fn serve(socket: UdpSocket, state: Arc<State>, domain: Box<str>
         };
         let snapshot = state.snapshot.load_full();
         let question = question.get(..length).unwrap_or_default();
-        if let Some(answer) = answer(question, &snapshot, &domain).await
+        if let Some(answer) = answer(question, &snapshot, &known).await
             && let Err(error) = socket.send_to(&answer, from).await
         {
             tracing::debug!(%error, "an answer for a name was lost");
@@ -65,7 +73,7 @@ pub(crate) async fn serve(socket: UdpSocket, state: Arc<State>, domain: Box<str>
 }
 
 /// The answer to a question; none for what is no question.
-async fn answer(question: &[u8], snapshot: &Snapshot, domain: &str) -> Option<Vec<u8>> {
+async fn answer(question: &[u8], snapshot: &Snapshot, known: &Known) -> Option<Vec<u8>> {
     let asked = Message::from_vec(question).ok()?;
     let metadata = &asked.metadata;
     if metadata.message_type != MessageType::Query {
@@ -75,7 +83,7 @@ async fn answer(question: &[u8], snapshot: &Snapshot, domain: &str) -> Option<Ve
     reply.metadata.recursion_desired = metadata.recursion_desired;
     reply.metadata.recursion_available = true;
     let outcome = match (metadata.op_code, asked.queries.as_slice()) {
-        (OpCode::Query, [query]) => resolve(query, snapshot, domain).await,
+        (OpCode::Query, [query]) => resolve(query, snapshot, known).await,
         (OpCode::Query, _) => Err(ResponseCode::FormErr),
         _ => Err(ResponseCode::NotImp),
     };
@@ -92,7 +100,7 @@ async fn answer(question: &[u8], snapshot: &Snapshot, domain: &str) -> Option<Ve
 async fn resolve(
     query: &Query,
     snapshot: &Snapshot,
-    domain: &str,
+    known: &Known,
 ) -> Result<Vec<Record>, ResponseCode> {
     if query.query_class() != DNSClass::IN {
         return Err(ResponseCode::Refused);
@@ -100,7 +108,7 @@ async fn resolve(
     let name = query.name().to_lowercase().to_ascii();
     let name = name.trim_end_matches('.');
     let within = name
-        .strip_suffix(domain)
+        .strip_suffix(&*known.domain)
         .and_then(|rest| rest.strip_suffix('.'));
     let service = snapshot.services.get(within.unwrap_or(name));
     let addresses = match service {
@@ -111,6 +119,10 @@ async fn resolve(
                 return Err(ResponseCode::ServFail);
             }
             found
+        }
+        None if known.hosts.iter().any(|host| host == name) => {
+            // A name needs a port to be looked up; none is answered.
+            look_up(&format!("{name}:0")).await
         }
         // A name with dots that is none of ours, for who may go outside at all.
         None if within.is_none()
@@ -138,13 +150,19 @@ async fn addresses_of(service: &crate::snapshot::Service) -> BTreeSet<IpAddr> {
     let endpoints = service.endpoints.iter();
     let mut found: BTreeSet<IpAddr> = endpoints.map(|endpoint| endpoint.address.ip()).collect();
     for name in &service.direct {
-        match timeout(LOOK_UP, tokio::net::lookup_host(name)).await {
-            Ok(Ok(addresses)) => found.extend(addresses.map(|address| address.ip())),
-            Ok(Err(error)) => tracing::debug!(name, %error, "no address of a service"),
-            Err(_elapsed) => tracing::debug!(name, "no address of a service in time"),
-        }
+        found.extend(look_up(name).await);
     }
     found
+}
+
+/// The machine's own name server says it.
+async fn look_up(name: &str) -> BTreeSet<IpAddr> {
+    match timeout(LOOK_UP, tokio::net::lookup_host(name)).await {
+        Ok(Ok(addresses)) => return addresses.map(|address| address.ip()).collect(),
+        Ok(Err(error)) => tracing::debug!(name, %error, "no address of a service"),
+        Err(_elapsed) => tracing::debug!(name, "no address of a service in time"),
+    }
+    BTreeSet::new()
 }
 
 #[cfg(test)]
@@ -152,7 +170,15 @@ mod tests {
     use hickory_resolver::proto::rr::Name;
 
     use super::*;
+
     use crate::resilience::fixture::{http, service};
+
+    fn names() -> Known {
+        Known {
+            domain: "ringwall.local".into(),
+            hosts: Vec::new(),
+        }
+    }
 
     fn snapshot(services: &[(&str, &[&str])]) -> Snapshot {
         let mut snapshot = Snapshot::empty();
@@ -168,7 +194,7 @@ mod tests {
     async fn ask(snapshot: &Snapshot, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
         let mut question = Message::new(7, MessageType::Query, OpCode::Query);
         question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
-        let answer = answer(&question.to_vec().unwrap(), snapshot, "ringwall.local").await;
+        let answer = answer(&question.to_vec().unwrap(), snapshot, &names()).await;
         let answer = Message::from_vec(&answer.unwrap()).unwrap();
         assert_eq!(answer.metadata.id, 7);
         assert_eq!(answer.metadata.message_type, MessageType::Response);
@@ -227,6 +253,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_declared_host_is_looked_up_and_no_other_name() {
+        let known = Known {
+            hosts: vec!["localhost".to_owned()],
+            ..names()
+        };
+        let asked = |name: &str| {
+            let mut question = Message::new(7, MessageType::Query, OpCode::Query);
+            question.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            question.to_vec().unwrap()
+        };
+        let snapshot = snapshot(&[]);
+        let answer = async |name: &str| {
+            let answer = answer(&asked(name), &snapshot, &known).await.unwrap();
+            Message::from_vec(&answer).unwrap()
+        };
+        let found = answer("localhost.").await;
+        assert_eq!(found.answers[0].data.to_string(), "127.0.0.1");
+        let unknown = answer("localhost.localdomain.").await;
+        assert_eq!(unknown.metadata.response_code, ResponseCode::NXDomain);
+    }
+
+    #[tokio::test]
     async fn a_service_that_is_served_nowhere_may_be_asked_again() {
         let known = snapshot(&[("orders", &[])]);
         assert_eq!(
@@ -238,14 +286,14 @@ mod tests {
     #[tokio::test]
     async fn attack_what_is_no_question_has_no_answer() {
         let known = snapshot(&[]);
-        assert_eq!(answer(b"", &known, "ringwall.local").await, None);
-        assert_eq!(answer(&[0xff; 40], &known, "ringwall.local").await, None);
+        assert_eq!(answer(b"", &known, &names()).await, None);
+        assert_eq!(answer(&[0xff; 40], &known, &names()).await, None);
         let response = Message::response(1, OpCode::Query).to_vec().unwrap();
-        assert_eq!(answer(&response, &known, "ringwall.local").await, None);
+        assert_eq!(answer(&response, &known, &names()).await, None);
         let empty = Message::new(1, MessageType::Query, OpCode::Query)
             .to_vec()
             .unwrap();
-        let refused = answer(&empty, &known, "ringwall.local").await.unwrap();
+        let refused = answer(&empty, &known, &names()).await.unwrap();
         let refused = Message::from_vec(&refused).unwrap();
         assert_eq!(refused.metadata.response_code, ResponseCode::FormErr);
     }

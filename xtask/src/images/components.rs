@@ -93,6 +93,11 @@ impl Component {
 }
 
 impl Component {
+    /// Whether it brings programs to the kernel.
+    pub(super) fn loads_programs(&self) -> bool {
+        self.name == "agent"
+    }
+
     /// Modules of plugins that it also holds: those that `ringwall.yaml` names.
     pub(super) fn plugins(&self) -> &'static [&'static str] {
         if self.name == "gateway" {

@@ -14,7 +14,7 @@ use super::components::Component;
 use crate::build::Profile;
 use crate::config::Config;
 use crate::process::output;
-use crate::wasm;
+use crate::{ebpf, wasm};
 
 /// Who the platform runs as: `deploy/images/rootfs/etc/passwd`.
 const USER: &str = "10001";
@@ -22,6 +22,8 @@ const USER: &str = "10001";
 const OWN: [&str; 2] = ["run/ringwall", "var/lib/ringwall"];
 /// The layer, as the Dockerfile names it.
 pub(super) const LAYER: &str = "rootfs.tar";
+/// Where the agent's image has the programs for the kernel.
+const PROGRAMS: &str = "usr/share/ringwall/ringwall.bpf.o";
 /// Where an image has its plugins.
 const PLUGINS: &str = "usr/share/ringwall/plugins";
 
@@ -37,6 +39,7 @@ pub(super) fn all(
         root: &config.root,
         web: config.web().join("dist"),
         plugins: wasm::folder(config),
+        programs: ebpf::path(config),
         binaries,
         profile,
     };
@@ -53,6 +56,8 @@ pub(super) struct Stage<'run> {
     pub(super) root: &'run Path,
     pub(super) web: PathBuf,
     pub(super) plugins: PathBuf,
+    /// Those for the kernel.
+    pub(super) programs: PathBuf,
     pub(super) binaries: &'run Path,
     pub(super) profile: Profile,
 }
@@ -73,6 +78,12 @@ impl Stage<'_> {
         self.binary(component, &files.join(component.program()))?;
         if component.has_web() {
             copy_tree(&self.web, &files.join("usr/share/ringwall/web"))?;
+        }
+        if component.loads_programs() {
+            let place = files.join(PROGRAMS);
+            make_folder_of(&place)?;
+            let copied = fs::copy(&self.programs, &place);
+            copied.with_context(|| format!("copying {}", self.programs.display()))?;
         }
         for module in component.plugins() {
             let (built, place) = (self.plugins.join(module), files.join(PLUGINS).join(module));

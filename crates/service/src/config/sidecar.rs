@@ -16,6 +16,9 @@ pub struct SidecarConfig {
     /// and the kernel leads them to the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outbound: Option<SocketAddr>,
+    /// In a container: begin when the kernel captures this process, which it does not see to itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub await_capture: bool,
     /// Name of the secret that both hold.
     #[serde(default = "default_loopback_token")]
     pub loopback_token: String,
@@ -26,6 +29,12 @@ fn default_loopback_token() -> String {
 }
 
 impl ServiceConfig {
+    /// Whether the kernel captures us, in a group that a container engine makes.
+    pub(crate) fn is_enforced_in_a_container(&self) -> bool {
+        let sidecar = self.sidecar.as_ref();
+        sidecar.is_some_and(|sidecar| sidecar.await_capture)
+    }
+
     /// Either the component has an identity, or a proxy has it; and plaintext stays on this machine.
     pub(super) fn validate_way(&self) -> Result<(), ConfigError> {
         let Some(sidecar) = &self.sidecar else {

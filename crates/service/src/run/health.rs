@@ -1,7 +1,8 @@
 //! `--health`: asks the running component whether it is ready, for a container engine's health check.
 //!
 //! Owns: one question over mTLS as the component itself, which its admin listener must let in; behind a
-//! service proxy, past that proxy and with the secret that it shares with the component.
+//! service proxy, past that proxy and with the secret that it shares with the component. Where the kernel lets nobody but
+//! the proxy in, `capture.rs` asks instead.
 //! Must not: open anything but the identity, or start more than one thread: it runs every few
 //! seconds beside the component, within its limits.
 
@@ -18,7 +19,7 @@ use ringwall_tls::mesh_client_config;
 use serde::Deserialize;
 use tokio::runtime::Builder;
 
-use super::identity;
+use super::{capture, identity};
 use crate::{
     config::{ServiceConfig, parse_yaml, place, read},
     error::StartError,
@@ -47,6 +48,9 @@ struct Config {
 /// Asks the component `name` that runs with the configuration at `path`.
 pub(super) fn ask(name: &str, path: &Path) -> Result<(), Unhealthy> {
     let service = load(name, path).map_err(Unhealthy::Config)?;
+    if service.is_enforced_in_a_container() {
+        return capture::ask(&service.name).map_err(Unhealthy::NotReady);
+    }
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
