@@ -5,13 +5,14 @@
 //! Must not: change a service beyond what is left out.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 
-use super::checkout;
+use super::{checkout, engine};
 
 /// It makes what every other service is configured with.
 pub(super) const PROVISIONER: &str = "provisioner";
@@ -33,11 +34,16 @@ pub(super) struct Selection {
 
 /// The whole `compose.yaml`, its overlays included, with everything resolved.
 pub(super) fn resolved(port: u16, tag: &str) -> Result<Value> {
+    let root = checkout()?;
+    let mut files = vec![root.join("compose.yaml")];
+    if !engine::knows_capability("BPF", &format!("ringwall/agent:{tag}"))? {
+        files.push(root.join("deploy/compose/sys-admin.yaml"));
+    }
     let output = Command::new("docker")
         // The engine chooses for the overlay's pages, which nobody finds by number.
         .envs(UI_PORTS.map(|name| (name, "0")))
-        .args(["compose", "--profile", "*", "-f"])
-        .arg(checkout()?.join("compose.yaml"))
+        .args(["compose", "--profile", "*"])
+        .args(files.iter().flat_map(|file| [OsStr::new("-f"), file.as_os_str()]))
         // Not as JSON: that form loses limits of zero.
         .args(["config", "--format", "yaml"])
         .env("RINGWALL_PORT", port.to_string())

@@ -73,6 +73,15 @@ pub fn answers() -> Result<()> {
     Ok(())
 }
 
+/// Whether a container of `image` can be given that capability; an image that is missing is told elsewhere.
+pub fn knows_capability(name: &str, image: &str) -> Result<bool> {
+    let made = run(&["create", "--pull", "never", "--cap-add", name, image])?;
+    if made.status.success() {
+        docker(&["rm", String::from_utf8_lossy(&made.stdout).trim()])?;
+    }
+    Ok(!String::from_utf8_lossy(&made.stderr).contains("unknown capability"))
+}
+
 fn run(arguments: &[&str]) -> Result<Output> {
     Command::new("docker")
         .args(arguments)
