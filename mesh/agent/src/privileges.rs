@@ -8,6 +8,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use ringwall_ebpf_loader::Kernel;
 use ringwall_service::StartError;
 
+use crate::config::kernel::AccelerationWish;
 use crate::config::{Config, Delivery};
 
 /// For the kernel's part: loading and reading programs and maps.
@@ -19,6 +20,8 @@ const KERNEL: [(Capability, &str); 3] = [
     ),
     (Capability::CAP_PERFMON, "what programs read of the kernel"),
 ];
+/// For the trial's control groups, beside the slice: the root of control groups is nobody's to write to.
+const TRIAL: Capability = Capability::CAP_DAC_OVERRIDE;
 /// For files that are another user's.
 const OWNERS: [Capability; 2] = [
     // They are given away.
@@ -72,8 +75,11 @@ pub(crate) fn narrow(config: &Config) -> Result<(), StartError> {
 
 fn needed(config: &Config) -> CapsHashSet {
     let mut needed = CapsHashSet::new();
-    if config.kernel.is_some() {
+    if let Some(kernel) = &config.kernel {
         needed.extend(KERNEL.iter().map(|(capability, _)| *capability));
+        if kernel.acceleration == AccelerationWish::Auto {
+            needed.insert(TRIAL);
+        }
     }
     if config
         .deliver

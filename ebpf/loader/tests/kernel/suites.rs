@@ -8,7 +8,7 @@ use crate::{
 /// A test and its name.
 type Test = (&'static str, fn());
 
-pub const ALL: [&[Test]; 15] = [
+pub(crate) const ALL: [&[Test]; 15] = [
     capture::TESTS,
     envoy::TESTS,
     inbound::TESTS,
