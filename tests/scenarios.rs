@@ -22,6 +22,7 @@ mod mesh_policy;
 mod oauth;
 mod orders;
 mod partition;
+mod plugin_authors;
 mod plugins;
 mod revocation;
 mod rotation;
@@ -184,6 +185,17 @@ fn main_job(list: &mut Vec<Scenario>) {
     scenarios!(list, Others, Both, SHOP, plugins:
         attack_injection_ends_at_the_firewall_plugin,
         attack_injection_in_a_body_ends_at_the_firewall_plugin,
+    );
+    // They write into the state directory, or start a composition of their own with modules that no image has.
+    scenarios!(list, Alone, Native, SIGN_IN, plugins:
+        r91_a_hostile_plugin_fails_closed_and_its_neighbours_are_served,
+        r92_a_module_of_another_digest_or_signature_is_refused_and_the_former_serves,
+    );
+    scenarios!(list, Alone, Native, SHOP, plugins:
+        r90_a_plugin_stands_in_the_proxies_of_a_caller_and_of_its_callee,
+    );
+    scenarios!(list, Alone, Native, SIGN_IN, plugin_authors:
+        r92_a_plugin_by_the_guide_is_served_and_swapped_without_a_lost_request,
     );
     // Every client of the published port comes from one address, the bridge's: a limit that is
     // counted per address would be reached by the other scenarios, and by theirs.

@@ -102,7 +102,7 @@ impl<'a> Rendering<'a> {
     /// Whether the kernel drops, for this component, sources that it says.
     fn feeds_shield(&self, component: &Component) -> bool {
         let public = &self.composition.public;
-        self.kernel.is_some()
+        self.kernel.is_some_and(|kernel| !kernel.by_engine)
             && public.shield.is_some()
             && public.component.value == component.name.value
     }

@@ -143,7 +143,8 @@ impl Stack {
         Ok(stack)
     }
 
-    fn start_with(composition: Option<&str>, options: &[&str]) -> Result<Self> {
+    /// The same with further words for `ringwall up`.
+    pub fn start_with(composition: Option<&str>, options: &[&str]) -> Result<Self> {
         let (info, platform) = native::Platform::start(composition, options)?;
         let platform = Platform::Native(platform);
         Ok(Self { info, platform })

@@ -41,6 +41,13 @@ pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
         let complaints = formatted.filter_map(Result::err);
         Ok(complaints.map(|error| format!("{error:#}")).collect())
     }));
+    plan.step(Step::check("lock files, own workspaces", || {
+        let looked = OWN_WORKSPACES
+            .iter()
+            .map(|folder| output(&mut locked(config, folder)));
+        let complaints = looked.filter_map(Result::err);
+        Ok(complaints.map(|error| format!("{error:#}")).collect())
+    }));
     plan.step(Step::command("clippy", || Ok(clippy(config))));
     plan.step(Step::check("clippy, wasm filters", || {
         let linted = wasm::WORKSPACES
@@ -118,6 +125,14 @@ fn fmt_command(config: &Config, check: bool) -> Command {
 
 fn fmt_of(config: &Config, folder: &str, check: bool) -> Command {
     let mut command = fmt_command(config, check);
+    command.current_dir(config.root.join(folder));
+    command
+}
+
+/// What fails where a lock file lags behind its manifests: a change in this workspace is seen in the others only when they are
+/// built.
+fn locked(config: &Config, folder: &str) -> Command {
+    let mut command = cargo(config, &["metadata", "--locked", "--format-version=1"]);
     command.current_dir(config.root.join(folder));
     command
 }

@@ -1,6 +1,7 @@
 //! Configuration of the agent: how it joins, and which certificates it writes to files.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
@@ -70,7 +71,55 @@ impl Rendering<'_> {
 
     /// Which control groups the kernel binds to which proxies.
     fn enforcement(&self, kernel: &Interception) -> Value {
-        let group = |component: &Component, side| kernel.group(&component.name.value, side);
+        let own = |component: &&Component| {
+            let role = self.composition.role(component);
+            matches!(role, Some(Role::Ingress | Role::Egress))
+        };
+        let uncaptured = self
+            .composition
+            .components
+            .iter()
+            .filter(own)
+            .map(|component| {
+                let side = match self.composition.role(component) {
+                    Some(Role::Egress) => Side::Proxy,
+                    _ => Side::App,
+                };
+                json!({ "workload": component.name.value, "group": group(kernel, component, side) })
+            });
+        let mesh = self.composition.mesh.as_ref();
+        let acceleration = mesh.and_then(|mesh| mesh.acceleration.as_ref());
+        let acceleration = acceleration.map(|wish| wish.value);
+        let mut document = json!({
+            "object": kernel.object, "slice": kernel.slice, "pins": kernel.pins,
+            "workloads": self.captured(kernel),
+            "uncaptured": uncaptured.collect::<Vec<_>>(),
+            "acceleration": acceleration.unwrap_or(Acceleration::Off),
+        });
+        if kernel.by_engine
+            && let Some(fields) = document.as_object_mut()
+        {
+            fields.insert("groups".into(), json!("engine"));
+            fields.insert("named".into(), json!(self.named()));
+        }
+        let public = &self.composition.public;
+        // A container's interface is not in the agent's network.
+        let shield = public.shield.as_ref().filter(|_| !kernel.by_engine);
+        if let (Some(shield), Some(fields)) = (shield, document.as_object_mut()) {
+            let shield = json!({
+                "interfaces": shield.interfaces,
+                "ports": [public.port.value],
+                "connections": shield.connections,
+                "allow": shield.allow,
+                "feeders": [public.component.value],
+            });
+            fields.insert("shield".into(), shield);
+        }
+        document
+    }
+
+    /// Those whose connections are led to their proxy, each with what it may do beside that.
+    fn captured(&self, kernel: &Interception) -> Vec<Value> {
         let sidecars = self.composition.sidecars();
         let captured = sidecars.filter(|(_, sidecar)| sidecar.captured.is_some());
         let egress = self
@@ -95,8 +144,8 @@ impl Rendering<'_> {
             }
             json!({
                 "workload": component.name.value,
-                "app": group(component, Side::App),
-                "proxy": group(component, Side::Proxy),
+                "app": group(kernel, component, Side::App),
+                "proxy": group(kernel, component, Side::Proxy),
                 "capture": super::captured(sidecar, Some(kernel)),
                 // The same ports, over UDP.
                 "names": super::captured(sidecar, Some(kernel)),
@@ -105,49 +154,7 @@ impl Rendering<'_> {
                 "ports": [sidecar.app.value, sidecar.app_admin.value],
             })
         });
-        let own = |component: &&Component| {
-            let role = self.composition.role(component);
-            matches!(role, Some(Role::Ingress | Role::Egress))
-        };
-        let uncaptured = self
-            .composition
-            .components
-            .iter()
-            .filter(own)
-            .map(|component| {
-                let side = match self.composition.role(component) {
-                    Some(Role::Egress) => Side::Proxy,
-                    _ => Side::App,
-                };
-                json!({ "workload": component.name.value, "group": group(component, side) })
-            });
-        let mesh = self.composition.mesh.as_ref();
-        let acceleration = mesh.and_then(|mesh| mesh.acceleration.as_ref());
-        let acceleration = acceleration.map(|wish| wish.value);
-        let mut document = json!({
-            "object": kernel.object, "slice": kernel.slice, "pins": kernel.pins,
-            "workloads": workloads.collect::<Vec<_>>(),
-            "uncaptured": uncaptured.collect::<Vec<_>>(),
-            "acceleration": acceleration.unwrap_or(Acceleration::Off),
-        });
-        if kernel.by_engine
-            && let Some(fields) = document.as_object_mut()
-        {
-            fields.insert("groups".into(), json!("engine"));
-            fields.insert("named".into(), json!(self.named()));
-        }
-        let public = &self.composition.public;
-        if let (Some(shield), Some(fields)) = (&public.shield, document.as_object_mut()) {
-            let shield = json!({
-                "interfaces": shield.interfaces,
-                "ports": [public.port.value],
-                "connections": shield.connections,
-                "allow": shield.allow,
-                "feeders": [public.component.value],
-            });
-            fields.insert("shield".into(), shield);
-        }
-        document
+        workloads.collect()
     }
 
     /// Where the public listener is dialled past a proxy: everywhere it stands, or by its name.
@@ -233,4 +240,9 @@ impl Rendering<'_> {
         }
         deliveries
     }
+}
+
+/// The control group of one side of a component.
+fn group(kernel: &Interception, component: &Component, side: Side) -> PathBuf {
+    kernel.group(&component.name.value, side)
 }

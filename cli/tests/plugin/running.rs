@@ -246,11 +246,7 @@ fn r93_a_module_runs_as_the_gateway_would_configure_it() {
     // Through the first, which lets it pass, to the second, which does not.
     let (status, body) = get(before.address, Some("acme"));
     assert_eq!((status, body.as_str()), (400, "name a tenant\n"));
-    assert!(
-        before.said().contains("GET /orders 400 by upstream"),
-        "{}",
-        before.said()
-    );
+    before.wait_for_line("GET /orders 400 by upstream");
     // A module is taken into use when its file is saved, and not when it is none.
     fs::write(here.join("m.wasm"), "no module").unwrap();
     upstream.wait_for_line("the last good one serves on");

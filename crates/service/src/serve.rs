@@ -3,7 +3,7 @@
 //! Owns: the order of the end. Stop accepting → finish open requests and data paths within the
 //! drain time → drop background work → close the admin listener.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{Extension, Router, extract::DefaultBodyLimit, middleware as axum_middleware};
 use futures_util::future::BoxFuture;
@@ -27,6 +27,8 @@ use crate::{
 
 /// Connections of the admin listener: a few probes and a scraper.
 const MAX_ADMIN_CONNECTIONS: usize = 64;
+/// After which the start is over, and then the start of what runs in the background.
+const STARTS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
 /// Serves `app` until [`Shell::shutdown`], then drains. An error is a failed bind or a defect of the
 /// component: background work that panicked, or a data path that ended by itself.
@@ -102,6 +104,7 @@ pub(crate) async fn serve_on(
     tracing::info!(listen = mesh_text, admin = %admin_address, identity = %shell.spiffe_id(), "ready");
 
     let mut work = Work::start(app.background, app.data_paths);
+    tokio::spawn(shed_what_the_start_took());
     let outcome = tokio::select! {
         // First: a data path that ends because of it has not ended by itself.
         biased;
@@ -114,6 +117,17 @@ pub(crate) async fn serve_on(
     admin_stop.cancel();
     while listeners.join_next().await.is_some() {}
     outcome
+}
+
+/// Gives back the code that only a start runs through: the listeners', and then that of what begins in the background.
+async fn shed_what_the_start_took() {
+    for pause in STARTS {
+        tokio::time::sleep(pause).await;
+        match ringwall_resident::shed_program() {
+            Ok(bytes) => tracing::debug!(bytes, "the program's pages are given back"),
+            Err(error) => tracing::debug!(%error, "the program's pages cannot be given back"),
+        }
+    }
 }
 
 async fn drain(shell: &Shell, open: &TaskTracker, work: &mut Work, kill: &CancellationToken) {

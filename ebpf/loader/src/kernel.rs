@@ -18,6 +18,9 @@ use crate::programs::{self, ACCELERATION, CAPTURE, ENFORCEMENT};
 use crate::tier::{self, Tier};
 use crate::{bpffs, cgroup, sys};
 
+/// The folder of pinned links, below the platform's pins.
+const LINKS: &str = "links";
+
 /// Where a platform's workloads are, and where its pins.
 #[derive(Clone, Debug)]
 pub struct Slice {
@@ -92,7 +95,7 @@ impl Kernel {
         let level = cgroup::depth(&slice.path)? + 1;
         bpffs::prepare(&slice.pins)?;
         let maps_folder = bpffs::folder(&slice.pins, &maps_name())?;
-        bpffs::folder(&slice.pins, "links")?;
+        bpffs::folder(&slice.pins, LINKS)?;
         let mut loader = EbpfLoader::new();
         let level = i32::try_from(level).unwrap_or(i32::MAX);
         loader.override_global("LEVEL", &level, true);
@@ -161,6 +164,11 @@ impl Kernel {
             path: pins.to_path_buf(),
             source,
         };
+        let links = fs::read_dir(pins.join(LINKS)).into_iter().flatten();
+        for entry in links.flatten() {
+            let link = sys::open_pin(&entry.path()).map_err(failed)?;
+            sys::detach(&link).map_err(failed)?;
+        }
         match fs::remove_dir_all(pins) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
@@ -200,7 +208,7 @@ impl Kernel {
 
     /// Puts the new programs behind the links that are pinned, one by one and each at once.
     fn replace_pinned(&self) -> Result<()> {
-        let links = self.slice.pins.join("links");
+        let links = self.slice.pins.join(LINKS);
         for name in programs::all() {
             if self.is_not_loaded(name) {
                 // What a predecessor could load stands as it is.
@@ -238,7 +246,7 @@ impl Kernel {
     pub(crate) fn link(&self, program: &str, number: u64) -> PathBuf {
         self.slice
             .pins
-            .join("links")
+            .join(LINKS)
             .join(format!("{program}-{number}"))
     }
 }

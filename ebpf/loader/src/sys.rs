@@ -16,6 +16,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `union bpf_attr` as far as these calls read it; the kernel wants the rest to be zero, or not there.
 #[repr(C)]
@@ -133,6 +134,11 @@ pub(crate) fn replace_program(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Re
         old_prog_fd: 0,
     };
     bpf(BPF_LINK_UPDATE, &attribute).map(drop)
+}
+
+/// The link's program does not run any more when this returns; without a pin alone it goes on until the kernel comes to it.
+pub(crate) fn detach(link: &OwnedFd) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &number(link)?).map(drop)
 }
 
 fn number(descriptor: &impl AsRawFd) -> io::Result<u32> {

@@ -131,6 +131,11 @@ const TRY_KERNEL: &str = "try-kernel";
 
 /// What this binary does in place of being an agent, where its words say so.
 pub(crate) fn errand(words: &[OsString]) -> Option<ExitCode> {
+    if let [word, pins] = words
+        && word.to_str() == Some(RELEASE)
+    {
+        return Some(ended(release(Path::new(pins))));
+    }
     let [word, first, second] = words else {
         return None;
     };
@@ -141,10 +146,23 @@ pub(crate) fn errand(words: &[OsString]) -> Option<ExitCode> {
         acceleration::CANARY => acceleration::fly(first, second),
         _ => return None,
     };
-    Some(done.unwrap_or_else(|why| {
+    Some(ended(done))
+}
+
+fn ended(done: Result<ExitCode, String>) -> ExitCode {
+    done.unwrap_or_else(|why| {
         eprintln!("{why}");
         ExitCode::FAILURE
-    }))
+    })
+}
+
+/// `ringwall-agent release PINS`: the end of a platform's interception, where no supervisor sees to it. Natively `ringwall up`
+/// does.
+const RELEASE: &str = "release";
+
+fn release(pins: &Path) -> Result<ExitCode, String> {
+    Kernel::remove(pins).map_err(|error| error.to_string())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether this kernel and our privileges do it all: everything is loaded, attached to a group of its own below `slice`, and

@@ -8,6 +8,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 use ringwall_ebpf_loader::Kernel;
 use ringwall_service::StartError;
 
+use crate::config::kernel::AccelerationWish;
 use crate::config::{Config, Delivery};
 
 /// For the kernel's part: loading and reading programs and maps.
@@ -19,6 +20,8 @@ const KERNEL: [(Capability, &str); 3] = [
     ),
     (Capability::CAP_PERFMON, "what programs read of the kernel"),
 ];
+/// For the trial's control groups, beside the slice: the root of control groups is nobody's to write to.
+const TRIAL: Capability = Capability::CAP_DAC_OVERRIDE;
 /// For files that are another user's.
 const OWNERS: [Capability; 2] = [
     // They are given away.
@@ -61,10 +64,9 @@ pub(crate) fn narrow(config: &Config) -> Result<(), StartError> {
     }
     let needed = needed(config);
     let mut kept: CapsHashSet = needed.intersection(&had).copied().collect();
-    if needed
-        .iter()
-        .any(|capability| KERNEL.iter().any(|(known, _)| known == capability) && !had.contains(capability))
-    {
+    if needed.iter().any(|capability| {
+        KERNEL.iter().any(|(known, _)| known == capability) && !had.contains(capability)
+    }) {
         kept.insert(Capability::CAP_SYS_ADMIN);
     }
     // The bounding set goes first: it takes a capability to do so. Who has not that one gains nothing by it.
@@ -83,8 +85,11 @@ pub(crate) fn narrow(config: &Config) -> Result<(), StartError> {
 
 fn needed(config: &Config) -> CapsHashSet {
     let mut needed = CapsHashSet::new();
-    if config.kernel.is_some() {
+    if let Some(kernel) = &config.kernel {
         needed.extend(KERNEL.iter().map(|(capability, _)| *capability));
+        if kernel.acceleration == AccelerationWish::Auto {
+            needed.insert(TRIAL);
+        }
     }
     if config
         .deliver

@@ -36,6 +36,14 @@ impl Version {
         self.is_retired.load(Ordering::Acquire)
     }
 
+    /// Workers let go of its instances; streams keep theirs.
+    fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        for worker in self.module.inner.runtime.workers() {
+            worker.retire(self.id);
+        }
+    }
+
     fn new(module: Module, spec: PluginSpec) -> Result<Arc<Self>, Error> {
         let size = module.inspect().size;
         if size > spec.limits.module {
@@ -191,10 +199,7 @@ impl Plugin {
             .chain([&before.stable])
             .filter(|version| !kept(version))
         {
-            retired.is_retired.store(true, Ordering::Release);
-            for worker in retired.module.inner.runtime.workers() {
-                worker.retire(retired.id);
-            }
+            retired.retire();
         }
     }
 
@@ -218,6 +223,15 @@ impl Plugin {
             expected: expected.to_string(),
             found: spec.name.to_string(),
         })
+    }
+}
+
+/// A plugin that no configuration names any more has no instance, no timer and no call of its own left.
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        for version in self.versions() {
+            version.retire();
+        }
     }
 }
 

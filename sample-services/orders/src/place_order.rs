@@ -58,7 +58,7 @@ pub(crate) async fn place_order(
     let catalogue = shop.inventory.catalogue().await?;
     let draft = Draft::price(placement, &catalogue)?;
 
-    let order = match shop.store.begin(draft).await? {
+    let order = match shop.store.begin(&draft).await? {
         Begun::Now(order) => order,
         Begun::Before(order) => return Ok(Placed::Before(order)),
     };

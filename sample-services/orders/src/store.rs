@@ -1,9 +1,11 @@
 //! All SQL of orders: the orders themselves and the outbox of their events, in PostgreSQL.
 //!
 //! Owns: the invariants that a user's idempotency key names one order, that an order leaves
-//! `pending` once, and that `placed` and its event are one commit. It must not speak HTTP. Read
-//! next: `store/row.rs` (rows become orders), `relay.rs` (what empties the outbox).
+//! `pending` once, and that `placed` and its event are one commit; each step may be taken again where its
+//! connection breaks (`store/again.rs`). It must not speak HTTP. Read next: `store/row.rs` (rows become
+//! orders), `relay.rs` (what empties the outbox).
 
+mod again;
 mod row;
 
 use std::time::Duration;
@@ -14,6 +16,7 @@ use ringwall_store::postgres::Postgres;
 use ringwall_store::postgres::tokio_postgres::types::Json;
 use uuid::Uuid;
 
+use self::again::again;
 use self::row::{ORDER_COLUMNS, order_from};
 use crate::draft::{Draft, Placement};
 use crate::error::OrderError;
@@ -90,6 +93,10 @@ impl OrderStore {
         &self,
         placement: &Placement,
     ) -> Result<Option<Order>, OrderError> {
+        again(|| self.find_under_key(placement)).await
+    }
+
+    async fn find_under_key(&self, placement: &Placement) -> Result<Option<Order>, OrderError> {
         let client = self.postgres.client().await?;
         let statement = client
             .prepare_cached(&format!(
@@ -115,7 +122,11 @@ impl OrderStore {
         db.system.name = "postgresql",
         db.operation.name = "INSERT",
     ))]
-    pub(crate) async fn begin(&self, draft: Draft) -> Result<Begun, OrderError> {
+    pub(crate) async fn begin(&self, draft: &Draft) -> Result<Begun, OrderError> {
+        again(|| self.insert(draft)).await
+    }
+
+    async fn insert(&self, draft: &Draft) -> Result<Begun, OrderError> {
         let client = self.postgres.client().await?;
         let statement = client
             .prepare_cached(&format!(
@@ -144,13 +155,15 @@ impl OrderStore {
             )
             .await?;
         drop(client);
-        match inserted {
-            Some(row) => order_from(&row).map(Begun::Now),
-            None => self
-                .order_under_key(&draft.placement)
-                .await?
-                .map(Begun::Before)
-                .ok_or(OrderError::BrokenOrder(draft.id)),
+        if let Some(row) = inserted {
+            return order_from(&row).map(Begun::Now);
+        }
+        let before = self.find_under_key(&draft.placement).await?;
+        match before {
+            // Ours, of an attempt whose answer was lost.
+            Some(order) if order.id == draft.id => Ok(Begun::Now(order)),
+            Some(order) => Ok(Begun::Before(order)),
+            None => Err(OrderError::BrokenOrder(draft.id)),
         }
     }
 
@@ -165,6 +178,10 @@ impl OrderStore {
         db.operation.name = "UPDATE",
     ))]
     pub(crate) async fn place(&self, order_id: OrderId) -> Result<Order, OrderError> {
+        again(|| self.update_placed(order_id)).await
+    }
+
+    async fn update_placed(&self, order_id: OrderId) -> Result<Order, OrderError> {
         let client = self.postgres.client().await?;
         let statement = client
             .prepare_cached(&format!(
@@ -204,15 +221,18 @@ impl OrderStore {
         order_id: OrderId,
         status: OrderStatus,
     ) -> Result<(), OrderError> {
-        let client = self.postgres.client().await?;
-        client
-            .execute(
-                "UPDATE orders SET status = $2, release_due = true, settled_at = now()
-                 WHERE id = $1 AND status = 'pending'",
-                &[&order_id.uuid(), &status.as_str()],
-            )
-            .await?;
-        Ok(())
+        again(async || {
+            let client = self.postgres.client().await?;
+            client
+                .execute(
+                    "UPDATE orders SET status = $2, release_due = true, settled_at = now()
+                     WHERE id = $1 AND status = 'pending'",
+                    &[&order_id.uuid(), &status.as_str()],
+                )
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Notes that inventory has the stock of an unplaced order back.
@@ -233,6 +253,14 @@ impl OrderStore {
         user: &Subject,
         order_id: OrderId,
     ) -> Result<Option<Order>, OrderError> {
+        again(|| self.find_of(user, order_id)).await
+    }
+
+    async fn find_of(
+        &self,
+        user: &Subject,
+        order_id: OrderId,
+    ) -> Result<Option<Order>, OrderError> {
         let client = self.postgres.client().await?;
         let statement = client
             .prepare_cached(&format!(
@@ -247,6 +275,15 @@ impl OrderStore {
 
     /// A user's orders, newest first, older than `before`.
     pub(crate) async fn history(
+        &self,
+        user: &Subject,
+        before: Option<OrderId>,
+        limit: i64,
+    ) -> Result<Vec<Order>, OrderError> {
+        again(|| self.page(user, before, limit)).await
+    }
+
+    async fn page(
         &self,
         user: &Subject,
         before: Option<OrderId>,

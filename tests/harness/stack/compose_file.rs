@@ -43,7 +43,11 @@ pub(super) fn resolved(port: u16, tag: &str) -> Result<Value> {
         // The engine chooses for the overlay's pages, which nobody finds by number.
         .envs(UI_PORTS.map(|name| (name, "0")))
         .args(["compose", "--profile", "*"])
-        .args(files.iter().flat_map(|file| [OsStr::new("-f"), file.as_os_str()]))
+        .args(
+            files
+                .iter()
+                .flat_map(|file| [OsStr::new("-f"), file.as_os_str()]),
+        )
         // Not as JSON: that form loses limits of zero.
         .args(["config", "--format", "yaml"])
         .env("RINGWALL_PORT", port.to_string())

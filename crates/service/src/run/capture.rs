@@ -107,7 +107,10 @@ mod tests {
 
     #[tokio::test]
     async fn attack_without_the_kernel_nothing_begins() {
-        assert!(!refuses(), "these tests run outside of every workload's group");
+        assert!(
+            !refuses(),
+            "these tests run outside of every workload's group"
+        );
         let waited = tokio::time::timeout(LOOK * 3, awaited()).await;
         assert!(waited.is_err());
     }

@@ -69,8 +69,8 @@ impl Trial {
             .collect();
         let shown = shown.join(", ");
         // What is no number is no gain.
-        let loses = |figure: &Figure| !(figure.gain >= NO_LOSS);
-        if !(exchange.gain >= WORTH) || self.figures.iter().any(loses) {
+        let loses = |figure: &Figure| figure.gain.is_nan() || figure.gain < NO_LOSS;
+        if exchange.gain.is_nan() || exchange.gain < WORTH || self.figures.iter().any(loses) {
             return Acceleration::Refused(format!(
                 "it gains too little here: {shown}; asked for are {WORTH}× for {PING_PONG} and at least {NO_LOSS}× for the rest"
             ));

@@ -25,6 +25,7 @@ mod names;
 mod policy;
 mod shield;
 mod steering;
+mod suites;
 mod wire;
 mod world;
 
@@ -37,30 +38,12 @@ fn main() -> ExitCode {
     if words.get(1).is_some_and(|word| word == "helper") {
         return helper::run(&words[2..]);
     }
-    let mut trials = Vec::new();
-    for tests in [
-        capture::TESTS,
-        envoy::TESTS,
-        inbound::TESTS,
-        names::TESTS,
-        bind::TESTS,
-        acceleration::TESTS,
-        steering::TESTS,
-        hosts::TESTS,
-        policy::TESTS,
-        escape::TESTS,
-        lifecycle::TESTS,
-        wire::TESTS,
-        equivalence::TESTS,
-        shield::TESTS,
-        shield::lists::TESTS,
-    ] {
-        for (name, test) in tests {
-            trials.push(Trial::test(*name, move || {
-                test();
-                Ok(())
-            }));
-        }
-    }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let trials = suites::ALL.into_iter().flatten();
+    let trials = trials.map(|(name, test)| {
+        Trial::test(*name, move || {
+            test();
+            Ok(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }

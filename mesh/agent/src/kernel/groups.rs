@@ -110,14 +110,19 @@ pub(super) fn make(config: &KernelConfig) -> io::Result<()> {
         return Ok(());
     }
     for group in config.groups() {
-        fs::create_dir_all(group)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", group.display())))?;
+        fs::create_dir_all(group).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", group.display()))
+        })?;
     }
     Ok(())
 }
 
 /// Enrols every group, and withdraws what nobody names any more.
-pub(super) fn enrol(kernel: &mut Kernel, config: &KernelConfig, found: &Found) -> Result<(), Error> {
+pub(super) fn enrol(
+    kernel: &mut Kernel,
+    config: &KernelConfig,
+    found: &Found,
+) -> Result<(), Error> {
     for workload in &config.workloads {
         kernel.enrol(&Enrolment::proxy(&workload.workload, &workload.proxy))?;
         let direct = found.all(&workload.direct);
@@ -295,9 +300,8 @@ mod tests {
         let place = |driver: Driver| driver.place(Path::new("/cg"), Path::new(GROUP));
         let own = PathBuf::from(r"/cg/ringwall-app-spa\x2dproxy.slice");
         assert_eq!(place(Driver::Engine), own);
-        let steps = PathBuf::from(
-            r"/cg/ringwall.slice/ringwall-app.slice/ringwall-app-spa\x2dproxy.slice",
-        );
+        let steps =
+            PathBuf::from(r"/cg/ringwall.slice/ringwall-app.slice/ringwall-app-spa\x2dproxy.slice");
         assert_eq!(place(Driver::Systemd), steps);
     }
 

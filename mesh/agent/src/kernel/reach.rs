@@ -72,7 +72,8 @@ impl Known {
             .iter()
             .map(|(name, addresses)| {
                 let looked_up = named.get(name).into_iter().flatten();
-                let all: BTreeSet<SocketAddr> = addresses.iter().chain(looked_up).copied().collect();
+                let all: BTreeSet<SocketAddr> =
+                    addresses.iter().chain(looked_up).copied().collect();
                 (name.as_str(), all.into_iter().collect())
             })
             .collect();

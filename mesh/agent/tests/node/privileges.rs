@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("agent_without_the_kernel_keeps_no_capability", nothing),
     ("agent_keeps_what_files_of_others_take", files_of_others),
     ("agent_with_the_kernel_keeps_three_capabilities", kernel),
+    ("agent_that_tries_acceleration_keeps_one_more", acceleration),
     (
         "agent_that_lacks_a_capability_says_so_and_ends_with_77",
         lacking,
@@ -61,7 +62,7 @@ fn files_of_others() {
     let stack = Stack::start(&Settings {
         workloads: &[&postgres],
         extra: format!(
-            "deliver:\n  - {{ kind: server, workload: {postgres}, dns: [postgres], directory: {}, owner: {{ uid: 1, gid: 1 }}, reload: \
+            "deliver:\n  - {{ kind: server, workload: {postgres}, dns: [{postgres}.test], directory: {}, owner: {{ uid: 1, gid: 1 }}, reload: \
              {{ sighup: {} }} }}\n",
             folder.path().join("tls").display(),
             pid_file.display()
@@ -93,10 +94,10 @@ impl Drop for Pins {
     }
 }
 
-fn with_kernel(slice: &Cgroup, pins: &Pins) -> Settings<'static> {
+fn with_kernel(slice: &Cgroup, pins: &Pins, acceleration: &str) -> Settings<'static> {
     Settings {
         extra: format!(
-            "kernel: {{ object: {}, slice: {}, pins: {}, acceleration: auto }}\n",
+            "kernel: {{ object: {}, slice: {}, pins: {}, acceleration: {acceleration} }}\n",
             object().display(),
             slice.path().display(),
             pins.0.display()
@@ -109,7 +110,13 @@ fn kernel() {
     let name = unique("ringwall-privileges");
     let slice = Cgroup::v2(&name);
     let pins = Pins(Path::new("/sys/fs/bpf").join(&name));
-    let mut stack = Stack::prepare(&with_kernel(&slice, &pins));
+    let stack = with_programs(&with_kernel(&slice, &pins, "off"));
+    assert_keeps(&stack, BPF | NET_ADMIN | PERFMON);
+}
+
+/// An agent whose programs are at work.
+fn with_programs(settings: &Settings<'_>) -> Stack {
+    let mut stack = Stack::prepare(settings);
     stack.start_plane();
     stack.start_agent();
     until("the kernel takes part", || {
@@ -118,7 +125,15 @@ fn kernel() {
             .contains("the kernel captures and enforces")
             .then_some(())
     });
-    assert_keeps(&stack, BPF | NET_ADMIN | PERFMON);
+    stack
+}
+
+fn acceleration() {
+    let name = unique("ringwall-privileges");
+    let slice = Cgroup::v2(&name);
+    let pins = Pins(Path::new("/sys/fs/bpf").join(&name));
+    let mut stack = with_programs(&with_kernel(&slice, &pins, "auto"));
+    assert_keeps(&stack, BPF | NET_ADMIN | PERFMON | DAC_OVERRIDE);
     // They are enough for the trial of acceleration, which is another process; what comes of it is the kernel's.
     let told = until("the trial has ended", || {
         let log = stack.log("agent");
@@ -146,7 +161,7 @@ fn lacking() {
     let name = unique("ringwall-privileges");
     let slice = Cgroup::v2(&name);
     let pins = Pins(Path::new("/sys/fs/bpf").join(&name));
-    let mut stack = Stack::prepare(&with_kernel(&slice, &pins));
+    let mut stack = Stack::prepare(&with_kernel(&slice, &pins, "off"));
     stack.start_plane();
     stack.start_agent_under(&["setpriv", "--bounding-set=-all,+bpf,+perfmon,+setpcap"]);
     assert_eq!(stack.agent_ends(), Some(77));

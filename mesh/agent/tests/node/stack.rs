@@ -117,7 +117,11 @@ impl Stack {
     fn write_configs(&self, settings: &Settings<'_>) {
         let [mesh, plane_admin, bootstrap, agent_admin, unused] = self.ports;
         let root = self.folder.path().display();
-        let entry = |name: &&str| format!("  - {{ name: {name}, owner: tests, nodes: [local] }}\n");
+        let entry = |name: &&str| {
+            format!(
+                "  - {{ name: {name}, owner: tests, nodes: [local], server_names: [{name}.test] }}\n"
+            )
+        };
         let services: String = settings.workloads.iter().map(entry).collect();
         let services = if services.is_empty() {
             " []\n".into()

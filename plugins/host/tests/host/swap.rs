@@ -48,6 +48,20 @@ async fn r92_a_stream_ends_on_the_version_that_it_began_with() {
 }
 
 #[tokio::test]
+async fn r92_a_plugin_that_is_no_longer_named_leaves_with_its_last_stream() {
+    let bed = Bed::new(&numbered(1));
+    let plugin = Plugin::new(&load(&bed.runtime, &numbered(2)), spec()).unwrap();
+    assert_eq!(bed.metric("instances"), 2);
+    let stream = bed.worker.open(&Chain::new([plugin]), info());
+    let passed = stream.request(request("")).await.unwrap();
+    assert_eq!(bed.metric("instances"), 2, "the stream keeps its own");
+    let answer = stream.response(response("x")).await.unwrap();
+    assert_eq!(answer.headers()["x-status"], "2");
+    drop((stream, passed, answer));
+    assert_eq!(bed.metric("instances"), 1, "it is left in the worker");
+}
+
+#[tokio::test]
 async fn r92_a_version_that_cannot_be_configured_changes_nothing() {
     let bed = Bed::new(&numbered(1));
     let bad = r#"(func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 0))"#;
