@@ -19,12 +19,10 @@ const OBJECTS: [&str; 2] = ["ringwall.bpf.o", "../ebpf/ringwall.bpf.o"];
 /// Where the kernel keeps what must outlive the agent.
 const BPF_FS: &str = "/sys/fs/bpf";
 
-/// The same in the agent's container: the image has the programs, the machine's control groups and bpffs are mounted.
-const IN_CONTAINER: [&str; 3] = [
-    "/usr/share/ringwall/ringwall.bpf.o",
-    "/sys/fs/cgroup",
-    "/sys/fs/bpf/ringwall-containers",
-];
+/// The same in the agent's image.
+const IN_IMAGE: &str = "/usr/share/ringwall/ringwall.bpf.o";
+/// Where the machine's control groups are in the agent's container.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -46,20 +44,28 @@ pub(crate) struct Interception {
     pub(crate) slice: PathBuf,
     /// Where programs, maps and links are pinned.
     pub(crate) pins: PathBuf,
-    /// A container engine makes the groups, by `cgroup_parent`; `slice` is where control groups are mounted.
-    pub(crate) by_engine: bool,
+    /// A container engine makes the groups, by `cgroup_parent`, and so they begin; `slice` is where control groups are mounted.
+    pub(crate) by_engine: Option<String>,
 }
 
 impl Interception {
-    /// Where the group of a component, or of its proxy, stands; in containers it is named as in compose.yaml.
+    /// Where the group of a component, or of its proxy, stands.
     pub(crate) fn group(&self, name: &str, side: Side) -> PathBuf {
-        let name = match self.by_engine {
-            // A hyphen is a step downwards to systemd, which may make it.
-            true => name.replace('-', r"\x2d"),
-            false => name.to_owned(),
-        };
-        group_below(&self.slice, &name, side)
+        match &self.by_engine {
+            Some(prefix) => self.slice.join(parent_of_container(prefix, name, side)),
+            None => group_below(&self.slice, name, side),
+        }
     }
+}
+
+/// `cgroup_parent` of a component, or of its proxy, as compose.yaml has it.
+pub(crate) fn parent_of_container(prefix: &str, name: &str, side: Side) -> String {
+    let side = match side {
+        Side::App => "app",
+        Side::Proxy => "proxy",
+    };
+    // A hyphen is a step downwards to systemd, which may make it.
+    format!("{prefix}-{side}-{}.slice", name.replace('-', r"\x2d"))
 }
 
 /// What came of the wish.
@@ -81,17 +87,16 @@ impl std::fmt::Display for Choice {
 
 impl Choice {
     /// In containers nothing can be tried before the agent's container runs: it does not start where the kernel cannot.
-    pub(crate) fn in_containers(wish: Wish) -> Self {
+    pub(crate) fn in_containers(wish: Wish, prefix: &str) -> Self {
         if wish == Wish::Userspace {
             return Self::userspace("asked for by --interception userspace");
         }
-        let [object, slice, pins] = IN_CONTAINER.map(PathBuf::from);
         Self {
             kernel: Some(Interception {
-                object,
-                slice,
-                pins,
-                by_engine: true,
+                object: IN_IMAGE.into(),
+                slice: CGROUPS.into(),
+                pins: Path::new(BPF_FS).join(format!("{prefix}-containers")),
+                by_engine: Some(prefix.to_owned()),
             }),
             reason: None,
         }
@@ -127,7 +132,7 @@ pub(crate) fn choose(
                 object,
                 slice: slice.path().to_path_buf(),
                 pins: Path::new(BPF_FS).join(name),
-                by_engine: false,
+                by_engine: None,
             };
             match ask(binaries, &kernel) {
                 Ok(()) => Choice {

@@ -22,6 +22,7 @@ use crate::error::CliError;
 use crate::files;
 use crate::interception::Interception;
 use crate::output::say;
+use crate::render::PREFIX;
 use crate::render::Rendering;
 use crate::site::Site;
 
@@ -45,6 +46,8 @@ pub(crate) struct Choices {
     pub(crate) spawned: bool,
     /// Where the kernel leads components' calls to their proxies.
     pub(crate) kernel: Option<Interception>,
+    /// What `cgroup_parent` begins with in containers.
+    pub(crate) prefix: Option<String>,
 }
 
 /// Makes sure of everything that the components read.
@@ -74,6 +77,7 @@ pub(crate) fn run(
         database_user,
         spawned: choices.spawned,
         kernel: choices.kernel.as_ref(),
+        prefix: choices.prefix.as_deref().unwrap_or(PREFIX),
         ..Rendering::new(composition, site, profile)
     };
     write_configs(&rendering)?;

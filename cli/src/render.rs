@@ -18,6 +18,9 @@ use crate::error::CliError;
 use crate::interception::Interception;
 use crate::site::Site;
 
+/// What `cgroup_parent` begins with, where nobody says otherwise: the agent knows it by itself.
+pub(crate) const PREFIX: &str = "ringwall";
+
 /// What all configurations are rendered from.
 pub(crate) struct Rendering<'a> {
     pub(crate) composition: &'a Composition,
@@ -29,6 +32,8 @@ pub(crate) struct Rendering<'a> {
     pub(crate) spawned: bool,
     /// Where the kernel leads components' calls to their proxies.
     pub(crate) kernel: Option<&'a Interception>,
+    /// What `cgroup_parent` begins with in containers.
+    pub(crate) prefix: &'a str,
 }
 
 /// One file: whose it is, which binary reads it, its YAML text.
@@ -52,6 +57,7 @@ impl<'a> Rendering<'a> {
             database_user: None,
             spawned: false,
             kernel: None,
+            prefix: PREFIX,
         }
     }
 
@@ -102,7 +108,7 @@ impl<'a> Rendering<'a> {
     /// Whether the kernel drops, for this component, sources that it says.
     fn feeds_shield(&self, component: &Component) -> bool {
         let public = &self.composition.public;
-        self.kernel.is_some_and(|kernel| !kernel.by_engine)
+        self.kernel.is_some_and(|kernel| kernel.by_engine.is_none())
             && public.shield.is_some()
             && public.component.value == component.name.value
     }

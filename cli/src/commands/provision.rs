@@ -22,6 +22,7 @@ use crate::provision::delivery;
 use crate::provision::intermediate::ExternalRoot;
 use crate::provision::rotation::{HOUSEKEEPING, Rotation};
 use crate::record::{Condition, Phase, Record};
+use crate::render::PREFIX;
 use crate::signals::{Signals, Wish};
 use crate::site::{self, Site};
 use crate::state::{Lock, StateDir};
@@ -48,6 +49,9 @@ pub(super) struct ProvisionArgs {
     /// deploy/compose/userspace.yaml
     #[arg(long, value_enum, default_value_t)]
     interception: interception::Wish,
+    /// What the names of control groups begin with, `cgroup_parent` in compose.yaml; of each platform on an engine another one
+    #[arg(long, value_name = "NAME", default_value = PREFIX)]
+    slice: String,
     /// Only tell whether everything is delivered and fresh: exit code 0, or 1 with the reason
     #[arg(long)]
     healthy: bool,
@@ -149,10 +153,11 @@ fn deliver(args: &ProvisionArgs, state: &StateDir) -> Result<Delivered, CliError
     })?;
     state.keep_profile(args.profile)?;
     let site = Site::containers(state, &args.run_dir);
-    let interception = Choice::in_containers(args.interception);
+    let interception = Choice::in_containers(args.interception, &args.slice);
     let choices = Choices {
         external: args.external.clone(),
         kernel: interception.kernel.clone(),
+        prefix: Some(args.slice.clone()),
         ..Choices::default()
     };
     let provisioned = crate::provision::run(&composition, &site, args.profile, &choices)?;

@@ -106,6 +106,7 @@ fn prepare(
         external: args.external.clone(),
         spawned: slice.is_none(),
         kernel: interception.kernel.clone(),
+        prefix: None,
     };
     let provisioned = provision::run(&composition, &site, profile, &choices)?;
     check::configs(&composition, &source.name, &state, &binaries)?;

@@ -23,7 +23,7 @@ fn rendered(text: &str, name: &str, intercepted: bool) -> Value {
         object: "/bin/ringwall.bpf.o".into(),
         slice: "/sys/fs/cgroup/ringwall-x.slice".into(),
         pins: "/sys/fs/bpf/ringwall-x".into(),
-        by_engine: false,
+        by_engine: None,
     };
     let rendering = Rendering {
         kernel: intercepted.then_some(&kernel),

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::Rendering;
+use super::{PREFIX, Rendering};
 use crate::cgroups::Side;
 use crate::composition::{Acceleration, Component, MONITOR, OPERATOR, Role};
-use crate::interception::Interception;
+use crate::interception::{Interception, parent_of_container};
 
 /// Whom everything in the platform's containers runs as (deploy/images/rootfs/etc/passwd).
 const CONTAINER_USER: u32 = 10_001;
@@ -63,10 +63,24 @@ impl Rendering<'_> {
         if site.has_own_network() {
             // A container does not see the host's cgroups. The engine alone makes those of containers, and its
             // volume is what nobody else reaches the socket through.
-            let engine_s = json!({ "require_owned_cgroups": false });
+            let engine_s = json!({ "require_owned_cgroups": false, "selectors": self.selectors() });
             document.insert("attestation".into(), engine_s);
         }
         document
+    }
+
+    /// Which control groups of containers are whose, where they have other names than the agent knows.
+    fn selectors(&self) -> BTreeMap<String, String> {
+        let components = self.composition.components.iter();
+        let both = components.flat_map(|component| {
+            let name = &component.name.value;
+            [Side::App, Side::Proxy].map(|side| {
+                let group = parent_of_container(self.prefix, name, side);
+                (group, self.composition.workload_of(component))
+            })
+        });
+        let named = self.prefix != PREFIX;
+        both.filter(|_| named).collect()
     }
 
     /// Which control groups the kernel binds to which proxies.
@@ -96,7 +110,7 @@ impl Rendering<'_> {
             "uncaptured": uncaptured.collect::<Vec<_>>(),
             "acceleration": acceleration.unwrap_or(Acceleration::Off),
         });
-        if kernel.by_engine
+        if kernel.by_engine.is_some()
             && let Some(fields) = document.as_object_mut()
         {
             fields.insert("groups".into(), json!("engine"));
@@ -104,7 +118,10 @@ impl Rendering<'_> {
         }
         let public = &self.composition.public;
         // A container's interface is not in the agent's network.
-        let shield = public.shield.as_ref().filter(|_| !kernel.by_engine);
+        let shield = public
+            .shield
+            .as_ref()
+            .filter(|_| kernel.by_engine.is_none());
         if let (Some(shield), Some(fields)) = (shield, document.as_object_mut()) {
             let shield = json!({
                 "interfaces": shield.interfaces,
@@ -189,7 +206,7 @@ impl Rendering<'_> {
     /// Certificates for those that read files. With programs for the kernel the agent is root, and files are the readers'.
     fn deliveries(&self) -> Vec<Value> {
         let mut deliveries = self.written();
-        if self.kernel.is_some_and(|kernel| kernel.by_engine) {
+        if self.kernel.is_some_and(|kernel| kernel.by_engine.is_some()) {
             for fields in deliveries.iter_mut().filter_map(Value::as_object_mut) {
                 let owner = json!({ "uid": CONTAINER_USER, "gid": CONTAINER_USER });
                 fields.insert("owner".into(), owner);

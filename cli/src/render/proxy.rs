@@ -19,7 +19,7 @@ pub(crate) fn captured(sidecar: &Sidecar, kernel: Option<&Interception>) -> Vec<
     };
     let families: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     // In containers there is no IPv6; it is their network that counts, and not ours.
-    let elsewhere = kernel.is_some_and(|kernel| kernel.by_engine);
+    let elsewhere = kernel.is_some_and(|kernel| kernel.by_engine.is_some());
     let own = |ip: &IpAddr| ip.is_ipv4() || (!elsewhere && UdpSocket::bind((*ip, 0)).is_ok());
     let families = families.into_iter().filter(own);
     families.map(|ip| (ip, port.value).into()).collect()

@@ -33,7 +33,7 @@ pub(super) struct Selection {
 }
 
 /// The whole `compose.yaml`, its overlays included, with everything resolved.
-pub(super) fn resolved(port: u16, tag: &str) -> Result<Value> {
+pub(super) fn resolved(port: u16, tag: &str, slice: &str) -> Result<Value> {
     let root = checkout()?;
     let mut files = vec![root.join("compose.yaml")];
     if !engine::knows_capability("BPF", &format!("ringwall/agent:{tag}"))? {
@@ -52,6 +52,7 @@ pub(super) fn resolved(port: u16, tag: &str) -> Result<Value> {
         .args(["config", "--format", "yaml"])
         .env("RINGWALL_PORT", port.to_string())
         .env("RINGWALL_TAG", tag)
+        .env("RINGWALL_SLICE", slice)
         .output()
         .context("cannot run docker: run `cargo xtask setup`")?;
     if !output.status.success() {

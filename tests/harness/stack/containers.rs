@@ -36,6 +36,9 @@ pub const POSTGRES: &str = "postgres";
 /// What the container is called that holds the network of a component and its proxy.
 const POD: &str = "-pod";
 const PROXY: &str = "-proxy";
+const AGENT: &str = "agent";
+/// The one program of a component's image.
+const COMPONENT: &str = "/usr/bin/ringwall-component";
 
 /// The project and what goes with it.
 pub(super) struct Platform {
@@ -75,7 +78,8 @@ impl Platform {
         cleanup::sweep()?;
         let declared = Declared::read()?;
         let port = free_port()?;
-        let compose = compose_file::resolved(port, &options::image_tag())?;
+        let project = project();
+        let compose = compose_file::resolved(port, &options::image_tag(), &project)?;
         let selection = compose_file::select(compose, needs)?;
         images_exist(&selection)?;
         let state = tempfile::Builder::new()
@@ -85,7 +89,7 @@ impl Platform {
         cleanup::mark(state.path())?;
         let database = declared.node(POSTGRES);
         let site = Site {
-            project: project(),
+            project,
             file: compose_file::write(&selection, state.path())?,
             services: selection.services,
             port,
@@ -143,7 +147,10 @@ impl Platform {
     /// Removes the project and reports what stays of it.
     pub(super) fn stop(mut self) -> Result<()> {
         if let Some(compose) = self.compose.take() {
+            let released = self.site.release();
             self.runtime.block_on(compose.down())?;
+            self.site.remove_groups();
+            released?;
         }
         let left = cleanup::left_of(&self.site.project)?;
         ensure!(left.is_empty(), "`down` has left {}", left.join(", "));
@@ -162,7 +169,9 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if let Some(compose) = self.compose.take() {
             // Nothing can be returned from here; the next run removes what stays.
+            let _ = self.site.release();
             let _ = self.runtime.block_on(compose.down());
+            self.site.remove_groups();
         }
     }
 }
@@ -390,6 +399,36 @@ impl Site {
         let file = self.file.to_str().context("the file's path is no UTF-8")?;
         let project = ["compose", "--project-name", &self.project, "-f", file];
         engine::docker(&[&project[..], arguments].concat())
+    }
+
+    /// Where this platform's programs are pinned.
+    fn pins(&self) -> String {
+        format!("/sys/fs/bpf/{}-containers", self.project)
+    }
+
+    /// Ends what the kernel does for this platform, as docs/containers.md has it.
+    fn release(&self) -> Result<()> {
+        if !self.services.iter().any(|service| service == AGENT) {
+            return Ok(());
+        }
+        let run = ["run", "--rm", "--no-deps", "--entrypoint", COMPONENT, AGENT];
+        self.compose(&[&run[..], &["release", &self.pins()]].concat())
+            .map(drop)
+    }
+
+    /// The engine leaves what `cgroup_parent` names; each of our platforms has other names.
+    fn remove_groups(&self) {
+        let mounts = std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten();
+        let mounts = mounts.flatten().map(|entry| entry.path());
+        for mount in mounts.chain([PathBuf::from("/sys/fs/cgroup")]) {
+            for entry in std::fs::read_dir(mount).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                if name.to_string_lossy().starts_with(&self.project) {
+                    // One that is somebody's still is not ours to remove, and cannot be.
+                    let _ = std::fs::remove_dir(entry.path());
+                }
+            }
+        }
     }
 
     /// Runs the probe inside a container's network and processes.
