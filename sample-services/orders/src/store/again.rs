@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use ringwall_store::StoreError;
 use ringwall_store::postgres::tokio_postgres::{self, error::SqlState};
@@ -13,6 +14,8 @@ use crate::error::OrderError;
 
 /// All connections may have ended at once, and the pool finds out one by one.
 const TIMES: usize = 3;
+/// In which it does.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Takes the step, and once more wherever its connection has ended under it.
 pub(super) async fn again<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
@@ -23,6 +26,7 @@ where
         match step().await {
             Err(error) if has_ended(&error) => {
                 tracing::info!(%error, "a connection to the database ended; another one is asked");
+                tokio::time::sleep(PAUSE).await;
             }
             done => return done,
         }
@@ -76,7 +80,9 @@ mod tests {
         let server = Server::shared("orders");
         let database = server.database().await;
         assert_eq!(taken(&database, 0).await, (1, true));
-        assert_eq!(taken(&database, 1).await, (2, true));
+        // The pool may lend the broken one a second time before it knows.
+        let (times, done) = taken(&database, 1).await;
+        assert!((2..=TIMES).contains(&times) && done, "{times}");
         assert_eq!(taken(&database, TIMES).await, (TIMES, false));
     }
 
