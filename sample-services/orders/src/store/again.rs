@@ -17,6 +17,27 @@ const TIMES: usize = 3;
 /// In which it does.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Between two tries of a step that waits for the database: a breaker on the way lets one connection through at first.
+const AWAY: Duration = Duration::from_millis(500);
+
+/// Takes the step as [`again`] does, and tries a database that is away for another while: for what costs somebody dearly
+/// when it is left to recovery.
+pub(super) async fn patiently<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
+where
+    F: Future<Output = Result<T, OrderError>>,
+{
+    for _ in 1..TIMES {
+        match again(&step).await {
+            Err(error) if is_away(&error) => {
+                tracing::info!(%error, "the database is away; it is asked again");
+                tokio::time::sleep(AWAY).await;
+            }
+            done => return done,
+        }
+    }
+    again(&step).await
+}
+
 /// Takes the step, and once more wherever its connection has ended under it.
 pub(super) async fn again<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
 where
@@ -32,6 +53,10 @@ where
         }
     }
     step().await
+}
+
+const fn is_away(error: &OrderError) -> bool {
+    matches!(error, OrderError::Store(StoreError::PostgresUnavailable(_)))
 }
 
 fn has_ended(error: &OrderError) -> bool {
@@ -52,9 +77,10 @@ fn has_ended(error: &OrderError) -> bool {
 mod tests {
     use std::cell::Cell;
 
+    use ringwall_store::StoreError;
     use ringwall_store::postgres::Postgres;
 
-    use super::{TIMES, again};
+    use super::{TIMES, again, patiently};
     use crate::error::OrderError;
     use crate::testing::Server;
 
@@ -84,6 +110,26 @@ mod tests {
         let (times, done) = taken(&database, 1).await;
         assert!((2..=TIMES).contains(&times) && done, "{times}");
         assert_eq!(taken(&database, TIMES).await, (TIMES, false));
+    }
+
+    #[tokio::test]
+    async fn r61_a_step_that_must_not_be_left_waits_for_the_database() {
+        let away = || OrderError::Store(StoreError::PostgresUnavailable("refused".into()));
+        let times = Cell::new(0);
+        let step = async || {
+            times.set(times.get() + 1);
+            if times.get() < TIMES {
+                Err(away())
+            } else {
+                Ok(())
+            }
+        };
+        assert!(patiently(step).await.is_ok());
+        times.set(0);
+        assert!(again(step).await.is_err());
+        assert_eq!(times.get(), 1, "others are told at once");
+        let for_ever = patiently(async || Err::<(), _>(away()));
+        assert!(for_ever.await.is_err());
     }
 
     #[tokio::test]
