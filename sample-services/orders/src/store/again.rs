@@ -16,9 +16,16 @@ use crate::error::OrderError;
 const TIMES: usize = 3;
 /// In which it does.
 const PAUSE: Duration = Duration::from_millis(20);
-
 /// Between two tries of a step that waits for the database: a breaker on the way lets one connection through at first.
 const AWAY: Duration = Duration::from_millis(500);
+
+/// Takes the step, and once more wherever its connection has ended under it.
+pub(super) async fn again<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
+where
+    F: Future<Output = Result<T, OrderError>>,
+{
+    tried(step, has_ended, PAUSE).await
+}
 
 /// Takes the step as [`again`] does, and tries a database that is away for another while: for what costs somebody dearly
 /// when it is left to recovery.
@@ -26,28 +33,22 @@ pub(super) async fn patiently<T, F>(step: impl Fn() -> F) -> Result<T, OrderErro
 where
     F: Future<Output = Result<T, OrderError>>,
 {
-    for _ in 1..TIMES {
-        match again(&step).await {
-            Err(error) if is_away(&error) => {
-                tracing::info!(%error, "the database is away; it is asked again");
-                tokio::time::sleep(AWAY).await;
-            }
-            done => return done,
-        }
-    }
-    again(&step).await
+    tried(|| again(&step), is_away, AWAY).await
 }
 
-/// Takes the step, and once more wherever its connection has ended under it.
-pub(super) async fn again<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
+async fn tried<T, F>(
+    step: impl Fn() -> F,
+    is_passing: impl Fn(&OrderError) -> bool,
+    pause: Duration,
+) -> Result<T, OrderError>
 where
     F: Future<Output = Result<T, OrderError>>,
 {
     for _ in 1..TIMES {
         match step().await {
-            Err(error) if has_ended(&error) => {
-                tracing::info!(%error, "a connection to the database ended; another one is asked");
-                tokio::time::sleep(PAUSE).await;
+            Err(error) if is_passing(&error) => {
+                tracing::info!(error = &error as &dyn Error, "the database is asked again");
+                tokio::time::sleep(pause).await;
             }
             done => return done,
         }
