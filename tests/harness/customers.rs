@@ -51,11 +51,11 @@ impl Pace {
         pause: PAUSE,
     };
 
-    /// Of one of so many of the same user.
+    /// Of one of so many of the same user, for half a minute at least: with three there are thirty orders each.
     pub fn shared(among: usize) -> Self {
         Self {
             most: (PAGE - UNDER_WAY) / among.max(1),
-            pause: PAUSE * 3 / 2,
+            pause: PAUSE * 4,
         }
     }
 }

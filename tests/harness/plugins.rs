@@ -15,8 +15,9 @@ use tokio::process::Command;
 use crate::operator::Said;
 use crate::stack::{StackInfo, built, checkout};
 
-/// A gateway or a proxy looks at its file each second.
-const TAKEN_OVER: Duration = Duration::from_secs(10);
+/// A gateway or a proxy looks at its file each second, and compiles the module, which in a debug build on a busy machine takes
+/// more than ten.
+const TAKEN_OVER: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs words of a shell where the author is, with nothing of this run's own folders: cargo's and rustup's stay, as there is

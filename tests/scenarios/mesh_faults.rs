@@ -166,7 +166,10 @@ async fn through(
         forbidden: forbidden?,
         away: back - begun,
     };
-    eprintln!("{seen:?}");
+    eprintln!(
+        "{} orders acknowledged, {} requests refused, {} forbidden ones tried; away for {:?}",
+        seen.acknowledged, seen.refused, seen.forbidden, seen.away
+    );
     judge(&ledgers, lost, begun, back + settling)?;
     ensure!(
         seen.forbidden > 0,

@@ -28,7 +28,7 @@ const SAID: [(&str, &str); 2] = [
 /// Changes of the module under load, and clients that ask meanwhile.
 const SWAPS: usize = 6;
 const CLIENTS: usize = 6;
-/// A module is a new one this soon after the file says so: a look each second, and a compilation in a debug build.
+/// New requests get a version this soon after it was taken over.
 const SOON: Duration = Duration::from_secs(5);
 /// Long enough for the head of a request to be filtered.
 const FILTERED: Duration = Duration::from_millis(300);

@@ -14,6 +14,18 @@ pub const TIMEOUT: &str = "timeout";
 pub const BAD_GATEWAY: &str = "bad-gateway";
 pub const TOO_MANY_REQUESTS: &str = "too-many-requests";
 
+/// Of a proxy on the way: nobody has seen the request.
+pub const UPSTREAM_UNREACHABLE: &str = "upstream-unreachable";
+pub const NO_ENDPOINT: &str = "no-endpoint";
+pub const NOT_READY: &str = "not-ready";
+pub const OVERLOADED: &str = "overloaded";
+pub const CIRCUIT_OPEN: &str = "circuit-open";
+pub const DENIED: &str = "denied";
+pub const EDGE_NOT_DECLARED: &str = "edge-not-declared";
+pub const UNKNOWN_SERVICE: &str = "unknown-service";
+/// Of a proxy on the way: what has become of the request is not known; so it is with every word that is not here.
+pub const UPSTREAM_FAILED: &str = "upstream-failed";
+
 pub const UNAUTHENTICATED: &str = "unauthenticated";
 pub const FORBIDDEN: &str = "forbidden";
 /// The mTLS peer may not use this route.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 use ringwall_http_io::problem::{PROBLEM_JSON, TYPE_PREFIX};
+use ringwall_proto::problems;
 
 use crate::body::ProxyBody;
 
@@ -142,23 +143,28 @@ impl Refusal {
         match self {
             Self::Malformed(_) => ("malformed-request", "The request is malformed"),
             Self::Upgrade => ("upgrade-not-declared", "This port does not upgrade"),
-            Self::BodyTooLarge => ("body-too-large", "The request body is too large"),
+            Self::BodyTooLarge => (problems::BODY_TOO_LARGE, "The request body is too large"),
             Self::Loopback => (
                 "loopback-token",
                 "Only the workload beside this proxy is served",
             ),
-            Self::Denied(_) | Self::NoPolicy => ("denied", "Denied by policy"),
-            Self::NotReady => ("not-ready", "The proxy knows no services yet"),
-            Self::NoEdge(_) => ("edge-not-declared", "This call is not declared"),
+            Self::Denied(_) | Self::NoPolicy => (problems::DENIED, "Denied by policy"),
+            Self::NotReady => (problems::NOT_READY, "The proxy knows no services yet"),
+            Self::NoEdge(_) => (problems::EDGE_NOT_DECLARED, "This call is not declared"),
             Self::UnknownPort => ("port-not-declared", "This port is not declared"),
-            Self::UnknownService(_) => ("unknown-service", "There is no such service"),
-            Self::NoEndpoint(_) => ("no-endpoint", "The service has no endpoint"),
-            Self::Overloaded(_) => ("overloaded", "Too many requests at once"),
-            Self::CircuitOpen(_) => ("circuit-open", "The service is given a rest"),
-            Self::Connect(_) | Self::Failed(_) => ("upstream-failed", "The service did not answer"),
+            Self::UnknownService(_) => (problems::UNKNOWN_SERVICE, "There is no such service"),
+            Self::NoEndpoint(_) => (problems::NO_ENDPOINT, "The service has no endpoint"),
+            Self::Overloaded(_) => (problems::OVERLOADED, "Too many requests at once"),
+            Self::CircuitOpen(_) => (problems::CIRCUIT_OPEN, "The service is given a rest"),
+            // A caller may rely on it that nobody has seen the request.
+            Self::Connect(_) => (
+                problems::UPSTREAM_UNREACHABLE,
+                "The service cannot be reached",
+            ),
+            Self::Failed(_) => (problems::UPSTREAM_FAILED, "The service did not answer"),
             Self::Timeout => ("upstream-timeout", "The service did not answer in time"),
             Self::Filter(..) => ("filter-failed", "A filter has ended the request"),
-            Self::Internal(_) => ("internal", "The proxy failed"),
+            Self::Internal(_) => (problems::INTERNAL, "The proxy failed"),
         }
     }
 

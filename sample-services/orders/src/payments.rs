@@ -75,16 +75,37 @@ impl Payments {
     }
 }
 
-/// C captures nothing when it refuses in its own words (a problem) or was never reached. Any other
-/// ending (a time-out, a cut connection, a bare 5xx) proves nothing.
+/// Answers after which nothing was captured: C's own refusals, and those of the proxies on the way before anybody has seen the
+/// request.
+const NOTHING_CAPTURED: [&str; 20] = [
+    problems::ACCESS_TOKEN_MISSING,
+    problems::ACCESS_TOKEN_REFUSED,
+    problems::API_KEY_MISSING,
+    problems::API_KEY_REFUSED,
+    problems::SOURCE_TOKEN_MISSING,
+    problems::SOURCE_TOKEN_REFUSED,
+    problems::PEER_REFUSED,
+    problems::BAD_REQUEST,
+    problems::INVALID_BODY,
+    problems::PAYMENTS_UNAVAILABLE,
+    problems::UNAVAILABLE,
+    problems::TOO_MANY_REQUESTS,
+    problems::UPSTREAM_UNREACHABLE,
+    problems::NO_ENDPOINT,
+    problems::NOT_READY,
+    problems::OVERLOADED,
+    problems::CIRCUIT_OPEN,
+    problems::DENIED,
+    problems::EDGE_NOT_DECLARED,
+    problems::UNKNOWN_SERVICE,
+];
+
+/// Any other ending (a time-out, a cut connection, a bare 5xx, a word that we do not know) proves nothing.
 fn outcome(error: ClientError) -> OrderError {
     match error.slug() {
         Some(problems::PAYMENT_DECLINED) => OrderError::PaymentDeclined,
-        Some(problems::INTERNAL | problems::TIMEOUT | problems::BAD_GATEWAY) => {
-            OrderError::PaymentUnresolved(error)
-        }
-        Some(_) => OrderError::Payments(error),
+        Some(slug) if NOTHING_CAPTURED.contains(&slug) => OrderError::Payments(error),
         None if error.is_connect() => OrderError::Payments(error),
-        None => OrderError::PaymentUnresolved(error),
+        _ => OrderError::PaymentUnresolved(error),
     }
 }

@@ -16,7 +16,7 @@ use ringwall_store::postgres::Postgres;
 use ringwall_store::postgres::tokio_postgres::types::Json;
 use uuid::Uuid;
 
-use self::again::again;
+use self::again::{again, patiently};
 use self::row::{ORDER_COLUMNS, order_from};
 use crate::draft::{Draft, Placement};
 use crate::error::OrderError;
@@ -178,7 +178,7 @@ impl OrderStore {
         db.operation.name = "UPDATE",
     ))]
     pub(crate) async fn place(&self, order_id: OrderId) -> Result<Order, OrderError> {
-        again(|| self.update_placed(order_id)).await
+        patiently(|| self.update_placed(order_id)).await
     }
 
     async fn update_placed(&self, order_id: OrderId) -> Result<Order, OrderError> {

@@ -81,7 +81,8 @@ impl Requests {
         };
         Some(Self {
             count,
-            failed: lines().filter_map(failures).sum(),
+            // Where nothing has failed there is no line, and the sum of none would be -0.
+            failed: lines().filter_map(failures).fold(0.0, |sum, one| sum + one),
             p50_us: quantile("50%")?,
             p99_us: quantile("99%")?,
         })

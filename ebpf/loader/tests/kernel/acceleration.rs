@@ -14,7 +14,7 @@ use ringwall_ebpf_loader::acceleration::trial::{Ground, Leg, Trial, run};
 use ringwall_ebpf_loader::{Acceleration, Enrolment, Kernel, Reason};
 use socket2::Socket;
 
-use crate::capture::dial;
+use crate::capture::{dial, talk, talk_and_close};
 use crate::world::tests;
 use crate::world::{Helper, Pair, World, listener, object};
 
@@ -306,10 +306,7 @@ fn acceleration_takes_bytes_past_the_packets_by_both_families() {
     for (to, six) in [(SERVICE, false), ("[fd00:99::1]:8443", true)] {
         let (app, proxy, original) = dial(&mut pair, to, six);
         assert_eq!(original, to);
-        pair.app.ok(&format!("send {app} question"));
-        assert_eq!(pair.proxy.ok(&format!("receive {proxy}")), ["question"]);
-        pair.proxy.ok(&format!("send {proxy} answer"));
-        assert_eq!(pair.app.ok(&format!("receive {app}")), ["answer"]);
+        talk(&mut pair, &app, &proxy);
         assert_eq!(packets(&mut pair.app, &app), 0);
         assert_eq!(packets(&mut pair.proxy, &proxy), 0);
     }
@@ -331,13 +328,7 @@ fn acceleration_takes_bytes_past_the_packets_by_both_families() {
 fn acceleration_counts_what_goes_past_tcp() {
     let (mut world, mut pair) = world();
     let (app, proxy, _) = dial(&mut pair, SERVICE, false);
-    pair.app.ok(&format!("send {app} 12345"));
-    pair.proxy.ok(&format!("receive {proxy}"));
-    pair.proxy.ok(&format!("send {proxy} 1234567"));
-    pair.app.ok(&format!("receive {app}"));
-    pair.proxy.ok(&format!("close {proxy}"));
-    pair.app.ok(&format!("receive {app}"));
-    pair.app.ok(&format!("close {app}"));
+    talk_and_close(&mut pair, &app, &proxy);
     let counters = world.kernel().counters().unwrap();
     let mut rows = counters.traffic.iter();
     let row = rows.find(|row| row.kind == "captured").unwrap();

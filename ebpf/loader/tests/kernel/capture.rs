@@ -28,6 +28,25 @@ pub(crate) fn dial(pair: &mut Pair, to: &str, six: bool) -> (String, String, Str
     (app[0].clone(), proxy[0].clone(), proxy[2].clone())
 }
 
+/// Something goes either way.
+pub(crate) fn talk(pair: &mut Pair, app: &str, proxy: &str) {
+    pair.app.ok(&format!("send {app} question"));
+    assert_eq!(pair.proxy.ok(&format!("receive {proxy}")), ["question"]);
+    pair.proxy.ok(&format!("send {proxy} answer"));
+    assert_eq!(pair.app.ok(&format!("receive {app}")), ["answer"]);
+}
+
+/// Five bytes go to the proxy and seven come back; the proxy closes, and then the application.
+pub(crate) fn talk_and_close(pair: &mut Pair, app: &str, proxy: &str) {
+    pair.app.ok(&format!("send {app} 12345"));
+    pair.proxy.ok(&format!("receive {proxy}"));
+    pair.proxy.ok(&format!("send {proxy} 1234567"));
+    pair.app.ok(&format!("receive {app}"));
+    pair.proxy.ok(&format!("close {proxy}"));
+    pair.app.ok(&format!("receive {app}"));
+    pair.app.ok(&format!("close {app}"));
+}
+
 fn world() -> (World, Pair) {
     let mut world = World::new();
     let pair = world.pair("orders", |_| {});
@@ -43,10 +62,7 @@ fn capture_ipv4_connection_arrives_at_the_proxy_with_its_destination() {
     let (_world, mut pair) = world();
     let (app, proxy, original) = dial(&mut pair, "10.99.0.1:8080", false);
     assert_eq!(original, "10.99.0.1:8080");
-    pair.app.ok(&format!("send {app} question"));
-    assert_eq!(pair.proxy.ok(&format!("receive {proxy}")), ["question"]);
-    pair.proxy.ok(&format!("send {proxy} answer"));
-    assert_eq!(pair.app.ok(&format!("receive {app}")), ["answer"]);
+    talk(&mut pair, &app, &proxy);
 }
 
 fn capture_ipv6_connection_arrives_at_the_proxy_with_its_destination() {
@@ -121,13 +137,7 @@ fn capture_lets_direct_addresses_pass() {
 fn capture_counts_bytes_of_ended_connections() {
     let (mut world, mut pair) = world();
     let (app, proxy, _) = dial(&mut pair, "10.99.0.1:8080", false);
-    pair.app.ok(&format!("send {app} 12345"));
-    pair.proxy.ok(&format!("receive {proxy}"));
-    pair.proxy.ok(&format!("send {proxy} 1234567"));
-    pair.app.ok(&format!("receive {app}"));
-    pair.proxy.ok(&format!("close {proxy}"));
-    pair.app.ok(&format!("receive {app}"));
-    pair.app.ok(&format!("close {app}"));
+    talk_and_close(&mut pair, &app, &proxy);
     let counters = world.kernel().counters().unwrap();
     let row = counters
         .traffic

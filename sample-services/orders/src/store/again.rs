@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use ringwall_store::StoreError;
 use ringwall_store::postgres::tokio_postgres::{self, error::SqlState};
@@ -13,21 +14,50 @@ use crate::error::OrderError;
 
 /// All connections may have ended at once, and the pool finds out one by one.
 const TIMES: usize = 3;
+/// In which it does.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Between two tries of a step that waits for the database: a breaker on the way lets one connection through at first.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// Takes the step, and once more wherever its connection has ended under it.
 pub(super) async fn again<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
 where
     F: Future<Output = Result<T, OrderError>>,
 {
+    tried(step, has_ended, PAUSE).await
+}
+
+/// Takes the step as [`again`] does, and tries a database that is away for another while: for what costs somebody dearly
+/// when it is left to recovery.
+pub(super) async fn patiently<T, F>(step: impl Fn() -> F) -> Result<T, OrderError>
+where
+    F: Future<Output = Result<T, OrderError>>,
+{
+    tried(|| again(&step), is_away, AWAY).await
+}
+
+async fn tried<T, F>(
+    step: impl Fn() -> F,
+    is_passing: impl Fn(&OrderError) -> bool,
+    pause: Duration,
+) -> Result<T, OrderError>
+where
+    F: Future<Output = Result<T, OrderError>>,
+{
     for _ in 1..TIMES {
         match step().await {
-            Err(error) if has_ended(&error) => {
-                tracing::info!(%error, "a connection to the database ended; another one is asked");
+            Err(error) if is_passing(&error) => {
+                tracing::info!(error = &error as &dyn Error, "the database is asked again");
+                tokio::time::sleep(pause).await;
             }
             done => return done,
         }
     }
     step().await
+}
+
+const fn is_away(error: &OrderError) -> bool {
+    matches!(error, OrderError::Store(StoreError::PostgresUnavailable(_)))
 }
 
 fn has_ended(error: &OrderError) -> bool {
@@ -48,9 +78,10 @@ fn has_ended(error: &OrderError) -> bool {
 mod tests {
     use std::cell::Cell;
 
+    use ringwall_store::StoreError;
     use ringwall_store::postgres::Postgres;
 
-    use super::{TIMES, again};
+    use super::{TIMES, again, patiently};
     use crate::error::OrderError;
     use crate::testing::Server;
 
@@ -76,8 +107,30 @@ mod tests {
         let server = Server::shared("orders");
         let database = server.database().await;
         assert_eq!(taken(&database, 0).await, (1, true));
-        assert_eq!(taken(&database, 1).await, (2, true));
+        // The pool may lend the broken one a second time before it knows.
+        let (times, done) = taken(&database, 1).await;
+        assert!((2..=TIMES).contains(&times) && done, "{times}");
         assert_eq!(taken(&database, TIMES).await, (TIMES, false));
+    }
+
+    #[tokio::test]
+    async fn r61_a_step_that_must_not_be_left_waits_for_the_database() {
+        let away = || OrderError::Store(StoreError::PostgresUnavailable("refused".into()));
+        let times = Cell::new(0);
+        let step = async || {
+            times.set(times.get() + 1);
+            if times.get() < TIMES {
+                Err(away())
+            } else {
+                Ok(())
+            }
+        };
+        assert!(patiently(step).await.is_ok());
+        times.set(0);
+        assert!(again(step).await.is_err());
+        assert_eq!(times.get(), 1, "others are told at once");
+        let for_ever = patiently(async || Err::<(), _>(away()));
+        assert!(for_ever.await.is_err());
     }
 
     #[tokio::test]

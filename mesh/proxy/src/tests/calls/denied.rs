@@ -130,7 +130,7 @@ async fn r71_attack_an_address_with_another_identity_behind_it_gets_nothing() {
     let pair = Pair::start_with(|orders| orders.identity = id("payments")).await;
     let answer = pair.get("orders", "/v1/orders", "").await;
     assert_eq!(answer.status, 502, "{answer:?}");
-    assert!(problem(&answer).0.ends_with("upstream-failed"));
+    assert!(problem(&answer).0.ends_with("upstream-unreachable"));
     assert_eq!(pair.world.app.seen(), 0);
     let line = pair.line(|line| line["refusal"] == "connect").await;
     assert_eq!(line["attempts"], 2);
