@@ -7,12 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use e2e::mesh::{self, Answer};
 use e2e::operator::{self, Said};
+use e2e::promptly;
 use e2e::stack::StackInfo;
 use http::{Request, StatusCode};
 use serde_json::Value;
 
-/// From the end of the command to the first decision of a proxy by the new version.
-const IN_FORCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 /// What nobody may ask of inventory, and what a policy of ours allows for a while.
 const DRILL: &str = "/v1/drill";
@@ -323,19 +322,10 @@ async fn drill(orders: &mesh::Caller) -> Result<Answer> {
     orders.call(request).await
 }
 
-/// How long it takes until the proxy lets the drill through to inventory, or does not any more.
+/// How long it takes until the proxy lets the drill through to inventory, or does not any more. Whether that is a second:
+/// `mesh_policy.rs`.
 async fn until(orders: &mesh::Caller, through: bool) -> Result<Duration> {
-    let begun = Instant::now();
-    loop {
-        let answer = drill(orders).await?;
-        if (answer.status != StatusCode::FORBIDDEN) == through {
-            return Ok(begun.elapsed());
-        }
-        ensure!(
-            begun.elapsed() < IN_FORCE,
-            "still {} after {IN_FORCE:?}",
-            answer.status
-        );
-        tokio::time::sleep(PAUSE).await;
-    }
+    promptly::took(async || Ok((drill(orders).await?.status != StatusCode::FORBIDDEN) == through))
+        .await
+        .with_context(|| format!("a drill goes through: not {through}"))
 }

@@ -8,13 +8,10 @@ use bytes::Bytes;
 use e2e::mesh::{self, Answer};
 use e2e::operator;
 use e2e::person::Person;
+use e2e::promptly;
 use e2e::stack::StackInfo;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
-
-/// From the answer of the control plane to the first decision of a proxy by the new version.
-const IN_FORCE: Duration = Duration::from_secs(1);
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// R31: a policy that does not parse, names what does not exist, or breaks one of its own cases, is
 /// refused with the place and the reason, and the last good one goes on serving.
@@ -70,35 +67,29 @@ pub(super) async fn r31_a_bad_policy_is_refused_and_the_last_good_one_serves(
 pub(super) async fn r31_a_policy_is_in_force_within_a_second_and_rolled_back(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
-    let (version, mut bundle) = operator::policy(&stack).await?;
     let items = Items::new(&stack)?;
-    ensure!(items.ask().await?.status == StatusCode::OK, "control");
-    bundle["policies"]["closed"] = json!(
-        "@id(\"the-catalogue-is-closed\")\nforbid (principal, action, resource == Service::\"inventory\")\n\
-         when { context.path == \"/v1/items\" };"
-    );
-    let about_items =
-        |example: &Value| example["callee"] == "inventory" && example["expect"] == "allow";
-    let examples = bundle["examples"].as_array_mut().context("no cases")?;
-    examples.retain(|example| !about_items(example));
-    let outcome = async {
-        let answer = operator::apply(&stack, version, &bundle).await?;
-        ensure!(answer.status == StatusCode::OK, "{answer:?}");
-        let closed = items.until(StatusCode::FORBIDDEN).await?;
-        let next = answer.json()?["version"]["version"].as_u64();
-        Ok((closed, next.context("no version")?))
-    }
-    .await;
-    let (newest, _) = operator::policy(&stack).await?;
-    let back = operator::roll_back(&stack, newest, version).await?;
-    ensure!(back.status == StatusCode::OK, "rollback: {back:?}");
-    let opened = items.until(StatusCode::OK).await?;
-    let (closed, next) = outcome?;
-    ensure!(next == version + 1, "version {next} after {version}");
+    let close = |bundle: &mut Value| {
+        bundle["policies"]["closed"] = json!(
+            "@id(\"the-catalogue-is-closed\")\nforbid (principal, action, resource == Service::\"inventory\")\n\
+             when { context.path == \"/v1/items\" };"
+        );
+        let about_items =
+            |example: &Value| example["callee"] == "inventory" && example["expect"] == "allow";
+        let examples = bundle["examples"].as_array_mut().context("no cases")?;
+        examples.retain(|example| !about_items(example));
+        Ok(())
+    };
+    let is_allowed = async || {
+        Ok(match items.ask().await?.status {
+            StatusCode::OK => Some(true),
+            StatusCode::FORBIDDEN => Some(false),
+            _ => None,
+        })
+    };
+    promptly::policies_are_in_force(&stack, close, is_allowed).await?;
     let history = operator::about_policy(&stack, "versions").await?;
     let rolled = history.to_string().contains("\"rollback_of\"");
     ensure!(rolled, "the history does not say it: {history}");
-    eprintln!("in force after {closed:?}, rolled back after {opened:?}");
     Ok(())
 }
 
@@ -172,22 +163,5 @@ impl Items {
     async fn ask(&self) -> Result<Answer> {
         let request = Request::get("/v1/items").header("x-api-key", &self.key);
         self.caller.call(request.body(Bytes::new())?).await
-    }
-
-    /// How long it takes until the answer is `status`.
-    async fn until(&self, status: StatusCode) -> Result<Duration> {
-        let begun = Instant::now();
-        loop {
-            let answer = self.ask().await?;
-            if answer.status == status {
-                return Ok(begun.elapsed());
-            }
-            ensure!(
-                begun.elapsed() < IN_FORCE,
-                "still {} after {IN_FORCE:?}, not {status}",
-                answer.status
-            );
-            tokio::time::sleep(PAUSE).await;
-        }
     }
 }

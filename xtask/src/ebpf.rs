@@ -108,9 +108,7 @@ pub(crate) fn can_build(config: &Config) -> bool {
 
 /// True when there is a linker, or what one is built with.
 pub(crate) fn can_link(config: &Config) -> bool {
-    own_linker(config).is_some()
-        || tools::is_there(config, Tool::BpfLinker)
-        || Path::new(tools::LLVM_22).exists()
+    own_linker(config).is_some() || tools::is_there(config, Tool::BpfLinker) || tools::has_llvm()
 }
 
 /// Nightly's LLVM moves on: beside it, the user's own linker is the one that fits.

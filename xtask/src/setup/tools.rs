@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,7 +20,12 @@ pub(crate) enum Tool {
 }
 
 /// Where Debian's LLVM 22 is.
-pub(crate) const LLVM_22: &str = "/usr/lib/llvm-22";
+const LLVM_22: &str = "/usr/lib/llvm-22";
+
+/// True when a linker can be built with LLVM 22. Debian's clang makes the folder too, without what is linked.
+pub(crate) fn has_llvm() -> bool {
+    Path::new(LLVM_22).join("lib/libLLVM.so").exists()
+}
 
 impl Tool {
     fn pin(self) -> (&'static str, &'static str) {
