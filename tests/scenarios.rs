@@ -275,18 +275,19 @@ fn in_the_mesh(list: &mut Vec<Scenario>) {
     );
     // It speaks to a proxy on its loopback.
     scenarios!(list, Userspace, Native, SHOP, loopback: r31_an_edge_to_the_ingress_ends_within_a_second);
-    // In containers the agent does not load programs yet; the same holds for the two lists below.
+    // A container's interface is no place for a shield yet.
     scenarios!(list, Shielded, Native, SIGN_IN, shield:
         attack_abuse_ends_at_the_interface_until_it_is_forgiven,
     );
-    scenarios!(list, Others, Native, SHOP, kernel:
+    scenarios!(list, Others, Both, SHOP, kernel:
         attack_a_component_cannot_leave_its_group,
         attack_nobody_but_its_proxy_reaches_a_component,
         attack_what_has_no_edge_is_refused_by_the_kernel,
         r25_names_are_what_a_component_may_call,
         r25_the_kernel_leads_a_component_to_its_proxy,
     );
-    scenarios!(list, Alone, Native, SHOP, kernel:
+    scenarios!(list, Alone, Containers, SHOP, kernel: attack_no_way_out_of_a_container_carries_cleartext);
+    scenarios!(list, Alone, Both, SHOP, kernel:
         attack_a_killed_agent_opens_nothing,
         attack_a_killed_proxy_opens_nothing,
         r31_an_edge_is_out_of_the_kernel_within_a_second,

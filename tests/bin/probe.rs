@@ -7,6 +7,7 @@
 )]
 
 use std::fs::OpenOptions;
+use std::io;
 use std::net::ToSocketAddrs as _;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -178,8 +179,14 @@ fn read(path: &str) -> Outcome {
 }
 
 fn write(path: &str) -> Outcome {
-    let file = OpenOptions::new().write(true).create_new(true).open(path);
-    match file {
+    let made = OpenOptions::new().write(true).create_new(true).open(path);
+    match made {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let opened = OpenOptions::new().write(true).open(path);
+            opened
+                .map(|_| "opened".to_owned())
+                .map_err(|error| error.to_string())
+        }
         Ok(_) => {
             // A probe leaves nothing.
             let _ = std::fs::remove_file(path);

@@ -1,7 +1,8 @@
 //! What the kernel does for the mesh, seen from inside a component: its connections end at its own proxy, whatever it dials,
 //! and everything else is refused, with the agent or the proxy dead as well.
 //!
-//! The escape matrix, hook by hook, is in `ebpf/loader/tests`; here is the platform as a whole.
+//! The escape matrix, hook by hook, is in `ebpf/loader/tests`; here is the platform as a whole, and the matrix from inside a
+//! container.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +14,9 @@ use e2e::operator;
 use e2e::person::Person;
 use e2e::promptly;
 use e2e::stack::StackInfo;
+use e2e::stack::containers::Site;
 use e2e::stack::probe::{self, Dial, Dialled, Report, Task};
+use e2e::wire;
 use http::StatusCode;
 use serde_json::Value;
 
@@ -29,9 +32,16 @@ const OUTSIDE: [&str; 4] = [
 
 /// What the agent was told about one component.
 struct Enrolled {
-    app: PathBuf,
+    place: Place,
     ports: Vec<u16>,
     captured: Vec<SocketAddr>,
+}
+
+/// Where a process is the component's.
+#[derive(Clone)]
+enum Place {
+    Group(PathBuf),
+    Container(Site, String),
 }
 
 impl Enrolled {
@@ -48,16 +58,24 @@ impl Enrolled {
         let list = |key: &str| own[key].as_array().cloned().unwrap_or_default();
         let port = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok());
         let address = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+        let place = match stack.containers() {
+            Ok(site) => Place::Container(site.clone(), component.to_owned()),
+            Err(_) => Place::Group(own["app"].as_str().context("no group")?.into()),
+        };
         Ok(Self {
-            app: own["app"].as_str().context("no group")?.into(),
+            place,
             ports: list("ports").iter().filter_map(port).collect(),
             captured: list("capture").iter().filter_map(address).collect(),
         })
     }
 
     async fn asked(&self, task: Task) -> Result<Report> {
-        let group = self.app.clone();
-        tokio::task::spawn_blocking(move || probe::confined(&group, &task)).await?
+        let place = self.place.clone();
+        let asked = move || match &place {
+            Place::Group(group) => probe::confined(group, &task),
+            Place::Container(site, component) => site.probe_inside(component, &task),
+        };
+        tokio::task::spawn_blocking(asked).await?
     }
 
     async fn dials(&self, dials: Vec<Dial>) -> Result<Vec<Dialled>> {
@@ -80,14 +98,18 @@ fn get(to: SocketAddr, path: &str) -> Dial {
     }
 }
 
-/// All the ways to write one address of loopback.
-fn forms(to: SocketAddr) -> [SocketAddr; 3] {
+/// All the ways to write one address.
+fn forms(to: SocketAddr) -> Vec<SocketAddr> {
     let mapped = match to.ip() {
         IpAddr::V4(ip) => IpAddr::V6(ip.to_ipv6_mapped()),
         ip @ IpAddr::V6(_) => ip,
     };
     let six: IpAddr = std::net::Ipv6Addr::LOCALHOST.into();
-    [to, (mapped, to.port()).into(), (six, to.port()).into()]
+    let mut forms = vec![to, (mapped, to.port()).into()];
+    if to.ip().is_loopback() {
+        forms.push((six, to.port()).into());
+    }
+    forms
 }
 
 /// Inventory itself asks for orders' API key: the request has come through.
@@ -208,36 +230,56 @@ pub(super) async fn attack_what_has_no_edge_is_refused_by_the_kernel(
 pub(super) async fn attack_nobody_but_its_proxy_reaches_a_component(
     stack: Arc<StackInfo>,
 ) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_millis(700);
     for component in ["inventory", "payments", "orders"] {
-        for port in Enrolled::of(&stack, component)?.ports {
-            let to = SocketAddr::from(([127, 0, 0, 1], port));
-            let dialled = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(to)).await;
+        let enrolled = Enrolled::of(&stack, component)?;
+        let local = |port: &u16| SocketAddr::from(([127, 0, 0, 1], *port));
+        let ports: Vec<SocketAddr> = enrolled.ports.iter().map(local).collect();
+        let captured = enrolled.captured.iter().copied();
+        for (to, dialled) in by_a_stranger(&stack, component, ports).await? {
             ensure!(
-                !matches!(dialled, Ok(Ok(_))),
+                dialled.refused.is_some(),
                 "{component}: {to} answers a stranger"
             );
         }
-    }
-    // And the capture listener, which a stranger reaches, serves nobody whom the kernel has not led there.
-    for to in Enrolled::of(&stack, "orders")?.captured {
-        let answer = reqwest::Client::new()
-            .get(format!("http://{to}/v1/items"))
-            .send()
-            .await;
-        ensure!(answer.is_err(), "{to}: {answer:?}");
+        // And the capture listener, which a stranger reaches, serves nobody whom the kernel has not led there.
+        for (to, dialled) in by_a_stranger(&stack, component, captured.collect()).await? {
+            let answer = dialled.answer.and_then(Result::ok).unwrap_or_default();
+            ensure!(answer.is_empty(), "{component}: {to}: {answer:?}");
+        }
     }
     Ok(())
+}
+
+/// What a process finds that stands in the component's network, and in nobody's control group.
+async fn by_a_stranger(
+    stack: &StackInfo,
+    component: &str,
+    targets: Vec<SocketAddr>,
+) -> Result<Vec<(SocketAddr, Dialled)>> {
+    let task = Task {
+        dials: targets.iter().map(|to| get(*to, "/v1/items")).collect(),
+        ..Task::default()
+    };
+    let asked = match stack.containers() {
+        Ok(site) => {
+            let (site, component) = (site.clone(), component.to_owned());
+            tokio::task::spawn_blocking(move || site.probe(&component, &task)).await?
+        }
+        Err(_) => tokio::task::spawn_blocking(move || probe::anywhere(&task)).await?,
+    };
+    Ok(targets.into_iter().zip(asked?.dials).collect())
 }
 
 /// What is no connection, and what would lead out of the control group, is not there for a component.
 pub(super) async fn attack_a_component_cannot_leave_its_group(stack: Arc<StackInfo>) -> Result<()> {
     let orders = Enrolled::of(&stack, "orders")?;
     let ways = ["packet", "raw", "vsock", "crypto", "netlink-audit"];
+    // Natively there is not even anything to read; an engine shows a container its own group.
     let groups = [
         "/sys/fs/cgroup/cgroup.procs",
         "/sys/fs/cgroup/unified/cgroup.procs",
     ];
+    let hidden = stack.containers().is_err();
     let status = "/proc/self/status".to_owned();
     let task = Task {
         sockets: ways
@@ -250,10 +292,11 @@ pub(super) async fn attack_a_component_cannot_leave_its_group(stack: Arc<StackIn
             .map(|&path| path.to_owned())
             .chain([status.clone()])
             .collect(),
-        writes: vec![
-            "/sys/fs/cgroup/escaped".to_owned(),
-            "/sys/fs/bpf/escaped".to_owned(),
-        ],
+        writes: groups
+            .iter()
+            .chain(&["/sys/fs/cgroup/escaped", "/sys/fs/bpf/escaped"])
+            .map(|&path| path.to_owned())
+            .collect(),
         ..Task::default()
     };
     let report = orders.asked(task).await?;
@@ -266,7 +309,7 @@ pub(super) async fn attack_a_component_cannot_leave_its_group(stack: Arc<StackIn
         "{report:?}"
     );
     for path in groups {
-        ensure!(report.reads[path].is_err(), "{path} can be read");
+        ensure!(!hidden || report.reads[path].is_err(), "{path} can be read");
     }
     for (path, outcome) in &report.writes {
         ensure!(outcome.is_err(), "{path} was {outcome:?}");
@@ -352,5 +395,43 @@ async fn opens_nothing(stack: &StackInfo, killed: &str) -> Result<()> {
     let sku = skus.first().context("nothing to buy")?;
     let (status, order) = person.order(sku, &uuid::Uuid::new_v4().to_string()).await?;
     ensure!(status.is_success(), "no order afterwards: {status} {order}");
+    Ok(())
+}
+
+/// From inside a container, by every way that a process without privileges has, nothing leaves that the kernel has not led to
+/// the component's proxy: a capture on all interfaces of the machine counts what was to be sent, and finds nothing.
+pub(super) async fn attack_no_way_out_of_a_container_carries_cleartext(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    const TEXT: &str = "e2e-cleartext-that-must-not-leave";
+    let site = stack.containers()?.clone();
+    let addresses = site.addresses("control-plane")?;
+    let neighbour = *addresses.get("mesh").context("it is not in the mesh")?;
+    // Whom an application may not dial, and a wire would carry to.
+    let mut targets: Vec<SocketAddr> = OUTSIDE
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()?;
+    targets.extend(forms(SocketAddr::new(neighbour, 9)));
+    let capture = wire::Capture::begin(TEXT)?;
+    for component in ["notifications", "orders", "payments"] {
+        let (site, targets) = (site.clone(), targets.clone());
+        let tried = move || site.ways_out(component, TEXT, &targets);
+        let tried = tokio::task::spawn_blocking(tried).await??;
+        ensure!(tried.len() > 50, "only {} ways were tried", tried.len());
+        for way in tried {
+            ensure!(way.outcome.is_err(), "{component}: {way:?}");
+        }
+    }
+    let seen = capture.end()?;
+    ensure!(seen.with_text == 0, "left the container: {seen:?}");
+    // The same in nobody's control group is on the wire: the capture does see it.
+    let capture = wire::Capture::begin(TEXT)?;
+    let out = vec![SocketAddr::new(neighbour, 9)];
+    let strange = move || site.ways_out_of_a_stranger("orders", TEXT, &out);
+    let tried = tokio::task::spawn_blocking(strange).await??;
+    ensure!(tried.iter().any(|way| way.outcome.is_ok()), "{tried:?}");
+    let seen = capture.end()?;
+    ensure!(seen.with_text > 0, "the capture is blind: {seen:?}");
     Ok(())
 }

@@ -273,6 +273,13 @@ impl Site {
         )?)
     }
 
+    /// Whom its first process runs as.
+    pub(super) fn user(&self, service: &str) -> Result<String> {
+        let inspected = engine::inspect(&self.container(service))?;
+        let user = inspected["Config"]["User"].as_str();
+        user.map(str::to_owned).context("it runs as nobody")
+    }
+
     /// Whether the engine's health check passed at its last time.
     pub fn is_healthy(&self, service: &str) -> Result<bool> {
         let inspected = engine::inspect(&self.container(service))?;
@@ -302,6 +309,17 @@ impl Site {
             &from(&format!("{DURABLE}/.")),
             &to(state.to_path_buf())?,
         ])?;
+        let configs = state.join("config");
+        std::fs::create_dir_all(&configs)?;
+        for service in self
+            .ports
+            .keys()
+            .filter(|name| self.services.contains(name))
+        {
+            let delivered = from(&format!("{DELIVERED}/{service}/config.yaml"));
+            let copy = configs.join(format!("{service}.yaml"));
+            engine::docker(&["cp", &delivered, &to(copy)?])?;
+        }
         // Workloads have their keys in memory alone; engines, and clients of the database, have files.
         let with_files = self.services.iter().filter(|name| {
             let engine = !self.ports.contains_key(*name) && !self.is_pod(name);
@@ -431,9 +449,42 @@ impl Site {
         }
     }
 
+    /// Runs the probe as a process of the component itself: where the kernel leads it, and refuses it.
+    pub fn probe_inside(&self, service: &str, task: &probe::Task) -> Result<probe::Report> {
+        probe::inside(&self.container(service), &self.group_of(service)?, task)
+    }
+
+    /// Tries every way out of the component's control group, with `text` as what is sent.
+    pub fn ways_out(
+        &self,
+        service: &str,
+        text: &str,
+        targets: &[SocketAddr],
+    ) -> Result<Vec<probe::WayOut>> {
+        let parent = self.group_of(service)?;
+        probe::ways_out(&self.container(service), Some(&parent), text, targets)
+    }
+
+    /// The same in its network, and in no group that anybody knows.
+    pub fn ways_out_of_a_stranger(
+        &self,
+        service: &str,
+        text: &str,
+        targets: &[SocketAddr],
+    ) -> Result<Vec<probe::WayOut>> {
+        probe::ways_out(&self.container(service), None, text, targets)
+    }
+
+    /// What the engine makes a container's control group below.
+    fn group_of(&self, service: &str) -> Result<String> {
+        let inspected = engine::inspect(&self.container(service))?;
+        let parent = inspected["HostConfig"]["CgroupParent"].as_str();
+        parent.map(str::to_owned).context("no control group")
+    }
+
     /// Runs the probe inside a container's network and processes.
     pub fn probe(&self, service: &str, task: &probe::Task) -> Result<probe::Report> {
-        probe::beside(&self.container(service), task)
+        probe::beside(&self.container(service), &self.user(service)?, task)
     }
 }
 

@@ -52,7 +52,8 @@ impl StackInfo {
                     kill: Some(site.process(component)?),
                     ..probe::Task::default()
                 };
-                tokio::task::spawn_blocking(move || probe::on_host(&task)).await??;
+                let user = site.user(component)?;
+                tokio::task::spawn_blocking(move || probe::on_host(&user, &task)).await??;
                 Ok(())
             }
         }

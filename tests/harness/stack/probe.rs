@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -15,6 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{built, cleanup, engine};
+
+/// The binaries of the image.
+const PROBE: &str = "e2e-probe";
+const WAYS_OUT: &str = "ways-out";
 
 /// What the probe is told to do. Everything is done at the same time.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -24,7 +28,7 @@ pub struct Task {
     pub names: Vec<String>,
     /// Files to read, such as `/proc/1/status`.
     pub reads: Vec<String>,
-    /// Files that must not come into being.
+    /// Files that must not come into being, nor be opened to be written to.
     pub writes: Vec<String>,
     /// Sockets to make, by the names that `tests/bin/probe.rs` knows.
     pub sockets: Vec<String>,
@@ -86,21 +90,22 @@ pub struct Dialled {
 /// A text, or the error's text.
 pub type Outcome = std::result::Result<String, String>;
 
-/// Runs in the network, the processes and with the volumes of `container`.
-pub fn beside(container: &str, task: &Task) -> Result<Report> {
+/// Runs in the network, the processes and with the volumes of `container`; as `user`, and with the privilege to look into that
+/// one's processes if it is root.
+pub fn beside(container: &str, user: &str, task: &Task) -> Result<Report> {
     let network = format!("container:{container}");
     let volumes = format!("{container}:ro");
-    run(
-        &[
-            "--network",
-            &network,
-            "--pid",
-            &network,
-            "--volumes-from",
-            &volumes,
-        ],
-        task,
-    )
+    let mut place = vec!["--network", &network, "--pid", &network];
+    place.extend(["--volumes-from", &volumes, "--user", user]);
+    if user.starts_with("0:") {
+        place.extend(["--cap-add", "SYS_PTRACE"]);
+    }
+    run(&place, task)
+}
+
+/// Runs on this machine as it is, in nobody's control group.
+pub fn anywhere(task: &Task) -> Result<Report> {
+    by(&mut Command::new(built(PROBE)?), task)
 }
 
 /// Runs in a network and with nothing else.
@@ -108,20 +113,60 @@ pub fn in_network(network: &str, task: &Task) -> Result<Report> {
     run(&["--network", network], task)
 }
 
-/// Runs among the host's processes, without network.
-pub fn on_host(task: &Task) -> Result<Report> {
-    run(&["--network", "none", "--pid", "host"], task)
+/// Runs in the network of `container` and, below `parent`, among its component's control groups: as another process of it.
+pub fn inside(container: &str, parent: &str, task: &Task) -> Result<Report> {
+    let network = format!("container:{container}");
+    run(&["--network", &network, "--cgroup-parent", parent], task)
+}
+
+/// A way out that was tried, as `ebpf/loader/examples/ways-out.rs` has it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct WayOut {
+    pub by: String,
+    pub to: SocketAddr,
+    /// How far it came, or what refused it.
+    pub outcome: Outcome,
+}
+
+/// Tries every way to each of these addresses with `text` as what is sent, [`inside`] a component, or beside it without a parent.
+pub(super) fn ways_out(
+    container: &str,
+    parent: Option<&str>,
+    text: &str,
+    targets: &[SocketAddr],
+) -> Result<Vec<WayOut>> {
+    let network = format!("container:{container}");
+    let entry = format!("/{WAYS_OUT}");
+    let mut place = vec!["--network", &network, "--entrypoint", &entry];
+    place.extend(
+        parent
+            .into_iter()
+            .flat_map(|parent| ["--cgroup-parent", parent]),
+    );
+    let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+    let words = std::iter::once(text).chain(targets.iter().map(String::as_str));
+    let printed = docker_run(&place, &words.collect::<Vec<_>>())?;
+    let lines = printed.lines().map(serde_json::from_str);
+    let lines: Result<_, _> = lines.collect();
+    lines.with_context(|| format!("it printed {printed:?}"))
+}
+
+/// Runs among the host's processes, without network, as the user of one that is to be killed.
+pub fn on_host(user: &str, task: &Task) -> Result<Report> {
+    let place = ["--network", "none", "--pid", "host", "--user", user];
+    run(&place, task)
 }
 
 /// Runs as the supervisor starts a confined component: in the control group `group`, with what it gives up given up.
 pub fn confined(group: &Path, task: &Task) -> Result<Report> {
-    let task = serde_json::to_string(task)?;
-    let output = super::ringwall()?
-        .args(["launch", "--confine", "--cgroup"])
-        .arg(group)
-        .arg("--")
-        .arg(built("e2e-probe")?)
-        .arg(task)
+    let mut launch = super::ringwall()?;
+    launch.args(["launch", "--confine", "--cgroup"]).arg(group);
+    by(launch.arg("--").arg(built(PROBE)?), task)
+}
+
+fn by(command: &mut Command, task: &Task) -> Result<Report> {
+    let output = command
+        .arg(serde_json::to_string(task)?)
         .stdin(Stdio::null())
         .output()
         .context("cannot run the probe")?;
@@ -130,9 +175,14 @@ pub fn confined(group: &Path, task: &Task) -> Result<Report> {
 }
 
 fn run(place: &[&str], task: &Task) -> Result<Report> {
+    let task = serde_json::to_string(task)?;
+    let text = docker_run(place, &[&task])?;
+    serde_json::from_str(&text).with_context(|| format!("the probe printed {text:?}"))
+}
+
+fn docker_run(place: &[&str], words: &[&str]) -> Result<String> {
     let image = image()?;
     let label = cleanup::label();
-    let task = serde_json::to_string(task)?;
     let usual = [
         "run",
         "--rm",
@@ -148,8 +198,7 @@ fn run(place: &[&str], task: &Task) -> Result<Report> {
         "--log-driver",
         "none",
     ];
-    let text = engine::docker(&[&usual[..], place, &[&image, &task]].concat())?;
-    serde_json::from_str(&text).with_context(|| format!("the probe printed {text:?}"))
+    engine::docker(&[&usual[..], place, &[&image], words].concat())
 }
 
 /// The probe's image, made at first use.
@@ -159,22 +208,27 @@ pub fn image() -> Result<String> {
     made.clone().map_err(anyhow::Error::msg)
 }
 
-/// One binary and nothing else. An import needs no builder, so it works with every engine.
+/// Two binaries and nothing else. An import needs no builder, so it works with every engine.
 fn make_image() -> Result<String> {
-    let binary = built("e2e-probe")?;
-    let folder = binary.parent().context("the probe lies in no folder")?;
+    let probe = folder_of(PROBE)?;
+    let ways = folder_of(&format!("examples/{WAYS_OUT}"))?;
     let name = format!("ringwall-e2e-probe:{}", std::process::id());
     let mut tar = Command::new("tar")
+        .args(["-c", "--mode=0755"])
         .arg("-C")
-        .arg(folder)
-        .args(["-c", "--mode=0755", "e2e-probe"])
+        .arg(probe)
+        .arg(PROBE)
+        .arg("-C")
+        .arg(ways)
+        .arg(WAYS_OUT)
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot run tar")?;
     let archive = tar.stdout.take().context("tar has no output")?;
     let label = format!("LABEL {}", cleanup::label());
     let import = Command::new("docker")
-        .args(["import", "--change", "ENTRYPOINT [\"/e2e-probe\"]"])
+        .args(["import", "--change"])
+        .arg(format!("ENTRYPOINT [\"/{PROBE}\"]"))
         .args(["--change", &label, "-", &name])
         .stdin(archive)
         .output()
@@ -187,4 +241,10 @@ fn make_image() -> Result<String> {
         );
     }
     Ok(name)
+}
+
+fn folder_of(binary: &str) -> Result<PathBuf> {
+    let mut path = built(binary)?;
+    path.pop();
+    Ok(path)
 }
