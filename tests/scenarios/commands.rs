@@ -1,7 +1,7 @@
 //! The operator's commands as a person runs them: exit codes, words, and what comes of them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;

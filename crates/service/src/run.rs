@@ -130,6 +130,11 @@ where
         )));
     }
     config.before_threads()?;
+    if config.service().is_enforced_in_a_container() {
+        // Natively whoever starts it has done so.
+        ringwall_confine::refuse_ways_out()
+            .map_err(|failed| StartError::permission(failed.to_string()))?;
+    }
     runtime(&config)?.block_on(Box::pin(live(name, cli, config, identify, start)))?;
     Ok(None)
 }

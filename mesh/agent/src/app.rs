@@ -73,7 +73,8 @@ pub(crate) async fn start(shell: Shell, joined: Joined) -> Result<App, StartErro
         .background("trust", follower.run(plane.clone()))
         .background("workloads", workloads.run());
     if let Some(kernel) = &config.kernel {
-        app = crate::kernel::start(app, kernel, &shell, plane.clone(), (&state, edge))?;
+        let plane = plane.clone();
+        app = crate::kernel::start(app, kernel, &shell, plane, (&state, edge)).await?;
     }
     if let Some(control) = control {
         app = app.background("supervisor", control.run());

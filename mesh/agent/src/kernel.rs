@@ -22,7 +22,7 @@ use ringwall_observe::Observer;
 use ringwall_service::{App, Shell, StartError};
 
 use self::acceleration::Accelerator;
-use self::groups::{Found, Keeper};
+use self::groups::{Found, Keeper, Names};
 use self::reach::Follower;
 use self::report::Metrics;
 use crate::config::kernel::{AccelerationWish, Groups, KernelConfig};
@@ -36,7 +36,7 @@ const READING: Duration = Duration::from_secs(2);
 type Shared = Arc<Mutex<Kernel>>;
 
 /// Loads or takes over the programs, enrols every group, and adds to `app` what keeps them in step.
-pub(crate) fn start(
+pub(crate) async fn start(
     app: App,
     config: &KernelConfig,
     shell: &Shell,
@@ -51,7 +51,9 @@ pub(crate) fn start(
     })?;
     let (placed, attach) = groups::placed(config).map_err(|why| refused(&why))?;
     groups::make(&placed).map_err(|error| refused(&error))?;
-    let mut kernel = enrolled(&object, &placed, attach).map_err(|error| refused(&error))?;
+    let names = Names::of(&placed).await;
+    let kernel = enrolled(&object, &placed, attach, names.found());
+    let mut kernel = kernel.map_err(|error| refused(&error))?;
     tracing::info!(
         tier = kernel.tier().as_str(),
         reason = kernel.tier().reason(),
@@ -62,7 +64,7 @@ pub(crate) fn start(
     let metrics = Metrics::register(&shell.metrics, kernel.tier());
     let kernel: Shared = Arc::new(Mutex::new(kernel));
     let mut app = accelerated(app, config, shell, &kernel);
-    let keeper = Keeper::new(Arc::clone(&kernel), placed);
+    let keeper = Keeper::new(Arc::clone(&kernel), placed, names);
     let follower = Follower::open(Arc::clone(&kernel), state, keeper.named());
     if config.groups == Groups::Engine {
         app = app.background("groups", keeper.run());
@@ -107,7 +109,12 @@ fn accelerated(app: App, config: &KernelConfig, shell: &Shell, kernel: &Shared) 
     app.background("acceleration", accelerator.run())
 }
 
-fn enrolled(object: &[u8], config: &KernelConfig, attach: Attach) -> Result<Kernel, Error> {
+fn enrolled(
+    object: &[u8],
+    config: &KernelConfig,
+    attach: Attach,
+    names: &Found,
+) -> Result<Kernel, Error> {
     let slice = Slice {
         path: config.slice.clone(),
         pins: config.pins.clone(),
@@ -115,7 +122,7 @@ fn enrolled(object: &[u8], config: &KernelConfig, attach: Attach) -> Result<Kern
     };
     let mut kernel = Kernel::open(object, slice)?;
     // What a predecessor has enrolled, and nobody names any more, goes.
-    groups::enrol(&mut kernel, config, &Found::default())?;
+    groups::enrol(&mut kernel, config, names)?;
     Ok(kernel)
 }
 

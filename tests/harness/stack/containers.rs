@@ -311,9 +311,9 @@ impl Site {
         ])?;
         let configs = state.join("config");
         std::fs::create_dir_all(&configs)?;
-        for service in self
-            .ports
-            .keys()
+        let ours = self.ports.iter().filter(|(_, ports)| ports.admin.is_some());
+        for service in ours
+            .map(|(name, _)| name)
             .filter(|name| self.services.contains(name))
         {
             let delivered = from(&format!("{DELIVERED}/{service}/config.yaml"));

@@ -177,69 +177,40 @@ impl Found {
     }
 }
 
+/// Looks every name up, and keeps for a while what had an answer.
+pub(super) struct Names {
+    found: Found,
+    misses: BTreeMap<String, u32>,
+}
+
 /// Keeps an engine's groups enrolled.
 pub(super) struct Keeper {
     kernel: Shared,
     config: KernelConfig,
     /// As the kernel knows them.
     enrolled: (Vec<u64>, Found),
-    found: Found,
-    misses: BTreeMap<String, u32>,
+    names: Names,
     named: watch::Sender<Named>,
 }
 
-impl Keeper {
-    /// `config` is [`placed`], and enrolled.
-    pub(super) fn new(kernel: Shared, config: KernelConfig) -> Self {
-        Self {
-            kernel,
-            enrolled: (numbers(&config), Found::default()),
-            config,
+impl Names {
+    /// What is known now: a successor of an agent takes nothing away that its predecessor had found.
+    pub(super) async fn of(config: &KernelConfig) -> Self {
+        let mut names = Self {
             found: Found::default(),
             misses: BTreeMap::new(),
-            named: watch::Sender::default(),
-        }
+        };
+        names.look_up(config).await;
+        names
     }
 
-    /// Where services are that are known by name.
-    pub(super) fn named(&self) -> watch::Receiver<Named> {
-        self.named.subscribe()
+    pub(super) const fn found(&self) -> &Found {
+        &self.found
     }
 
-    /// Looks for ever.
-    pub(super) async fn run(mut self) {
-        let mut ticks = interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut round: u32 = 0;
-        loop {
-            ticks.tick().await;
-            if round.is_multiple_of(NAMES) {
-                self.look_up().await;
-            }
-            round = round.wrapping_add(1);
-            if let Err(error) = self.follow() {
-                tracing::error!(%error, "a workload is not enrolled: it is refused everything");
-            }
-        }
-    }
-
-    fn follow(&mut self) -> Result<(), String> {
-        make(&self.config).map_err(|error| error.to_string())?;
-        let current = (numbers(&self.config), self.found.clone());
-        if current == self.enrolled {
-            return Ok(());
-        }
-        enrol(&mut self.kernel.lock(), &self.config, &self.found)
-            .map_err(|error| error.to_string())?;
-        let made_anew = current.0 != self.enrolled.0;
-        tracing::info!(made_anew, "workloads are enrolled again");
-        self.enrolled = current;
-        Ok(())
-    }
-
-    async fn look_up(&mut self) {
-        let direct = self.config.workloads.iter().flat_map(|one| &one.direct);
-        let services = self.config.named.values().flatten();
+    async fn look_up(&mut self, config: &KernelConfig) {
+        let direct = config.workloads.iter().flat_map(|one| &one.direct);
+        let services = config.named.values().flatten();
         let names: BTreeSet<String> = direct
             .chain(services)
             .filter(|address| matches!(address, Address::Name { .. }))
@@ -258,20 +229,72 @@ impl Keeper {
                 self.found.0.remove(&name);
             }
         }
-        let named: Named = self
-            .config
-            .named
-            .iter()
+    }
+
+    /// Where services are that are known by name.
+    fn services(&self, config: &KernelConfig) -> Named {
+        let named = config.named.iter();
+        named
             .map(|(service, places)| {
                 let addresses = self.found.all(places);
                 (service.clone(), addresses.into_iter().collect())
             })
-            .collect();
-        self.named.send_if_modified(|known| {
-            let changed = *known != named;
-            *known = named;
-            changed
-        });
+            .collect()
+    }
+}
+
+impl Keeper {
+    /// `config` is [`placed`], and enrolled with these names.
+    pub(super) fn new(kernel: Shared, config: KernelConfig, names: Names) -> Self {
+        Self {
+            kernel,
+            enrolled: (numbers(&config), names.found.clone()),
+            named: watch::Sender::new(names.services(&config)),
+            config,
+            names,
+        }
+    }
+
+    /// Where services are that are known by name.
+    pub(super) fn named(&self) -> watch::Receiver<Named> {
+        self.named.subscribe()
+    }
+
+    /// Looks for ever.
+    pub(super) async fn run(mut self) {
+        let mut ticks = interval(LOOK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round: u32 = 0;
+        loop {
+            ticks.tick().await;
+            if round.is_multiple_of(NAMES) {
+                self.names.look_up(&self.config).await;
+                let named = self.names.services(&self.config);
+                self.named.send_if_modified(|known| {
+                    let changed = *known != named;
+                    *known = named;
+                    changed
+                });
+            }
+            round = round.wrapping_add(1);
+            if let Err(error) = self.follow() {
+                tracing::error!(%error, "a workload is not enrolled: it is refused everything");
+            }
+        }
+    }
+
+    fn follow(&mut self) -> Result<(), String> {
+        make(&self.config).map_err(|error| error.to_string())?;
+        let current = (numbers(&self.config), self.names.found.clone());
+        if current == self.enrolled {
+            return Ok(());
+        }
+        enrol(&mut self.kernel.lock(), &self.config, &self.names.found)
+            .map_err(|error| error.to_string())?;
+        let made_anew = current.0 != self.enrolled.0;
+        tracing::info!(made_anew, "workloads are enrolled again");
+        self.enrolled = current;
+        Ok(())
     }
 }
 
