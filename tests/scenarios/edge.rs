@@ -186,13 +186,9 @@ pub(super) async fn r14_a_forged_context_does_not_change_whose_history_it_is(
     Ok(())
 }
 
-pub(super) async fn attack_smuggling_is_refused_and_the_connection_closed(
-    stack: Arc<StackInfo>,
-) -> Result<()> {
-    let host = stack.api_host();
-    // What stands behind each malformed head would be a second request, if anybody read it.
-    let second = format!("GET /smuggled HTTP/1.1\r\nhost: {host}\r\n\r\n");
-    let cases: [(&str, String); 12] = [
+/// Heads that two readers would end at different places, or that nobody should read at all.
+fn smuggling(host: &str) -> [(&'static str, String); 12] {
+    [
         (
             "CL and TE",
             format!(
@@ -253,8 +249,16 @@ pub(super) async fn attack_smuggling_is_refused_and_the_connection_closed(
             "a NUL in the path",
             format!("GET /v1/orders\0 HTTP/1.1\r\nhost: {host}\r\n\r\n"),
         ),
-    ];
-    for (name, head) in cases {
+    ]
+}
+
+pub(super) async fn attack_smuggling_is_refused_and_the_connection_closed(
+    stack: Arc<StackInfo>,
+) -> Result<()> {
+    let host = stack.api_host();
+    // What stands behind each malformed head would be a second request, if anybody read it.
+    let second = format!("GET /smuggled HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    for (name, head) in smuggling(&host) {
         let request = format!("{head}{second}");
         let answer = edge::raw_exchange(&stack, &host, request.as_bytes()).await?;
         let status = answer.split(' ').nth(1).unwrap_or("closed");

@@ -144,7 +144,11 @@ fn declared(service: &str, inspected: &Value) -> Result<()> {
     let grace = Duration::from_secs(number(&config["StopTimeout"]));
     ensure!(grace >= DRAIN, "it is killed {grace:?} after the signal");
     logs_are_bounded(&host["LogConfig"])?;
-    // The socket of the engine, or any other folder of the host, would be a way out.
+    mounts_nothing_else(service, inspected)
+}
+
+/// The socket of the engine, or any other folder of the host, would be a way out.
+fn mounts_nothing_else(service: &str, inspected: &Value) -> Result<()> {
     for mount in inspected["Mounts"].as_array().into_iter().flatten() {
         let source = mount["Source"].as_str().unwrap_or_default();
         if service == AGENT && KERNELS.contains(&source) {

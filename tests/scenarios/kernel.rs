@@ -329,8 +329,11 @@ pub(super) async fn attack_a_component_cannot_leave_its_group(stack: Arc<StackIn
         field("NoNewPrivs:") == "1" && field("Seccomp:") == "2",
         "{status}"
     );
-    // The component's own process is no other.
-    let pid = stack.component("orders")?.pid;
+    is_confined(stack.component("orders")?.pid, hidden)
+}
+
+/// The component's own process is no other than the probe.
+fn is_confined(pid: i32, natively: bool) -> Result<()> {
     let own = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     ensure!(
         own.contains("CapBnd:\t0000000000000000") && own.contains("Seccomp:\t2"),
@@ -340,7 +343,7 @@ pub(super) async fn attack_a_component_cannot_leave_its_group(stack: Arc<StackIn
         .lines()
         .find_map(|line| line.strip_prefix("Seccomp_filters:"));
     let filters: u32 = filters.context("no filters")?.trim().parse()?;
-    let engines = u32::from(!hidden);
+    let engines = u32::from(!natively);
     ensure!(filters >= engines + 2, "{filters} filters: {own}");
     Ok(())
 }

@@ -48,7 +48,11 @@ pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
         let complaints = looked.filter_map(Result::err);
         Ok(complaints.map(|error| format!("{error:#}")).collect())
     }));
-    plan.step(Step::command("clippy", || Ok(clippy(config))));
+    // The scenarios are no target of `--all-targets`: they need a built platform.
+    let everything = ["--all-targets", "--test", "e2e"];
+    plan.step(Step::command("clippy", move || {
+        Ok(clippy(config, &everything))
+    }));
     plan.step(Step::check("clippy, wasm filters", || {
         let linted = wasm::WORKSPACES
             .iter()
@@ -139,26 +143,17 @@ fn locked(config: &Config, folder: &str) -> Command {
 
 /// For this machine, with the sources that are for guests alone left out by the compiler.
 fn clippy_of(config: &Config, folder: &str) -> Command {
-    let mut command = clippy(config);
+    let mut command = clippy(config, &["--all-targets"]);
     command
         .current_dir(config.root.join(folder))
         .env("CARGO_TARGET_DIR", wasm::target(config));
     command
 }
 
-fn clippy(config: &Config) -> Command {
-    cargo(
-        config,
-        &[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    )
+fn clippy(config: &Config, targets: &[&str]) -> Command {
+    let before = ["clippy", "--workspace", "--locked"];
+    let after = ["--", "-D", "warnings"];
+    cargo(config, &[&before[..], targets, &after].concat())
 }
 
 fn deny(config: &Config, checks: &[&str]) -> Result<Command> {

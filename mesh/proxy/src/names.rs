@@ -14,6 +14,7 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType};
 use tokio::net::UdpSocket;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::control::State;
@@ -28,6 +29,8 @@ const TTL: u32 = 1;
 const MAX_QUESTION: usize = 1232;
 /// Addresses in one answer: they fit 512 bytes.
 const MAX_ADDRESSES: usize = 16;
+/// Questions that are being answered. More wait in the socket, or are lost and asked again.
+const AT_ONCE: usize = 64;
 /// Looking up the address of a service that has no proxy.
 const LOOK_UP: Duration = Duration::from_secs(1);
 
@@ -49,11 +52,16 @@ pub(crate) struct Known {
     pub(crate) hosts: Vec<String>,
 }
 
-/// Answers questions for ever.
+/// Answers questions for ever, each beside the others: one that waits for the machine's name server keeps none waiting.
 pub(crate) async fn serve(socket: UdpSocket, state: Arc<State>, known: Known) {
-    let mut question = [0; MAX_QUESTION];
+    let (socket, known) = (Arc::new(socket), Arc::new(known));
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut buffer = [0; MAX_QUESTION];
     loop {
-        let received = socket.recv_from(&mut question).await;
+        let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+            return; // nobody closes it
+        };
+        let received = socket.recv_from(&mut buffer).await;
         let (length, from) = match received {
             Ok(received) => received,
             Err(error) => {
@@ -62,13 +70,17 @@ pub(crate) async fn serve(socket: UdpSocket, state: Arc<State>, known: Known) {
                 continue;
             }
         };
+        let question = buffer.get(..length).unwrap_or_default().to_vec();
         let snapshot = state.snapshot.load_full();
-        let question = question.get(..length).unwrap_or_default();
-        if let Some(answer) = answer(question, &snapshot, &known).await
-            && let Err(error) = socket.send_to(&answer, from).await
-        {
-            tracing::debug!(%error, "an answer for a name was lost");
-        }
+        let (socket, known) = (Arc::clone(&socket), Arc::clone(&known));
+        tokio::spawn(async move {
+            let _place = place;
+            if let Some(answer) = answer(&question, &snapshot, &known).await
+                && let Err(error) = socket.send_to(&answer, from).await
+            {
+                tracing::debug!(%error, "an answer for a name was lost");
+            }
+        });
     }
 }
 

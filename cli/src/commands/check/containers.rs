@@ -16,6 +16,8 @@ use crate::ports;
 const OLDEST_COMPOSE: (u32, u32) = (2, 24);
 /// Oldest engine that the stack is tested with.
 const OLDEST_ENGINE: (u32, u32) = (20, 10);
+/// The first that knows the capabilities BPF and PERFMON.
+const KNOWS_BPF: (u32, u32) = (23, 0);
 
 /// Looks at everything; one finding each.
 pub(super) fn findings(
@@ -76,7 +78,23 @@ fn read(report: &Value) -> Result<Vec<Finding>, CliError> {
 }
 
 fn engine() -> Finding {
-    version("engine", "Docker Engine", engine::version(), OLDEST_ENGINE)
+    with_capabilities(version(
+        "engine",
+        "Docker Engine",
+        engine::version(),
+        OLDEST_ENGINE,
+    ))
+}
+
+/// Says of an engine that would refuse the agent's container how that one starts all the same.
+fn with_capabilities(mut finding: Finding) -> Finding {
+    let number = finding.detail.rsplit(' ').next().and_then(parse);
+    if finding.ok && number.is_some_and(|number| number < KNOWS_BPF) {
+        finding.detail.push_str(
+            ", which does not know CAP_BPF: COMPOSE_FILE=compose.yaml:deploy/compose/sys-admin.yaml docker compose up",
+        );
+    }
+    finding
 }
 
 fn compose() -> Finding {
@@ -203,6 +221,18 @@ mod tests {
             "{}",
             old.detail
         );
+    }
+
+    #[test]
+    fn an_engine_without_the_agents_capabilities_is_told_the_way() {
+        let engine = |text: &str| {
+            let seen = version("engine", "Docker Engine", Ok(text.into()), OLDEST_ENGINE);
+            with_capabilities(seen)
+        };
+        let old = engine("20.10.24+dfsg1");
+        assert!(old.ok && old.detail.contains("sys-admin.yaml"), "{old:?}");
+        assert!(!engine("28.2.2").detail.contains("sys-admin.yaml"));
+        assert!(!engine("19.3.0").ok);
     }
 
     #[test]
