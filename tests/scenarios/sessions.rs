@@ -145,6 +145,9 @@ pub(super) async fn r44_discovery_names_what_the_server_does(stack: Arc<StackInf
             endpoint.starts_with(&stack.issuer_text()),
             "{name} is {endpoint}"
         );
+        // Whatever it says to a plain GET, it is there.
+        let status = client.get(endpoint).send().await?.status();
+        ensure!(status != StatusCode::NOT_FOUND, "nobody is at {endpoint}");
     }
     let jwks: Value = client
         .get(document["jwks_uri"].as_str().unwrap_or_default())
