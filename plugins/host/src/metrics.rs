@@ -83,6 +83,8 @@ pub(crate) struct PluginMetrics {
     pub(crate) instances: AtomicI64,
     pub(crate) memory: AtomicI64,
     pub(crate) starts: Counter,
+    /// Until the guest's own code ran for the first time, and until it was configured.
+    pub(crate) instantiation_nanoseconds: Counter,
     pub(crate) start_nanoseconds: Counter,
     callback_time: CallbackTime,
     pub(crate) defined: Defined,
@@ -92,11 +94,12 @@ pub(crate) struct PluginMetrics {
 struct CallbackTime(Buckets<12>);
 
 impl PluginMetrics {
-    /// An instance was made and configured, in so much processor time.
-    pub(crate) fn started(&self, took: Duration) {
+    /// An instance was made in so much processor time, and was made and configured in so much.
+    pub(crate) fn started(&self, made: Duration, configured: Duration) {
         self.starts.add(1);
-        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.start_nanoseconds.add(nanoseconds);
+        let nanoseconds = |took: Duration| u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.instantiation_nanoseconds.add(nanoseconds(made));
+        self.start_nanoseconds.add(nanoseconds(configured));
     }
 
     pub(crate) fn callback(&self, took: Duration) {

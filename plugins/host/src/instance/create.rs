@@ -59,10 +59,12 @@ impl Instance {
             start_time: OnceLock::new(),
             inner: Mutex::new(Inner { store, guest }),
         });
+        let taken = || deadline::processor_time().saturating_sub(begun);
+        let instantiated = taken();
         made.configure()?;
-        let took = deadline::processor_time().saturating_sub(begun);
+        let took = taken();
         made.start_time.get_or_init(|| took);
-        version.metrics.started(took);
+        version.metrics.started(instantiated, took);
         Ok(made)
     }
 

@@ -147,14 +147,29 @@ pub(super) fn text(plugins: &Plugins) -> String {
 }
 
 fn starts(out: &mut String, plugins: &Plugins) {
-    let help = "Processor time in which instances were made and configured.";
-    family(out, "start_seconds", help, "summary");
+    let made = "Processor time in which instances were made, before any code of a plugin ran.";
+    summary(out, plugins, "instantiation_seconds", made, |metrics| {
+        metrics.instantiation_nanoseconds.get()
+    });
+    let configured = "Processor time in which instances were made and configured.";
+    summary(out, plugins, "start_seconds", configured, |metrics| {
+        metrics.start_nanoseconds.get()
+    });
+}
+
+fn summary(
+    out: &mut String,
+    plugins: &Plugins,
+    name: &str,
+    help: &str,
+    nanoseconds: impl Fn(&PluginMetrics) -> u64,
+) {
+    family(out, name, help, "summary");
     for (plugin, metrics) in plugins {
         let labels = [("plugin", &**plugin)];
-        let seconds = Duration::from_nanos(metrics.start_nanoseconds.get()).as_secs_f64();
-        let count = metrics.starts.get();
-        line(out, "start_seconds_sum", &labels, seconds);
-        line(out, "start_seconds_count", &labels, count);
+        let seconds = Duration::from_nanos(nanoseconds(metrics)).as_secs_f64();
+        line(out, &format!("{name}_sum"), &labels, seconds);
+        line(out, &format!("{name}_count"), &labels, metrics.starts.get());
     }
 }
 
