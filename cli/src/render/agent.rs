@@ -63,7 +63,11 @@ impl Rendering<'_> {
         if site.has_own_network() {
             // A container does not see the host's cgroups. The engine alone makes those of containers, and its
             // volume is what nobody else reaches the socket through.
-            let engine_s = json!({ "require_owned_cgroups": false, "selectors": self.selectors() });
+            let mut engine_s = json!({ "require_owned_cgroups": false });
+            let selectors = self.selectors();
+            if let Some(fields) = engine_s.as_object_mut().filter(|_| !selectors.is_empty()) {
+                fields.insert("selectors".into(), json!(selectors));
+            }
             document.insert("attestation".into(), engine_s);
         }
         document
