@@ -64,16 +64,18 @@ impl Rendering<'_> {
             // A container does not see the host's cgroups. The engine alone makes those of containers, and its
             // volume is what nobody else reaches the socket through.
             let mut engine_s = json!({ "require_owned_cgroups": false });
-            let selectors = self.selectors();
-            if let Some(fields) = engine_s.as_object_mut().filter(|_| !selectors.is_empty()) {
-                fields.insert("selectors".into(), json!(selectors));
+            // Under the usual name the agent knows them by itself.
+            if self.prefix != PREFIX
+                && let Some(fields) = engine_s.as_object_mut()
+            {
+                fields.insert("selectors".into(), json!(self.selectors()));
             }
             document.insert("attestation".into(), engine_s);
         }
         document
     }
 
-    /// Which control groups of containers are whose, where they have other names than the agent knows.
+    /// Which control groups of containers are whose.
     fn selectors(&self) -> BTreeMap<String, String> {
         let components = self.composition.components.iter();
         let both = components.flat_map(|component| {
@@ -83,8 +85,7 @@ impl Rendering<'_> {
                 (group, self.composition.workload_of(component))
             })
         });
-        let named = self.prefix != PREFIX;
-        both.filter(|_| named).collect()
+        both.collect()
     }
 
     /// Which control groups the kernel binds to which proxies.

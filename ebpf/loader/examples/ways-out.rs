@@ -6,9 +6,11 @@
 
 #![allow(clippy::print_stdout, reason = "what it prints is what it is for")]
 
+#[path = "../tests/kernel/ring.rs"]
+mod ring;
+
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -92,22 +94,7 @@ fn fast_open(text: &str, to: &SocketAddr) -> io::Result<()> {
 
 fn by_ring(text: &str, to: &SocketAddr) -> io::Result<()> {
     let socket = stream(to)?;
-    let address = SockAddr::from(*to);
-    let mut ring = io_uring::IoUring::new(2)?;
-    let entry = io_uring::opcode::Connect::new(
-        io_uring::types::Fd(socket.as_raw_fd()),
-        address.as_ptr().cast(),
-        address.len(),
-    );
-    // SAFETY: the address and the socket outlive the ring, which gives up what it has not done.
-    unsafe { ring.submission().push(&entry.build()) }.map_err(io::Error::other)?;
-    let patience = io_uring::types::Timespec::from(PATIENCE);
-    let wait = io_uring::types::SubmitArgs::new().timespec(&patience);
-    ring.submitter().submit_with_args(1, &wait)?;
-    let done = ring.completion().next().ok_or(io::ErrorKind::TimedOut)?;
-    if done.result() < 0 {
-        return Err(io::Error::from_raw_os_error(-done.result()));
-    }
+    ring::connect(&socket, &SockAddr::from(*to), PATIENCE)?;
     socket.send(text.as_bytes()).map(drop)
 }
 

@@ -78,17 +78,13 @@ fn read(report: &Value) -> Result<Vec<Finding>, CliError> {
 }
 
 fn engine() -> Finding {
-    with_capabilities(version(
-        "engine",
-        "Docker Engine",
-        engine::version(),
-        OLDEST_ENGINE,
-    ))
+    engine_of(engine::version())
 }
 
-/// Says of an engine that would refuse the agent's container how that one starts all the same.
-fn with_capabilities(mut finding: Finding) -> Finding {
-    let number = finding.detail.rsplit(' ').next().and_then(parse);
+/// Of one that would refuse the agent's container it says how that one starts all the same.
+fn engine_of(seen: Result<String, CliError>) -> Finding {
+    let number = seen.as_deref().ok().and_then(parse);
+    let mut finding = version("engine", "Docker Engine", seen, OLDEST_ENGINE);
     if finding.ok && number.is_some_and(|number| number < KNOWS_BPF) {
         finding.detail.push_str(
             ", which does not know CAP_BPF: COMPOSE_FILE=compose.yaml:deploy/compose/sys-admin.yaml docker compose up",
@@ -225,10 +221,7 @@ mod tests {
 
     #[test]
     fn an_engine_without_the_agents_capabilities_is_told_the_way() {
-        let engine = |text: &str| {
-            let seen = version("engine", "Docker Engine", Ok(text.into()), OLDEST_ENGINE);
-            with_capabilities(seen)
-        };
+        let engine = |text: &str| engine_of(Ok(text.into()));
         let old = engine("20.10.24+dfsg1");
         assert!(old.ok && old.detail.contains("sys-admin.yaml"), "{old:?}");
         assert!(!engine("28.2.2").detail.contains("sys-admin.yaml"));

@@ -207,27 +207,7 @@ impl Shell {
     fn uring(&mut self, to: &str) -> io::Result<String> {
         let to = address(to);
         let socket = Socket::new(to.domain(), Type::STREAM, None)?;
-        let mut ring = io_uring::IoUring::new(2)?;
-        let entry = io_uring::opcode::Connect::new(
-            io_uring::types::Fd(socket.as_raw_fd()),
-            to.as_ptr().cast(),
-            to.len(),
-        );
-        // SAFETY: the address and the socket outlive the ring, which gives up what it has not done.
-        unsafe { ring.submission().push(&entry.build()) }.unwrap();
-        let patience = io_uring::types::Timespec::from(self.patience);
-        let wait = io_uring::types::SubmitArgs::new().timespec(&patience);
-        match ring.submitter().submit_with_args(1, &wait) {
-            Err(error) if error.raw_os_error() == Some(nix::libc::ETIME) => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            other => other?,
-        };
-        let done = ring.completion().next();
-        let result = done.ok_or(io::ErrorKind::TimedOut)?.result();
-        if result < 0 {
-            return Err(io::Error::from_raw_os_error(-result));
-        }
+        crate::ring::connect(&socket, &to, self.patience)?;
         let shown = shown(&socket)?;
         Ok(format!("{} {shown}", self.keep(socket)?))
     }

@@ -23,6 +23,7 @@ mod inbound;
 mod lifecycle;
 mod names;
 mod policy;
+mod ring;
 mod shield;
 mod steering;
 mod suites;
