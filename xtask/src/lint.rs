@@ -17,10 +17,12 @@ use crate::wasm;
 /// What is compiled for other machines than this one, or with other flags, has lock files, thus workspaces, of its own.
 const OWN_WORKSPACES: [&str; 4] = [
     "ebpf/programs",
-    "plugins/host/fuzz",
+    FUZZ,
     wasm::WORKSPACES[0],
     wasm::WORKSPACES[1],
 ];
+
+const FUZZ: &str = "plugins/host/fuzz";
 
 /// Formats the sources, or only checks them.
 pub(crate) fn fmt(config: &Config, check: bool) -> Result<()> {
@@ -59,6 +61,9 @@ pub(crate) fn run_all(config: &Config, plan: &mut Plan) {
             .map(|folder| run(&mut clippy_of(config, folder)));
         let complaints = linted.filter_map(Result::err);
         Ok(complaints.map(|error| format!("{error:#}")).collect())
+    }));
+    plan.step(Step::command("clippy, fuzz targets", || {
+        Ok(clippy_of_fuzz(config))
     }));
     plan.step(Step::check("layers", || crate::layers::check(config)));
     plan.step(Step::command("licences and bans", || {
@@ -147,6 +152,15 @@ fn clippy_of(config: &Config, folder: &str) -> Command {
     command
         .current_dir(config.root.join(folder))
         .env("CARGO_TARGET_DIR", wasm::target(config));
+    command
+}
+
+/// Without the fuzzer's instrumentation: what the other lints have checked of the same crates is found there.
+fn clippy_of_fuzz(config: &Config) -> Command {
+    let mut command = clippy(config, &["--bins"]);
+    command
+        .current_dir(config.root.join(FUZZ))
+        .env("CARGO_TARGET_DIR", &config.target);
     command
 }
 
