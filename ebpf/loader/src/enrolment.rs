@@ -141,7 +141,6 @@ impl Kernel {
             return Ok(());
         };
         self.revoking(|kernel| kernel.maps.workloads.remove(&number))?;
-        self.detach_from(number);
         // A replica, or the other half of the pair, may still be there.
         let mut others = self.maps.workloads.keys()?.into_iter();
         let shared = others.any(|other| {
@@ -162,7 +161,7 @@ impl Kernel {
                 }
             }
         }
-        Ok(())
+        self.detach_from(number)
     }
 
     /// What is declared of a workload's addresses: this, and nothing else.

@@ -164,11 +164,7 @@ impl Kernel {
             path: pins.to_path_buf(),
             source,
         };
-        let links = fs::read_dir(pins.join(LINKS)).into_iter().flatten();
-        for entry in links.flatten() {
-            let link = sys::open_pin(&entry.path()).map_err(failed)?;
-            sys::detach(&link).map_err(failed)?;
-        }
+        sys::end_links(&pins.join(LINKS)).map_err(failed)?;
         match fs::remove_dir_all(pins) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
@@ -182,14 +178,19 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn detach_from(&self, number: u64) {
+    pub(crate) fn detach_from(&self, number: u64) -> Result<()> {
         if self.slice.attach == Attach::Slice {
-            return;
+            return Ok(());
         }
         for name in programs::all() {
-            // Only this group's; that it was never attached is fine.
-            let _ = fs::remove_file(self.link(name, number));
+            self.end(self.link(name, number))?;
         }
+        Ok(())
+    }
+
+    /// Ends what is pinned there. That there is nothing is fine.
+    pub(crate) fn end(&self, pin: PathBuf) -> Result<()> {
+        sys::end_link(&pin).map_err(|source| Error::Pins { path: pin, source })
     }
 
     /// Attaches what is not attached there yet.

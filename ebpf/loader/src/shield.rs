@@ -29,6 +29,9 @@ pub use list::{Added, Denied, Fill, List, Swept, Talker};
 
 /// The programs of the shield: one for the driver, one for the stack.
 pub const SHIELD: [&str; 2] = ["rw_shield_xdp", "rw_shield_tc"];
+/// Within the platform's folder of pins, and within that one.
+const FOLDER: &str = "shield";
+const LINKS: &str = "links";
 
 /// Its maps; all are pinned.
 const MAPS: [&str; 11] = [
@@ -124,10 +127,10 @@ impl Shield {
             return Err(Error::Unsupported(missing));
         }
         bpffs::prepare(pins)?;
-        let own = bpffs::folder(pins, "shield")?;
+        let own = bpffs::folder(pins, FOLDER)?;
         let version = format!("maps-{VERSION}");
         let folder = bpffs::folder(&own, &version)?;
-        let links = bpffs::folder(&own, "links")?;
+        let links = bpffs::folder(&own, LINKS)?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
             loader.map_pin_path(name, maps::pin(&folder, name));

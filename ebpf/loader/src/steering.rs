@@ -69,9 +69,7 @@ impl Kernel {
                 self.maps.steered.remove(&key)?;
             }
         }
-        // That it was not attached is fine.
-        let _ = fs::remove_file(self.link(STEERING, u64::from(number)));
-        Ok(())
+        self.end(self.link(STEERING, u64::from(number)))
     }
 
     fn attach_steering(&self, object: &[u8], network: &Path, number: u32) -> Result<()> {

@@ -4,6 +4,7 @@
 //! structure as long as the kernel reads it.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -136,9 +137,27 @@ pub(crate) fn replace_program(link: &OwnedFd, program: BorrowedFd<'_>) -> io::Re
     bpf(BPF_LINK_UPDATE, &attribute).map(drop)
 }
 
-/// The link's program does not run any more when this returns; without a pin alone it goes on until the kernel comes to it.
-pub(crate) fn detach(link: &OwnedFd) -> io::Result<()> {
-    bpf(BPF_LINK_DETACH, &number(link)?).map(drop)
+/// Ends the link that is pinned at `pin`, if there is one: its program does not run any more when this returns. Were only the
+/// pin taken away, it would go on until the kernel comes to it.
+pub(crate) fn end_link(pin: &Path) -> io::Result<()> {
+    let link = match open_pin(pin) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        link => link?,
+    };
+    bpf(BPF_LINK_DETACH, &number(&link)?)?;
+    fs::remove_file(pin)
+}
+
+/// Ends all links that are pinned in a folder, if there is one.
+pub(crate) fn end_links(folder: &Path) -> io::Result<()> {
+    let pins = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        pins => pins?,
+    };
+    for pin in pins {
+        end_link(&pin?.path())?;
+    }
+    Ok(())
 }
 
 fn number(descriptor: &impl AsRawFd) -> io::Result<u32> {

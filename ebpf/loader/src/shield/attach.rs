@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-use super::{SHIELD, Shield};
+use super::{FOLDER, LINKS, SHIELD, Shield};
 use crate::error::{Error, Result};
 use crate::{programs, sys};
 
@@ -125,8 +125,8 @@ impl Shield {
 
     /// Detaches the shield of a platform everywhere, and forgets its list. That there is none is fine.
     pub fn remove(pins: &Path) -> Result<()> {
-        let path = pins.join("shield");
-        match fs::remove_dir_all(&path) {
+        let path = pins.join(FOLDER);
+        match sys::end_links(&path.join(LINKS)).and_then(|()| fs::remove_dir_all(&path)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Pins { path, source })
             }
@@ -142,7 +142,7 @@ impl Shield {
             .collect();
         for (path, _, number) in self.pinned()? {
             if !kept.contains(&number) {
-                fs::remove_file(&path).map_err(|source| Error::Pins { path, source })?;
+                sys::end_link(&path).map_err(|source| Error::Pins { path, source })?;
             }
         }
         Ok(())
@@ -152,7 +152,7 @@ impl Shield {
     fn detach_others(&self, kept: Mode, number: u32) -> Result<()> {
         for (path, mode, other) in self.pinned()? {
             if other == number && mode != kept {
-                fs::remove_file(&path).map_err(|source| Error::Pins { path, source })?;
+                sys::end_link(&path).map_err(|source| Error::Pins { path, source })?;
             }
         }
         Ok(())
