@@ -51,7 +51,7 @@ pub(crate) struct RouteEntry {
 
 /// What happens to a request that matched.
 pub(crate) struct Route {
-    pub(crate) id: Box<str>,
+    pub(crate) id: Arc<str>,
     pub(crate) host: Box<str>,
     pub(crate) auth: AuthConfig,
     pub(crate) audience: Option<Arc<str>>,
@@ -96,7 +96,7 @@ pub(crate) struct PolicyVerdict {
 /// A destination.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Cluster {
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     pub(crate) target: Target,
     /// Names the target: clusters that lead to the same place share a pool.
     pub(crate) pool_key: Box<str>,

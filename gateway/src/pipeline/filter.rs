@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Uri};
 use ringwall_data_path::{fields, path};
 use ringwall_plugin_host::{Cause, Direction, HttpStream, Refused, StreamInfo, Value};
 
@@ -61,7 +61,7 @@ pub(crate) async fn filter(
         }));
     };
     let stream = worker.open(&route.filters, facts(connection, authorized, exchange));
-    let before = (parts.method.clone(), parts.uri.path().to_owned());
+    let before = (parts.method.clone(), parts.uri.clone());
     let request = match stream.request(Request::from_parts(parts, body)).await {
         Ok(request) => request,
         Err(refused) => return answer(refused, exchange).map(ControlFlow::Break),
@@ -134,7 +134,7 @@ fn check_rewritten(
     connection: &Connection,
     authorized: &Authorized,
     host: &str,
-    before: &(Method, String),
+    before: &(Method, Uri),
     parts: &Parts,
 ) -> Result<(), Refusal> {
     let refused = || Refusal::Filter("filter-left-the-route");
@@ -143,7 +143,7 @@ fn check_rewritten(
     if parts.method != before.0 || !named.eq_ignore_ascii_case(host) {
         return Err(refused());
     }
-    if target == before.1 {
+    if target == before.1.path() {
         return Ok(());
     }
     path::check(target).map_err(|_| refused())?;
@@ -173,8 +173,8 @@ fn facts(connection: &Arc<Connection>, authorized: &Authorized, exchange: &Excha
     let route = authorized.route();
     let mut facts = StreamInfo::new(connection.facts(), exchange.now);
     facts.request_id = Some(exchange.trace.id().into());
-    facts.route_name = Arc::from(&*route.id);
-    facts.cluster_name = Arc::from(&*route.cluster.name);
+    facts.route_name = Arc::clone(&route.id);
+    facts.cluster_name = Arc::clone(&route.cluster.name);
     facts.direction = Direction::Inbound;
     facts.metadata = authorized.token().map(|token| {
         let user = Value::map([

@@ -6,7 +6,7 @@
 mod lookup;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -177,14 +177,16 @@ pub struct StreamInfo {
     pub properties: Option<Arc<dyn Properties>>,
 }
 
+static UNNAMED: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+
 impl StreamInfo {
     pub fn new(connection: Arc<ConnectionInfo>, start: SystemTime) -> Self {
         Self {
             connection,
             start,
             request_id: None,
-            route_name: Arc::from(""),
-            cluster_name: Arc::from(""),
+            route_name: Arc::clone(&UNNAMED),
+            cluster_name: Arc::clone(&UNNAMED),
             direction: Direction::default(),
             upstream: UpstreamInfo::default(),
             metadata: None,

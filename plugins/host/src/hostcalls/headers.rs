@@ -10,8 +10,8 @@ use http::HeaderMap;
 use crate::abi::pairs::{self, PairLimits};
 use crate::abi::{MapKind, Status, memory};
 use crate::hostcalls::{Answer, Guest, Out, Span, give, give_with, split};
-use crate::http::fields::{Fields, FieldsMut, Head, is_framing};
-use crate::instance::{Context, Host};
+use crate::http::fields::{Fields, FieldsMut, Head, byte_size, is_framing};
+use crate::instance::{Context, Host, Side};
 use crate::spec::{Limits, Names};
 
 pub(super) fn get_size(caller: Guest<'_, '_>, kind: u32, out: u32) -> Answer {
@@ -97,10 +97,10 @@ fn change(
             .refuse("a header that it may not set", Status::InternalFailure)
             .into());
     }
-    let allowed = room(host, kind)?.fits(key.len() + value.len());
+    let allowed = !adds || has_room(host, kind, key.len() + value.len());
     let context = host.context().ok_or(Status::BadArgument)?;
     let fields = open(context, kind)?;
-    if adds && !allowed {
+    if !allowed {
         return Err(host
             .refuse("headers beyond the limit", Status::InternalFailure)
             .into());
@@ -110,31 +110,41 @@ fn change(
     Ok(())
 }
 
-/// What a map may still take.
-struct Room {
-    count: usize,
-    bytes: usize,
-}
-
-impl Room {
-    const fn fits(&self, more: usize) -> bool {
-        self.count >= 1 && self.bytes >= more
-    }
-}
-
-fn room(host: &Host, kind: MapKind) -> Result<Room, Status> {
+/// Whether a map may have one more pair, of `more` bytes. A head is counted when it might be full, and not for each pair.
+fn has_room(host: &mut Host, kind: MapKind, more: usize) -> bool {
     let limits = &host.version.spec.limits;
-    let (mut count, mut bytes) = (0, 0);
-    if let Some(fields) = view(host, kind) {
-        for (key, value) in fields.pairs() {
-            count += 1;
-            bytes += key.len() + value.len();
-        }
+    let (most_pairs, most_bytes) = (limits.header_count, limits.header_bytes);
+    let Some(fields) = view(host, kind) else {
+        return most_pairs > 0 && more <= most_bytes;
+    };
+    if fields.count() >= most_pairs {
+        return false;
     }
-    Ok(Room {
-        count: limits.header_count.saturating_sub(count),
-        bytes: limits.header_bytes.saturating_sub(bytes),
-    })
+    let context = host.contexts.get(&host.effective());
+    let counted = context.and_then(|context| side(context, kind)?.head_bytes);
+    let with = |bytes: usize| Some(bytes.saturating_add(more)).filter(|all| *all <= most_bytes);
+    let all = counted.and_then(with).or_else(|| with(byte_size(fields)));
+    if let Some(side) = host.context().and_then(|context| side_mut(context, kind)) {
+        side.head_bytes = all;
+    }
+    all.is_some()
+}
+
+/// The side that a head is of.
+const fn side(context: &Context, kind: MapKind) -> Option<&Side> {
+    match kind {
+        MapKind::RequestHeaders => Some(&context.request),
+        MapKind::ResponseHeaders => Some(&context.response),
+        _ => None,
+    }
+}
+
+const fn side_mut(context: &mut Context, kind: MapKind) -> Option<&mut Side> {
+    match kind {
+        MapKind::RequestHeaders => Some(&mut context.request),
+        MapKind::ResponseHeaders => Some(&mut context.response),
+        _ => None,
+    }
 }
 
 const fn pair_limits(limits: &Limits) -> PairLimits {
@@ -173,6 +183,9 @@ pub(super) fn set_pairs(caller: Guest<'_, '_>, kind: u32, map: Span) -> Answer {
         }
     }
     let context = host.context().ok_or(Status::BadArgument)?;
+    if let Some(side) = side_mut(context, kind) {
+        side.head_bytes = None;
+    }
     let mut fields = open(context, kind)?;
     let mut trial = copy(&fields);
     clear(&mut trial, |key| write.allows(key) && read.allows(key));

@@ -271,9 +271,9 @@ pub(crate) fn scheme(head: &request::Parts, https: bool) -> &str {
 }
 
 /// Bytes of all names and values.
-pub(crate) fn byte_size(fields: Fields<'_>) -> u64 {
+pub(crate) fn byte_size(fields: Fields<'_>) -> usize {
     let sizes = fields.pairs().map(|(key, value)| key.len() + value.len());
-    sizes.sum::<usize>() as u64
+    sizes.sum()
 }
 
 #[cfg(test)]

@@ -129,6 +129,10 @@ impl HttpStream {
             if let Some(ended) = inner.shared.ended.lock().take() {
                 return Poll::Ready(ended);
             }
+            // Nearly always nobody has wished anything, and no instance has to be asked.
+            if inner.shared.wishes() == 0 {
+                return Poll::Pending;
+            }
             inner.wish().map_or(Poll::Pending, Poll::Ready)
         });
         let ended = ended.await;

@@ -53,10 +53,13 @@ pub(crate) fn run<P: WasmParams, R: WasmResults>(
     };
     begin(store, context);
     let used = store.data().observer.is_some().then(processor_time);
-    let started = Instant::now();
+    let started = store.data_mut().returned.take();
+    let started = started.unwrap_or_else(Instant::now);
     let result = function.call(&mut *store, params);
-    let took = started.elapsed();
+    let ended = Instant::now();
+    let took = ended.saturating_duration_since(started);
     let host = store.data_mut();
+    host.returned = Some(ended);
     host.effective = None;
     if result.is_err() {
         host.deadline.fail(took);
@@ -98,6 +101,7 @@ impl Instance {
         name: &'static str,
         act: impl FnOnce(&mut Inner) -> wasmtime::Result<R>,
     ) -> Result<R, Failure> {
+        inner.host().returned = None;
         let result = act(inner).and_then(|result| {
             self.settle(inner)?;
             Ok(result)
@@ -235,6 +239,7 @@ impl Inner {
     /// The plugin itself ends. It is not asked whether it agrees to that.
     pub(super) fn shut_down(&mut self) {
         let Self { store, guest } = self;
+        store.data_mut().returned = None;
         let ended = run(store, "proxy_on_done", ROOT, &guest.done, ROOT, 1)
             .and_then(|_| run(store, "proxy_on_delete", ROOT, &guest.delete, ROOT, ()));
         if let Err(error) = ended {

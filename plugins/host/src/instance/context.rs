@@ -34,6 +34,8 @@ pub(crate) enum ContextKind {
 #[derive(Debug, Default)]
 pub(crate) struct Side {
     pub(crate) head: Option<Head>,
+    /// Bytes of the head's names and values at most; not counted yet where there are none.
+    pub(crate) head_bytes: Option<usize>,
     pub(crate) body: Buffer,
     /// Whether the body may be looked at.
     pub(crate) body_open: bool,

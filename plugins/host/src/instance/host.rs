@@ -143,6 +143,8 @@ pub(crate) struct Host {
     pub(crate) meter: Meter,
     pub(crate) deadline: Deadline,
     pub(crate) hostcalls: u32,
+    /// When the callback before has returned, where another one follows at once: the clock is read once for the two.
+    pub(crate) returned: Option<Instant>,
     pub(crate) contexts: HashMap<u32, Box<Context>, RandomState>,
     next_context: u32,
     pub(crate) unfinished: usize,
@@ -173,6 +175,7 @@ impl Host {
             meter: Meter::new(&version.spec.limits, Arc::clone(&version.metrics)),
             deadline: Deadline::default(),
             hostcalls: 0,
+            returned: None,
             contexts: HashMap::default(),
             next_context: ROOT,
             unfinished: 0,

@@ -85,6 +85,7 @@ impl Instance {
         };
         let side = context.side(way);
         side.head = Some(head);
+        side.head_bytes = None;
         side.resume = false;
         side.end = end;
         let name = match way {

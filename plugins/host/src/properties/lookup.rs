@@ -118,7 +118,7 @@ fn request_attribute(
         "size" => Some(size(&head.headers, subject.request_bytes)),
         "total_size" => {
             let bytes = fields::byte_size(Fields::Request(head, https));
-            Some(integer(subject.request_bytes.saturating_add(bytes)))
+            Some(integer(subject.request_bytes.saturating_add(bytes as u64)))
         }
         _ => None,
     }
@@ -137,7 +137,7 @@ fn response_attribute(subject: &Subject<'_>, name: &str, under: &[&str]) -> Opti
         "size" => Some(integer(subject.response_bytes)),
         "total_size" => {
             let bytes = fields::byte_size(Fields::Response(head));
-            Some(integer(subject.response_bytes.saturating_add(bytes)))
+            Some(integer(subject.response_bytes.saturating_add(bytes as u64)))
         }
         "grpc_status" => {
             let trailers = subject.response_trailers;

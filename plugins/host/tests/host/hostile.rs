@@ -121,6 +121,41 @@ async fn r91_memory_stays_below_its_cap() {
     assert_eq!(bed.metric("memory_bytes"), 655_360);
 }
 
+/// `x-a` is replaced again and again, which makes the head no longer; what would make it too long is refused, and what then
+/// fits is taken.
+#[tokio::test]
+async fn r91_headers_stay_below_their_cap_and_a_replaced_value_frees_its_room() {
+    let text = "a".repeat(900);
+    let set = |function: &str, name: u32, length: u32| {
+        format!(
+            "(call ${function} (i32.const 0) (i32.const {name}) (i32.const 3) (i32.const 1000) (i32.const {length}))"
+        )
+    };
+    let taken = |call: String| format!("(if (i32.ne {call} (i32.const 0)) (then (unreachable)))");
+    let steps = [
+        taken(set("set_header", 200, 300)).repeat(20),
+        format!(
+            "(if (i32.eqz {}) (then (unreachable)))",
+            set("add_header", 204, 900)
+        ),
+        taken(set("add_header", 204, 300)),
+        format!(
+            "(if (i32.eqz {}) (then (unreachable)))",
+            set("add_header", 204, 400)
+        ),
+    ];
+    let body = format!(
+        r#"(data (i32.const 200) "x-a") (data (i32.const 204) "x-b") (data (i32.const 1000) "{text}") {}"#,
+        on_request(&steps.concat())
+    );
+    let mut spec = spec();
+    spec.limits.header_bytes = 1000;
+    let bed = Bed::with(&guest(&body), spec);
+    let passed = bed.get().await.unwrap();
+    assert_eq!(passed.headers()["x-a"].len(), 300);
+    assert_eq!(passed.headers()["x-b"].len(), 300);
+}
+
 #[tokio::test]
 async fn r91_a_lost_instance_takes_its_streams_and_no_others() {
     // One stream is paused in the instance that another one destroys; a third, in another plugin, goes on.
