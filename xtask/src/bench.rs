@@ -3,6 +3,7 @@
 //! Each measurement is a module below that returns a [`report::Report`]; this file only parses,
 //! dispatches and prints. Exit code 1 with `--check` where a target is missed.
 
+mod awake;
 mod containers;
 mod ebpf;
 mod filters;
@@ -22,9 +23,10 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
+use crate::build::{Profile, packages};
 use crate::commands::Purpose;
 use crate::config::Config;
-use crate::process::print;
+use crate::process::{self, print, say};
 use crate::setup;
 use report::Report;
 
@@ -48,6 +50,20 @@ pub(crate) struct BenchArgs {
 enum Output {
     Table,
     Json,
+}
+
+/// What stands beside its peers, which are optimised across their parts, too.
+const DATA_PATH: [&str; 4] = [
+    "ringwall-agent",
+    "ringwall-control-plane",
+    "ringwall-gateway",
+    "ringwall-proxy",
+];
+
+/// Builds these as images hold them: all in one go, so that their dependencies are built once.
+fn build(config: &Config) -> Result<()> {
+    say("building the data path, optimised across crates: the first build takes many minutes");
+    process::run(&mut packages(config, Profile::Dist, DATA_PATH.into_iter()))
 }
 
 /// One measurement: runs so many rounds and reports.

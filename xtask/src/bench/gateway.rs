@@ -11,13 +11,13 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use super::build;
 use super::material::Material;
 use super::report::Report;
 use super::running::{LOAD_CORE, PROXY_CORE, Program, Running};
 use super::wrk::{Load, Wrk};
-use crate::build::{Profile, deployables};
 use crate::config::Config;
-use crate::process::{run, say};
+use crate::process::say;
 use subjects::{Case, Subject};
 
 /// Length of one measurement.
@@ -29,8 +29,7 @@ const FULL_BOUND: f64 = 1.6;
 
 /// Builds the gateway, starts everything, measures in turns, reports.
 pub(crate) fn measure(config: &Config, rounds: u32) -> Result<Report> {
-    say("building the platform (release)");
-    run(&mut deployables(config, Profile::Release)?)?;
+    build(config)?;
     let folder = config.target.join("bench-gateway");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder).context("making the folder of the measurement")?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::super::material::{AUDIENCE, ISSUER, Material};
+use crate::build::{Profile, outputs};
 use crate::config::Config;
 use crate::setup::wheels;
 
@@ -147,7 +148,7 @@ impl<'run> Kit<'run> {
             nginx: tool(config, "nginx")?,
             haproxy: tool(config, "haproxy")?,
             envoy: wheels::ENVOY.ensure(config)?,
-            ringwall: config.outputs.join("release/ringwall-gateway"),
+            ringwall: outputs(config, Profile::Dist).join("ringwall-gateway"),
             back_end: free_port()?,
             issuer: free_port()?,
             modules,
