@@ -116,7 +116,7 @@ impl Samples {
         if subject.case == Case::BesideHostile {
             let _awake = Awake::keep()?;
             let seen = neighbours::measure(subject.port)?;
-            self.p99_in_peace.push(seen.in_peace_us);
+            self.p99_in_peace.extend(seen.in_peace_us);
             self.p99.push(seen.beside_hostile_us);
             return Ok(());
         }
