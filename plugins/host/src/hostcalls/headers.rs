@@ -112,6 +112,8 @@ fn change(
 
 /// Whether a map may have one more pair, of `more` bytes. A head is counted when it might be full, and not for each pair.
 fn has_room(host: &mut Host, kind: MapKind, more: usize) -> bool {
+    let context = host.context();
+    let counted = context.and_then(|context| side_of(context, kind)?.head_bytes);
     let limits = &host.version.spec.limits;
     let (most_pairs, most_bytes) = (limits.header_count, limits.header_bytes);
     let Some(fields) = view(host, kind) else {
@@ -120,26 +122,16 @@ fn has_room(host: &mut Host, kind: MapKind, more: usize) -> bool {
     if fields.count() >= most_pairs {
         return false;
     }
-    let context = host.contexts.get(&host.effective());
-    let counted = context.and_then(|context| side(context, kind)?.head_bytes);
     let with = |bytes: usize| Some(bytes.saturating_add(more)).filter(|all| *all <= most_bytes);
     let all = counted.and_then(with).or_else(|| with(byte_size(fields)));
-    if let Some(side) = host.context().and_then(|context| side_mut(context, kind)) {
+    if let Some(side) = host.context().and_then(|context| side_of(context, kind)) {
         side.head_bytes = all;
     }
     all.is_some()
 }
 
 /// The side that a head is of.
-const fn side(context: &Context, kind: MapKind) -> Option<&Side> {
-    match kind {
-        MapKind::RequestHeaders => Some(&context.request),
-        MapKind::ResponseHeaders => Some(&context.response),
-        _ => None,
-    }
-}
-
-const fn side_mut(context: &mut Context, kind: MapKind) -> Option<&mut Side> {
+const fn side_of(context: &mut Context, kind: MapKind) -> Option<&mut Side> {
     match kind {
         MapKind::RequestHeaders => Some(&mut context.request),
         MapKind::ResponseHeaders => Some(&mut context.response),
@@ -183,7 +175,7 @@ pub(super) fn set_pairs(caller: Guest<'_, '_>, kind: u32, map: Span) -> Answer {
         }
     }
     let context = host.context().ok_or(Status::BadArgument)?;
-    if let Some(side) = side_mut(context, kind) {
+    if let Some(side) = side_of(context, kind) {
         side.head_bytes = None;
     }
     let mut fields = open(context, kind)?;
