@@ -103,7 +103,11 @@ impl PluginMetrics {
     }
 
     pub(crate) fn callback(&self, took: Duration) {
-        let microseconds = u64::try_from(took.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+        let rest = u64::from(took.subsec_nanos().div_ceil(1000));
+        let microseconds = took
+            .as_secs()
+            .saturating_mul(1_000_000)
+            .saturating_add(rest);
         self.callback_time.0.record(&CALLBACK_BOUNDS, microseconds);
     }
 

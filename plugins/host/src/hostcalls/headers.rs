@@ -195,14 +195,14 @@ pub(super) fn set_pairs(caller: Guest<'_, '_>, kind: u32, map: Span) -> Answer {
 
 /// The map as it would be, so that a bad pair leaves the real one whole.
 enum Trial {
-    Head(Box<Head>),
+    Head(Head),
     Map(HeaderMap),
 }
 
 fn copy(fields: &FieldsMut<'_>) -> Trial {
     match fields {
-        FieldsMut::Request(head) => Trial::Head(Box::new(Head::Request((**head).clone()))),
-        FieldsMut::Response(head) => Trial::Head(Box::new(Head::Response((**head).clone()))),
+        FieldsMut::Request(head) => Trial::Head(Head::Request(Box::new((**head).clone()))),
+        FieldsMut::Response(head) => Trial::Head(Head::Response(Box::new((**head).clone()))),
         FieldsMut::Map(map) => Trial::Map((**map).clone()),
     }
 }
@@ -210,27 +210,23 @@ fn copy(fields: &FieldsMut<'_>) -> Trial {
 impl Trial {
     fn fields(&mut self) -> FieldsMut<'_> {
         match self {
-            Self::Head(head) => match &mut **head {
-                Head::Request(head) => FieldsMut::Request(head),
-                Head::Response(head) => FieldsMut::Response(head),
-            },
+            Self::Head(Head::Request(head)) => FieldsMut::Request(head),
+            Self::Head(Head::Response(head)) => FieldsMut::Response(head),
             Self::Map(map) => FieldsMut::Map(map),
         }
     }
 
     fn map(&mut self) -> &mut HeaderMap {
         match self {
-            Self::Head(head) => match &mut **head {
-                Head::Request(head) => &mut head.headers,
-                Head::Response(head) => &mut head.headers,
-            },
+            Self::Head(Head::Request(head)) => &mut head.headers,
+            Self::Head(Head::Response(head)) => &mut head.headers,
             Self::Map(map) => map,
         }
     }
 }
 
 fn clear(trial: &mut Trial, may: impl Fn(&str) -> bool) {
-    let is_request = matches!(trial, Trial::Head(head) if matches!(**head, Head::Request(_)));
+    let is_request = matches!(trial, Trial::Head(Head::Request(_)));
     let map = trial.map();
     let names = map.keys().filter(|name| {
         let is_host = is_request && *name == http::header::HOST;
@@ -247,16 +243,8 @@ fn add(trial: &mut Trial, key: &str, value: &[u8]) -> Result<(), Status> {
 
 fn apply(fields: &mut FieldsMut<'_>, trial: Trial) {
     match (fields, trial) {
-        (FieldsMut::Request(head), Trial::Head(new)) => {
-            if let Head::Request(new) = *new {
-                **head = new;
-            }
-        }
-        (FieldsMut::Response(head), Trial::Head(new)) => {
-            if let Head::Response(new) = *new {
-                **head = new;
-            }
-        }
+        (FieldsMut::Request(head), Trial::Head(Head::Request(new))) => **head = *new,
+        (FieldsMut::Response(head), Trial::Head(Head::Response(new))) => **head = *new,
         (FieldsMut::Map(map), Trial::Map(new)) => **map = new,
         _ => {}
     }

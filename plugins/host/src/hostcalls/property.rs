@@ -82,11 +82,11 @@ fn find(host: &Host, raw: &[u8], segments: &[&str]) -> Option<Vec<u8>> {
         }
     }
     let held_request = context.and_then(|context| match &context.request.head {
-        Some(Head::Request(head)) => Some(head),
+        Some(Head::Request(head)) => Some(&**head),
         _ => None,
     });
     let held_response = context.and_then(|context| match &context.response.head {
-        Some(Head::Response(head)) => Some(head),
+        Some(Head::Response(head)) => Some(&**head),
         _ => None,
     });
     let held_trailers = context.and_then(|context| context.response.trailers.as_ref());

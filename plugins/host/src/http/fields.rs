@@ -4,6 +4,9 @@
 //! Must not: know capabilities (`hostcalls/headers.rs` does). A field that would change how a message is framed or how the
 //! connection is kept is the host's alone.
 
+use std::cell::RefCell;
+
+use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, StatusCode, Uri, Version, request, response};
@@ -25,11 +28,11 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH || HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// The head of a message on its way.
+/// The head of a message on its way. It changes hands a dozen times for each plugin, and is copied only once.
 #[derive(Debug)]
 pub(crate) enum Head {
-    Request(request::Parts),
-    Response(response::Parts),
+    Request(Box<request::Parts>),
+    Response(Box<response::Parts>),
 }
 
 /// One map, to read.
@@ -195,8 +198,27 @@ impl FieldsMut<'_> {
 fn valid(name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), Status> {
     // The types refuse CR, LF and NUL, and names that are no tokens.
     let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Status::BadArgument)?;
-    let value = HeaderValue::from_bytes(value).map_err(|_| Status::BadArgument)?;
+    let value = HeaderValue::from_maybe_shared(stored(value)).map_err(|_| Status::BadArgument)?;
     Ok((name, value))
+}
+
+/// A copy of a value, beside others of this thread: a head's values take no memory of their own, and none when the head is
+/// copied for `proxy_on_log`.
+fn stored(value: &[u8]) -> Bytes {
+    const CHUNK: usize = 2048;
+    thread_local! {
+        static STORE: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    }
+    if value.len() > CHUNK / 4 {
+        return Bytes::copy_from_slice(value);
+    }
+    STORE.with_borrow_mut(|store| {
+        if store.capacity() < value.len() {
+            store.reserve(CHUNK);
+        }
+        store.extend_from_slice(value);
+        store.split().freeze()
+    })
 }
 
 fn set_request(head: &mut request::Parts, name: &str, value: &[u8]) -> Option<()> {

@@ -86,7 +86,7 @@ impl HttpStream {
         let shared = &self.inner.shared;
         shared.note_protocol(&head);
         let mut body = Filtered::new(source, Some(Arc::clone(&self.inner)), Way::Request);
-        let mut head = Head::Request(head);
+        let mut head = Head::Request(Box::new(head));
         for filter in &self.inner.filters {
             match self.inner.pass(filter, Way::Request, head, &mut body).await {
                 Ok(passed) => head = passed,
@@ -99,7 +99,7 @@ impl HttpStream {
         if !self.inner.filters.is_empty() {
             shared.seen.note_request(&mut head);
         }
-        Ok(Request::from_parts(head, body))
+        Ok(Request::from_parts(*head, body))
     }
 
     /// The same for the response, the last filter first.
@@ -217,7 +217,7 @@ impl StreamInner {
     {
         let (head, source) = response.into_parts();
         let mut body = Filtered::new(source, Some(Arc::clone(self)), Way::Response);
-        let mut head = Head::Response(head);
+        let mut head = Head::Response(Box::new(head));
         for filter in self.filters.iter().rev() {
             head = self.pass(filter, Way::Response, head, &mut body).await?;
         }
@@ -225,7 +225,7 @@ impl StreamInner {
             return Err(Ended::Closed);
         };
         self.response_sent.store(true, Ordering::Relaxed);
-        Ok(self.note(Response::from_parts(head, body)))
+        Ok(self.note(Response::from_parts(*head, body)))
     }
 
     fn note<B>(&self, response: Response<B>) -> Response<B> {

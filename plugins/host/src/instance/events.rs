@@ -89,7 +89,7 @@ impl Instance {
                 params.4 = length(response.trailers.as_ref().map_or(0, HeaderMap::len));
                 let status = u32::from(response.head.status.as_u16());
                 host.delivery = Delivery {
-                    call_head: Some(Head::Response(response.head)),
+                    call_head: Some(Head::Response(Box::new(response.head))),
                     call_body: Some(response.body),
                     call_trailers: response.trailers,
                     status: (status, String::new()),

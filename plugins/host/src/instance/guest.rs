@@ -69,10 +69,9 @@ type Two<R> = Func<(u32, u32), R>;
 type Three<R> = Func<(u32, u32, u32), R>;
 
 /// A headers callback, which has grown a parameter in 0.2.0.
-#[derive(Clone)]
 pub(crate) enum OnHeaders {
-    Old(TypedFunc<(u32, u32), u32>),
-    New(TypedFunc<(u32, u32, u32), u32>),
+    Old(Two<u32>),
+    New(Three<u32>),
 }
 
 pub(crate) struct Guest {
@@ -91,10 +90,10 @@ pub(crate) struct Guest {
     pub(crate) downstream_close: Two<()>,
     pub(crate) upstream_data: Three<u32>,
     pub(crate) upstream_close: Two<()>,
-    pub(crate) request_headers: Option<OnHeaders>,
+    pub(crate) request_headers: OnHeaders,
     pub(crate) request_body: Three<u32>,
     pub(crate) request_trailers: Two<u32>,
-    pub(crate) response_headers: Option<OnHeaders>,
+    pub(crate) response_headers: OnHeaders,
     pub(crate) response_body: Three<u32>,
     pub(crate) response_trailers: Two<u32>,
     pub(crate) http_call_response: Func<(u32, u32, u32, u32, u32), ()>,
@@ -150,10 +149,10 @@ impl Finder<'_> {
         self.instance.get_typed_func(&mut *self.store, name).ok()
     }
 
-    fn headers(&mut self, name: &str) -> Option<OnHeaders> {
+    fn headers(&mut self, name: &str) -> OnHeaders {
         match self.get(name) {
-            Some(new) => Some(OnHeaders::New(new)),
-            None => self.get(name).map(OnHeaders::Old),
+            None => OnHeaders::Old(self.get(name)),
+            new => OnHeaders::New(new),
         }
     }
 }

@@ -95,15 +95,12 @@ impl Instance {
         let params = (id, length(count), u32::from(end));
         let verdict = self.invoke(&mut inner, name, |Inner { store, guest }| {
             let function = match way {
-                Way::Request => guest.request_headers.clone(),
-                Way::Response => guest.response_headers.clone(),
+                Way::Request => &guest.request_headers,
+                Way::Response => &guest.response_headers,
             };
             match function {
-                None => Ok(0),
-                Some(OnHeaders::New(function)) => run(store, name, id, &Some(function), params, 0),
-                Some(OnHeaders::Old(function)) => {
-                    run(store, name, id, &Some(function), (params.0, params.1), 0)
-                }
+                OnHeaders::New(function) => run(store, name, id, function, params, 0),
+                OnHeaders::Old(function) => run(store, name, id, function, (params.0, params.1), 0),
             }
         });
         let verdict = verdict.map(|answer| {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use wasmtime::ResourceLimiter;
 
 use crate::metrics::PluginMetrics;
-use crate::spec::Limits;
+use crate::spec::{Limits, TABLES};
 
 pub(crate) struct Meter {
     memory: usize,
@@ -68,7 +68,7 @@ impl ResourceLimiter for Meter {
     }
 
     fn tables(&self) -> usize {
-        8
+        TABLES as usize
     }
 
     fn memories(&self) -> usize {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ringwall_plugin_host::{
-    Cause, Chain, Failure, FailureKind, Names, NoCallouts, OnFailure, Plugin, Refused, Worker,
+    Cause, Chain, Error, Failure, FailureKind, Names, NoCallouts, OnFailure, Plugin, Refused,
+    Worker,
 };
 
 use crate::support::*;
@@ -119,6 +120,50 @@ async fn r91_memory_stays_below_its_cap() {
     let bed = Bed::with(&guest(&grown), spec);
     assert_eq!(bed.get().await.unwrap().headers()["x-status"], "10");
     assert_eq!(bed.metric("memory_bytes"), 655_360);
+}
+
+/// Places are used again: what the lost instance has written, in its first pages and in one that it has grown by, is not there.
+#[tokio::test]
+async fn r91_a_new_instance_sees_nothing_of_the_lost_one() {
+    let body = on_request(
+        "(if (i32.ne (memory.size) (i32.const 2)) (then (unreachable)))
+         (if (i32.load (i32.const 100000)) (then (unreachable)))
+         (drop (memory.grow (i32.const 1)))
+         (if (i32.load (i32.const 140000)) (then (unreachable)))
+         (i32.store (i32.const 100000) (i32.const 7))
+         (i32.store (i32.const 140000) (i32.const 7))",
+    );
+    let bed = Bed::new(&guest(&body));
+    for recreations in 0..20 {
+        assert_eq!(bed.metric("recreations_total"), recreations);
+        bed.get().await.unwrap();
+        bed.get().await.unwrap_err(); // what the one before has left
+    }
+}
+
+#[tokio::test]
+async fn r91_an_instance_for_which_there_is_no_place_is_refused() {
+    let runtime = runtime();
+    let module = load(&runtime, &guest(&on_request("")));
+    let worker = Worker::new(&runtime, Arc::new(NoCallouts));
+    let one_more = |number: usize| {
+        let mut spec = spec();
+        spec.name = Arc::from(format!("p{number}"));
+        Ok(Chain::new([Plugin::new(&module, spec)?]))
+    };
+    let mut chains = Vec::new();
+    let refused = loop {
+        match one_more(chains.len()) {
+            Ok(chain) => chains.push(chain),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, Error::Instantiate { .. }), "{refused}");
+    assert_eq!(chains.len(), 1000);
+    let first = worker.open(&chains[0], info());
+    first.request(request("")).await.unwrap();
+    chains.truncate(990);
+    one_more(990).unwrap();
 }
 
 /// `x-a` is replaced again and again, which makes the head no longer; what would make it too long is refused, and what then
