@@ -234,7 +234,7 @@ mod tests {
     use crate::fixture::{HOUR, authority, connect, now};
     use ringwall_identity::authority::Authority;
     use ringwall_secret::private_file;
-    use rustls::{NamedGroup, ProtocolVersion};
+    use rustls::{CipherSuite, NamedGroup, ProtocolVersion};
     use tempfile::TempDir;
 
     /// An edge with the platform's three hosts under one certificate.
@@ -309,6 +309,7 @@ mod tests {
             let met = connect(&server, &browser, host).await.unwrap().met;
             assert_eq!(met.version, ProtocolVersion::TLSv1_3);
             assert_eq!(met.group, NamedGroup::X25519MLKEM768);
+            assert_eq!(met.suite, CipherSuite::TLS13_AES_128_GCM_SHA256);
             assert_eq!(met.alpn.as_deref(), Some(b"h2".as_slice()));
             assert_eq!(met.server_saw, None, "no client certificate at the edge");
         }

@@ -9,7 +9,7 @@ use ringwall_identity::{SpiffeId, TrustDomain};
 use ringwall_secret::private_file;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
+    CipherSuite, ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig,
     SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject;
@@ -137,6 +137,7 @@ pub(crate) struct Met {
     pub(crate) server_saw: Option<SpiffeId>,
     pub(crate) version: ProtocolVersion,
     pub(crate) group: NamedGroup,
+    pub(crate) suite: CipherSuite,
     pub(crate) kind: HandshakeKind,
     pub(crate) alpn: Option<Vec<u8>>,
 }
@@ -180,6 +181,7 @@ pub(crate) async fn connect(
                 server_saw: peer_spiffe_id(server.get_ref().1),
                 version: state.protocol_version().unwrap(),
                 group: state.negotiated_key_exchange_group().unwrap().name(),
+                suite: state.negotiated_cipher_suite().unwrap().suite(),
                 kind: state.handshake_kind().unwrap(),
                 alpn: state.alpn_protocol().map(<[u8]>::to_vec),
             };

@@ -105,7 +105,7 @@ mod tests {
     use ringwall_identity::authority::Authority;
     use ringwall_secret::private_file;
     use rustls::version::TLS12;
-    use rustls::{HandshakeKind, NamedGroup, ProtocolVersion};
+    use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// A mesh of one trust domain in which `gateway` may call `orders`.
@@ -197,6 +197,7 @@ mod tests {
         assert_eq!(met.server_saw, Some(id("gateway")));
         assert_eq!(met.version, ProtocolVersion::TLSv1_3);
         assert_eq!(met.group, NamedGroup::X25519MLKEM768);
+        assert_eq!(met.suite, CipherSuite::TLS13_AES_128_GCM_SHA256);
         assert_eq!(met.alpn.as_deref(), Some(b"http/1.1".as_slice()));
     }
 
