@@ -37,10 +37,10 @@ use crate::serve::live::Live;
 use crate::snapshot::{Endpoint, Service};
 use crate::worker::Shared;
 
-/// Bytes that one stream, and one connection, may send ahead of their reader. A reader says that there is room again when half
-/// of it is free, with a frame and a write of its own: small windows are paid for in bulk.
-pub(crate) const WINDOW_STREAM: u32 = 1024 * 1024;
-pub(crate) const WINDOW_CONNECTION: u32 = 2 * 1024 * 1024;
+/// Bytes that one stream, and one connection, may send ahead of their reader. Four times as much was measured at four fifths of
+/// the throughput: what waits for its reader for longer leaves the processor's cache.
+pub(crate) const WINDOW_STREAM: u32 = 256 * 1024;
+pub(crate) const WINDOW_CONNECTION: u32 = 1024 * 1024;
 /// Bytes of one stream that wait for the peer.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 /// Largest DATA frame that we take.
