@@ -41,7 +41,7 @@ use crate::worker::Shared;
 /// the throughput: what waits for its reader for longer leaves the processor's cache.
 pub(crate) const WINDOW_STREAM: u32 = 256 * 1024;
 pub(crate) const WINDOW_CONNECTION: u32 = 1024 * 1024;
-/// Bytes of one stream that wait for the peer.
+/// Bytes of one stream that wait for the peer; a gulp more, since one is taken while there is any room.
 pub(crate) const SEND_BUFFER: usize = 64 * 1024;
 /// Largest DATA frame that we take.
 pub(crate) const MAX_FRAME: u32 = 64 * 1024;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, Linker, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, Linker};
 
 use self::cache::Cache;
 use self::ticker::Ticker;
@@ -22,16 +22,10 @@ use crate::hostcalls;
 use crate::instance::Host;
 use crate::metrics::Registry;
 use crate::shared::Shared;
-use crate::spec::{TABLE_ELEMENTS, TABLES};
 use crate::worker::WorkerInner;
 
 /// Stack of a guest, in bytes; more is a trap. Host threads have 2 MiB at least.
 const GUEST_STACK: usize = 512 << 10;
-
-/// Instances that live in a process at once: one for each worker and plugin, and those of replaced versions while they have
-/// streams. One more is refused, as is the version that needs it. Each takes 4 GiB of addresses, and no memory before it is
-/// used.
-const INSTANCES: u32 = 1000;
 
 /// Where the time of day comes from.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -125,7 +119,6 @@ impl RuntimeInner {
 fn configuration() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool()))
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK)
         .wasm_multi_memory(false)
@@ -135,17 +128,6 @@ fn configuration() -> Config {
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false);
     config
-}
-
-/// Places for instances, reserved once: making one maps nothing, and ending one gives its memory back to the kernel.
-fn pool() -> PoolingAllocationConfig {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_core_instances(INSTANCES)
-        .total_memories(INSTANCES)
-        .total_tables(INSTANCES * TABLES)
-        .max_tables_per_module(TABLES)
-        .table_elements(TABLE_ELEMENTS);
-    pool
 }
 
 /// An error of the engine with its causes.

@@ -78,10 +78,6 @@ pub enum HeadersPause {
     Headers,
 }
 
-/// Tables of a module, and elements of each: room for these is reserved.
-pub(crate) const TABLES: u32 = 8;
-pub(crate) const TABLE_ELEMENTS: usize = 20_000;
-
 /// What one instance, one callback or one stream may use at most.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -91,7 +87,7 @@ pub struct Limits {
     pub start_time: Duration,
     /// Linear memory of an instance, in bytes.
     pub memory: usize,
-    /// Elements of each of its tables; 20,000 at most.
+    /// Elements of each of its tables.
     pub table_elements: usize,
     /// Bytes of the module.
     pub module: usize,
@@ -139,7 +135,7 @@ impl Default for Limits {
             callback_time: Duration::from_millis(10),
             start_time: Duration::from_secs(1),
             memory: 32 << 20,
-            table_elements: TABLE_ELEMENTS,
+            table_elements: 20_000,
             module: 16 << 20,
             hostcalls: 10_000,
             buffered_body: 1 << 20,

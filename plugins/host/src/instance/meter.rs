@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use wasmtime::ResourceLimiter;
 
 use crate::metrics::PluginMetrics;
-use crate::spec::{Limits, TABLES};
+use crate::spec::Limits;
 
 pub(crate) struct Meter {
     memory: usize,
@@ -68,7 +68,7 @@ impl ResourceLimiter for Meter {
     }
 
     fn tables(&self) -> usize {
-        TABLES as usize
+        8
     }
 
     fn memories(&self) -> usize {
