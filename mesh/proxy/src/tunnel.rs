@@ -37,8 +37,8 @@ use crate::serve::live::Live;
 use crate::snapshot::{Endpoint, Service};
 use crate::worker::Shared;
 
-/// Bytes that one stream, and one connection, may send ahead of their reader. Four times as much was measured at four fifths of
-/// the throughput: what waits for its reader for longer leaves the processor's cache.
+/// Bytes that one stream, and one connection, may send ahead of their reader. Four times as much for a stream and twice for a
+/// connection was measured at four fifths of the throughput; perhaps what waits for its reader leaves the processor's cache.
 pub(crate) const WINDOW_STREAM: u32 = 256 * 1024;
 pub(crate) const WINDOW_CONNECTION: u32 = 1024 * 1024;
 /// Bytes of one stream that wait for the peer; a gulp more, since one is taken while there is any room.

@@ -197,7 +197,7 @@ fn split<'c>(caller: &'c mut Caller<'_, Host>) -> Result<(&'c mut [u8], &'c mut 
 
 /// Bytes for the guest, allocated by itself.
 fn allocate(caller: Guest<'_, '_>, size: u32) -> Result<u32, Fault> {
-    // Taken out while it runs: nobody else calls it then, and a copy costs more than the call.
+    // Taken out while it runs: nobody else calls it then, and a copy would take its type from the engine's registry.
     let function = caller.data_mut().allocate.take();
     let function = function.ok_or(Status::InvalidMemoryAccess)?;
     caller.data_mut().is_allocating = true;

@@ -28,7 +28,7 @@ pub(crate) fn is_framing(name: &HeaderName) -> bool {
     *name == CONTENT_LENGTH || HOP_BY_HOP.contains(&name.as_str())
 }
 
-/// The head of a message on its way. It changes hands a dozen times for each plugin, and is copied only once.
+/// The head of a message on its way. Boxed, since it changes hands many times for each plugin.
 #[derive(Debug)]
 pub(crate) enum Head {
     Request(Box<request::Parts>),
